@@ -1,0 +1,81 @@
+"""cffi build script (out-of-line, API mode) of gnutls_cookie._ffi.
+
+setup.py runs it through cffi_modules; `python build_ffi.py` compiles in place. It reads the
+declarations from gnutls_cookie/native/ffi.cdef and never imports the package.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+from cffi import FFI
+
+ROOT = Path(__file__).resolve().parent
+NATIVE = ROOT / "gnutls_cookie" / "native"
+
+# Relative to the project root: setuptools wants no absolute path in an sdist.
+C_SOURCES = ["gnutls_cookie/native/transport.c"]
+
+PREAMBLE = """
+#include "transport.h"
+static const char *const gc_package_version = "%s";
+static const char *const gc_built_with_libgnutls = GNUTLS_VERSION;
+static const char *const gc_oldest_libgnutls = GC_OLDEST_LIBGNUTLS;
+"""
+
+
+def package_version() -> str:
+    """The version that gnutls_cookie/_version.py states."""
+    text = (ROOT / "gnutls_cookie" / "_version.py").read_text(encoding="utf-8")
+    match = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
+    if match is None:
+        raise RuntimeError("gnutls_cookie/_version.py states no version")
+    return match[1]
+
+
+def find_libgnutls() -> tuple[list[str], list[str]]:
+    """Compiler and linker flags for libgnutls.
+
+    GNUTLS_CFLAGS and GNUTLS_LIBS, where set, stand in for pkg-config's answer, one by one, as with
+    autoconf's PKG_CHECK_MODULES; without either and without pkg-config it is plain -lgnutls.
+    """
+    return (
+        _flags("GNUTLS_CFLAGS", "--cflags", default=[]),
+        _flags("GNUTLS_LIBS", "--libs", default=["-lgnutls"]),
+    )
+
+
+def _flags(variable: str, option: str, default: list[str]) -> list[str]:
+    if variable in os.environ:
+        return shlex.split(os.environ[variable])
+    command = [*shlex.split(os.environ.get("PKG_CONFIG", "pkg-config")), option, "gnutls"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return default
+    return shlex.split(answer.stdout)
+
+
+def make_ffi() -> FFI:
+    """The FFI object that setuptools or `compile` turns into gnutls_cookie._ffi."""
+    cflags, libs = find_libgnutls()
+    ffi = FFI()
+    ffi.cdef((NATIVE / "ffi.cdef").read_text(encoding="utf-8"))
+    ffi.set_source(
+        "gnutls_cookie._ffi",
+        PREAMBLE % package_version(),
+        sources=C_SOURCES,
+        include_dirs=["gnutls_cookie/native"],
+        extra_compile_args=["-std=gnu11", *cflags],
+        extra_link_args=libs,
+    )
+    return ffi
+
+
+ffibuilder = make_ffi()
+
+if __name__ == "__main__":
+    os.chdir(ROOT)
+    ffibuilder.compile(verbose=True)

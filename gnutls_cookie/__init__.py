@@ -1,0 +1,46 @@
+"""The DTLS cookie exchange of the real libgnutls, from Python (RFC 6347 4.2.1)."""
+
+from __future__ import annotations
+
+from . import _library as _library
+from ._version import __version__
+from .address import client_data
+from .cookie import (
+    COOKIE_KEY_SIZE,
+    COOKIE_SIZE,
+    HELLO_VERIFY_REQUEST_SIZE,
+    Prestate,
+    cookie_send,
+    cookie_verify,
+    generate_key,
+    library_version,
+    prestate_set,
+)
+from .errors import (
+    BadCookieError,
+    GnuTLSError,
+    InvalidRequestError,
+    PushError,
+    UnexpectedPacketLengthError,
+)
+from .handles import HandleTable
+
+__all__ = [
+    "COOKIE_KEY_SIZE",
+    "COOKIE_SIZE",
+    "HELLO_VERIFY_REQUEST_SIZE",
+    "BadCookieError",
+    "GnuTLSError",
+    "HandleTable",
+    "InvalidRequestError",
+    "Prestate",
+    "PushError",
+    "UnexpectedPacketLengthError",
+    "__version__",
+    "client_data",
+    "cookie_send",
+    "cookie_verify",
+    "generate_key",
+    "library_version",
+    "prestate_set",
+]

@@ -1,0 +1,113 @@
+"""GnuTLSError and its kinds: a negative libgnutls code becomes an exception with that code."""
+
+from __future__ import annotations
+
+from ._ffi import ffi, lib
+
+__all__ = [
+    "BadCookieError",
+    "CertificateVerificationError",
+    "FatalAlertError",
+    "GnuTLSError",
+    "InvalidRequestError",
+    "LargePacketError",
+    "PushError",
+    "TimedOutError",
+    "UnexpectedPacketLengthError",
+    "check",
+    "error_from_code",
+]
+
+
+class GnuTLSError(Exception):
+    """An error code of libgnutls.
+
+    Attributes:
+        code: the negative GNUTLS_E_* value, as C returned it.
+        detail: what is known beyond the code ("" where nothing is).
+    """
+
+    def __init__(self, code: int, detail: str = "") -> None:
+        self.args = (code, detail)  # OSError, a base of some kinds, would leave it empty
+        self.code = code
+        self.detail = detail
+
+    @property
+    def name(self) -> str:
+        """The symbol of the code, such as "GNUTLS_E_BAD_COOKIE" (gnutls_strerror_name)."""
+        name = lib.gnutls_strerror_name(self.code)
+        return "GNUTLS_E_UNKNOWN" if name == ffi.NULL else _text(name)
+
+    def __str__(self) -> str:
+        text = f"{_text(lib.gnutls_strerror(self.code))} [{self.name}, {self.code}]"
+        return f"{text}: {self.detail}" if self.detail else text
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.code}{f', {self.detail!r}' if self.detail else ''})"
+
+    def __reduce__(self) -> tuple[type[GnuTLSError], tuple[int, str]]:
+        return type(self), (self.code, self.detail)
+
+
+class BadCookieError(GnuTLSError, ValueError):
+    """GNUTLS_E_BAD_COOKIE (-214): no cookie, or another than key and client_data give."""
+
+
+class UnexpectedPacketLengthError(GnuTLSError, ValueError):
+    """GNUTLS_E_UNEXPECTED_PACKET_LENGTH (-9): the datagram ends within the fields."""
+
+
+class InvalidRequestError(GnuTLSError, ValueError):
+    """GNUTLS_E_INVALID_REQUEST (-50): for the cookie functions, an empty key."""
+
+
+class LargePacketError(GnuTLSError, ValueError):
+    """GNUTLS_E_LARGE_PACKET (-7): a message larger than what one datagram of the MTU carries."""
+
+
+class PushError(GnuTLSError, OSError):
+    """GNUTLS_E_PUSH_ERROR (-53): the push function failed. Its errno is lost in C."""
+
+
+class TimedOutError(GnuTLSError, TimeoutError):
+    """GNUTLS_E_TIMEDOUT (-319): the handshake did not end within its total time."""
+
+
+class FatalAlertError(GnuTLSError, ConnectionError):
+    """GNUTLS_E_FATAL_ALERT_RECEIVED (-12): the peer gave up; `detail` is the alert's name."""
+
+
+class CertificateVerificationError(GnuTLSError, ValueError):
+    """GNUTLS_E_CERTIFICATE_VERIFICATION_ERROR (-348): the peer's certificate is not trusted."""
+
+
+_KINDS: dict[int, type[GnuTLSError]] = {
+    lib.GNUTLS_E_BAD_COOKIE: BadCookieError,
+    lib.GNUTLS_E_UNEXPECTED_PACKET_LENGTH: UnexpectedPacketLengthError,
+    lib.GNUTLS_E_INVALID_REQUEST: InvalidRequestError,
+    lib.GNUTLS_E_LARGE_PACKET: LargePacketError,
+    lib.GNUTLS_E_PUSH_ERROR: PushError,
+    lib.GNUTLS_E_TIMEDOUT: TimedOutError,
+    lib.GNUTLS_E_FATAL_ALERT_RECEIVED: FatalAlertError,
+    lib.GNUTLS_E_CERTIFICATE_VERIFICATION_ERROR: CertificateVerificationError,
+}
+
+
+def error_from_code(code: int, detail: str = "") -> GnuTLSError:
+    """The exception that stands for a negative libgnutls code."""
+    return _KINDS.get(code, GnuTLSError)(code, detail)
+
+
+def check(code: int, detail: str = "") -> int:
+    """Give back a result of libgnutls, or raise the error that it is.
+
+    Raises:
+        GnuTLSError: `code` is negative.
+    """
+    if code < 0:
+        raise error_from_code(code, detail)
+    return code
+
+
+def _text(pointer: object) -> str:
+    return ffi.string(pointer).decode("utf-8", "replace")

@@ -1,0 +1,101 @@
+/* Trampolines from gnutls_*_func to Python by integer handle, and the capture push. */
+#include "transport.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* Defined by the generated module: extern "Python+C" in ffi.cdef. */
+extern ssize_t gc_py_push(uintptr_t handle, const void *data, size_t size);
+extern ssize_t gc_py_pull(uintptr_t handle, void *data, size_t size);
+extern int gc_py_pull_timeout(uintptr_t handle, unsigned int milliseconds);
+extern int gc_py_psk(uintptr_t handle, const char *username, gnutls_datum_t *key);
+
+ssize_t gc_push(gnutls_transport_ptr_t ptr, const void *data, size_t size) {
+    return gc_py_push((uintptr_t)ptr, data, size);
+}
+
+ssize_t gc_pull(gnutls_transport_ptr_t ptr, void *data, size_t size) {
+    ssize_t received = gc_py_pull((uintptr_t)ptr, data, size);
+    if (received >= 0)
+        return received;
+    /* Python answers with a negated errno. It is set here, after cffi has put back the errno that
+     * was in force before the callback. */
+    errno = received >= -4096 ? (int)-received : EIO;
+    return -1;
+}
+
+int gc_pull_timeout(gnutls_transport_ptr_t ptr, unsigned int milliseconds) {
+    return gc_py_pull_timeout((uintptr_t)ptr, milliseconds);
+}
+
+int gc_psk(gnutls_session_t session, const char *username, gnutls_datum_t *key) {
+    return gc_py_psk((uintptr_t)gnutls_transport_get_ptr(session), username, key);
+}
+
+void gc_session_set_callbacks(gnutls_session_t session) {
+    gnutls_transport_set_push_function(session, gc_push);
+    gnutls_transport_set_pull_function(session, gc_pull);
+    gnutls_transport_set_pull_timeout_function(session, gc_pull_timeout);
+}
+
+void gc_session_set_handle(gnutls_session_t session, uintptr_t handle) {
+    gnutls_transport_set_ptr(session, (gnutls_transport_ptr_t)handle);
+}
+
+void gc_psk_set_callback(gnutls_psk_server_credentials_t credentials) {
+    gnutls_psk_set_server_credentials_function(credentials, gc_psk);
+}
+
+int gc_datum_copy(gnutls_datum_t *out, const void *data, unsigned int size) {
+    unsigned char *copy = gnutls_malloc(size > 0 ? size : 1);
+    if (copy == NULL)
+        return GNUTLS_E_MEMORY_ERROR;
+    memcpy(copy, data, size);
+    out->data = copy;
+    out->size = size;
+    return 0;
+}
+
+void gc_free(void *pointer) {
+    gnutls_free(pointer);
+}
+
+ssize_t gc_capture_push(gnutls_transport_ptr_t ptr, const void *data, size_t size) {
+    struct gc_capture *capture = ptr;
+    if (size > capture->capacity)
+        return -1;
+    memcpy(capture->data, data, size);
+    capture->size = size;
+    return (ssize_t)size;
+}
+
+/* libgnutls takes key, client_data and message through pointers to non-const and only reads them
+ * (lib/dtls.c). */
+static gnutls_datum_t datum(const void *data, unsigned int size) {
+    gnutls_datum_t result = {(unsigned char *)data, size};
+    return result;
+}
+
+int gc_cookie_send(const void *key, unsigned int key_size, const void *client_data,
+                   size_t client_data_size, gnutls_dtls_prestate_st *prestate, uintptr_t handle) {
+    gnutls_datum_t key_datum = datum(key, key_size);
+    return gnutls_dtls_cookie_send(&key_datum, (void *)client_data, client_data_size, prestate,
+                                   (gnutls_transport_ptr_t)handle, gc_push);
+}
+
+int gc_cookie_reply(const void *key, unsigned int key_size, const void *client_data,
+                    size_t client_data_size, gnutls_dtls_prestate_st *prestate,
+                    unsigned char *reply, size_t reply_capacity) {
+    gnutls_datum_t key_datum = datum(key, key_size);
+    struct gc_capture capture = {reply, reply_capacity, 0};
+    return gnutls_dtls_cookie_send(&key_datum, (void *)client_data, client_data_size, prestate,
+                                   &capture, gc_capture_push);
+}
+
+int gc_cookie_verify(const void *key, unsigned int key_size, const void *client_data,
+                     size_t client_data_size, const void *message, size_t message_size,
+                     gnutls_dtls_prestate_st *prestate) {
+    gnutls_datum_t key_datum = datum(key, key_size);
+    return gnutls_dtls_cookie_verify(&key_datum, (void *)client_data, client_data_size,
+                                     (void *)message, message_size, prestate);
+}

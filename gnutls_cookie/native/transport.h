@@ -1,0 +1,58 @@
+/* Where libgnutls meets Python: gnutls_*_func callbacks whose gnutls_transport_ptr_t carries an
+ * integer handle, never a Python pointer; and a push that needs no Python at all. */
+#ifndef GNUTLS_COOKIE_TRANSPORT_H
+#define GNUTLS_COOKIE_TRANSPORT_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <gnutls/gnutls.h>
+#include <gnutls/dtls.h>
+
+/* The oldest libgnutls whose gnutls_dtls_prestate_set hands over all 32 bits of record_seq. */
+#define GC_OLDEST_LIBGNUTLS "3.6.12"
+#if GNUTLS_VERSION_NUMBER < 0x03060c
+#error "gnutls-cookie needs the headers of libgnutls 3.6.12 or later"
+#endif
+
+/* A handshake header, its body and a record header around it (RFC 6347 4.1, 4.2.1, 4.2.2). */
+enum { GC_HELLO_VERIFY_REQUEST_SIZE = 44 };
+
+/* gnutls_push_func, gnutls_pull_func, gnutls_pull_timeout_func and
+ * gnutls_psk_server_credentials_function over the handle table. A handle that is not lent gives -1
+ * (push, pull, pull_timeout) or "no such user" (psk). */
+ssize_t gc_push(gnutls_transport_ptr_t ptr, const void *data, size_t size);
+ssize_t gc_pull(gnutls_transport_ptr_t ptr, void *data, size_t size);
+int gc_pull_timeout(gnutls_transport_ptr_t ptr, unsigned int milliseconds);
+int gc_psk(gnutls_session_t session, const char *username, gnutls_datum_t *key);
+
+/* Setters: the callbacks of a session, the handle they find it by, the lookup of PSK identities. */
+void gc_session_set_callbacks(gnutls_session_t session);
+void gc_session_set_handle(gnutls_session_t session, uintptr_t handle);
+void gc_psk_set_callback(gnutls_psk_server_credentials_t credentials);
+
+/* Memory that libgnutls frees itself, and memory that it allocated. 0, or GNUTLS_E_MEMORY_ERROR. */
+int gc_datum_copy(gnutls_datum_t *out, const void *data, unsigned int size);
+void gc_free(void *pointer);
+
+/* The capture push: a gnutls_push_func whose gnutls_transport_ptr_t is a struct gc_capture. Copies
+ * one datagram of at most `capacity` bytes; a longer one is refused with -1, nothing written. */
+struct gc_capture {
+    unsigned char *data;
+    size_t capacity;
+    size_t size;
+};
+ssize_t gc_capture_push(gnutls_transport_ptr_t ptr, const void *data, size_t size);
+
+/* The two cookie functions with the datum built here, so that a call from Python allocates nothing.
+ * key_size is at most UINT_MAX (gnutls_datum_t.size); the caller has checked it. */
+int gc_cookie_send(const void *key, unsigned int key_size, const void *client_data,
+                   size_t client_data_size, gnutls_dtls_prestate_st *prestate, uintptr_t handle);
+int gc_cookie_reply(const void *key, unsigned int key_size, const void *client_data,
+                    size_t client_data_size, gnutls_dtls_prestate_st *prestate,
+                    unsigned char *reply, size_t reply_capacity);
+int gc_cookie_verify(const void *key, unsigned int key_size, const void *client_data,
+                     size_t client_data_size, const void *message, size_t message_size,
+                     gnutls_dtls_prestate_st *prestate);
+
+#endif
