@@ -7,6 +7,7 @@ _F = TypeVar("_F", bound=Callable[..., int | None])
 
 class _CType:
     kind: str
+    item: _CType
 
 class _FFI:
     NULL: Any

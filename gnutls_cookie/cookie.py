@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._ffi import ffi, lib
 from .errors import PushError, check, error_from_code
-from .handles import TABLE, Transport
+from .handles import LENT, Transport, new_handle
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -197,11 +197,15 @@ def cookie_send(
         with _view("key", key) as k, _view("client_data", _or_empty(client_data)) as c:
             _key_size(k)
             result = _send(k, c, struct, call)
-    if call.raised is not None:
+    raised = call.raised
+    if raised is not None:
+        # The frames of its traceback know `call`: without this the two would keep each other (and
+        # the transport) alive until the next garbage collection.
+        call.raised = None
         try:
-            raise call.raised
+            raise raised
         finally:
-            del call
+            del raised
     if result < 0:
         raise error_from_code(result)
     return result
@@ -319,13 +323,14 @@ class _Send(Transport):
 
 
 def _send(key: Any, client_data: Any, struct: Any, call: _Send) -> int:
-    handle = TABLE.lend(call)
+    handle = new_handle()
     try:
+        LENT[handle] = call
         result: int = lib.gc_cookie_send(
             key, len(key), client_data, len(client_data), struct, handle
         )
     finally:
-        TABLE.reclaim(handle)
+        LENT.pop(handle, None)
     return result
 
 
@@ -379,6 +384,8 @@ def _session_address(session: object) -> int:
     elif isinstance(session, int) and not isinstance(session, bool):
         address = int(session)
     elif isinstance(session, ffi.CData) and ffi.typeof(session).kind == "pointer":
+        if ffi.typeof(session).item.kind == "pointer":
+            raise TypeError("session must be a gnutls_session_t, not a pointer to one")
         address = int(ffi.cast("uintptr_t", session))
     else:
         address = _ctypes_address(session)
@@ -392,6 +399,9 @@ def _session_address(session: object) -> int:
 def _ctypes_address(session: object) -> int:
     ctypes = sys.modules.get("ctypes")  # where it was never imported nobody holds its pointers
     if ctypes is not None and isinstance(session, (ctypes.c_void_p, ctypes._Pointer)):
+        pointers = (ctypes.c_void_p, ctypes._Pointer)
+        if isinstance(session, ctypes._Pointer) and issubclass(session._type_, pointers):
+            raise TypeError("session must be a gnutls_session_t, not a pointer to one")
         return ctypes.cast(session, ctypes.c_void_p).value or 0
     kind = type(session).__name__
     raise TypeError(f"session must be a Session, a pointer or an address, not {kind}")

@@ -17,7 +17,7 @@ from typing import Any
 
 from ._ffi import ffi, lib
 
-__all__ = ["TABLE", "HandleTable", "Transport"]
+__all__ = ["LENT", "TABLE", "HandleTable", "Transport", "new_handle"]
 
 _UINTPTR_MAX = 2 ** (8 * ffi.sizeof("uintptr_t")) - 1
 _PSK_NO_SUCH_USER = 1  # lib/auth/psk_passwd.c: libgnutls then goes on with a random key
@@ -86,11 +86,8 @@ class HandleTable:
             OverflowError: every number that a C pointer can hold was given (32-bit machines, after
                 four thousand million calls).
         """
-        with _lock:
-            handle = next(_numbers)
-            if handle > _UINTPTR_MAX:
-                raise OverflowError("all handles were given")
-            self._objects[handle] = value
+        handle = new_handle()
+        self._objects[handle] = value
         return handle
 
     def get(self, handle: int) -> Any:
@@ -99,8 +96,7 @@ class HandleTable:
 
     def reclaim(self, handle: int) -> None:
         """End the loan; a handle that is not lent is left alone."""
-        with _lock:
-            self._objects.pop(handle, None)
+        self._objects.pop(handle, None)
 
     @contextmanager
     def lent(self, value: object) -> Iterator[int]:
@@ -112,14 +108,28 @@ class HandleTable:
             self.reclaim(handle)
 
 
+def new_handle() -> int:
+    """A number that was never given before and finds nothing yet.
+
+    Raises:
+        OverflowError: none is left.
+    """
+    with _lock:
+        handle = next(_numbers)
+    if handle > _UINTPTR_MAX:
+        raise OverflowError("all handles were given")
+    return handle
+
+
 _numbers = itertools.count(1)
-_lock = threading.Lock()
+# Reentrant: a signal handler or a finalizer may lend while its own thread is lending.
+_lock = threading.RLock()
 
 
 def _fork_in_child() -> None:
     # A thread that is not in the child may have held the lock at the fork.
     global _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):
@@ -127,6 +137,20 @@ if hasattr(os, "register_at_fork"):
 
 TABLE = HandleTable()
 """What this package lends; empty whenever no call into libgnutls is under way."""
+
+LENT: dict[int, Any] = TABLE._objects
+"""The dict of TABLE, for calls that a raising signal handler must not leave with a loan open.
+
+CPython runs signal handlers as a function is entered and after a call. So the store stands inside
+the try block, and the finally block is one call into C, which ends before a handler can run:
+
+    handle = new_handle()
+    try:
+        LENT[handle] = value
+        ...
+    finally:
+        LENT.pop(handle, None)
+"""
 
 
 # --- the callbacks --------------------------------------------------------------------------------
