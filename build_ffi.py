@@ -16,10 +16,11 @@ ROOT = Path(__file__).resolve().parent
 NATIVE = ROOT / "gnutls_cookie" / "native"
 
 # Relative to the project root: setuptools wants no absolute path in an sdist.
-C_SOURCES = ["gnutls_cookie/native/transport.c"]
+C_SOURCES = ["gnutls_cookie/native/transport.c", "gnutls_cookie/native/gate.c"]
 
 PREAMBLE = """
 #include "transport.h"
+#include "counters.h"
 static const char *const gc_package_version = "%s";
 static const char *const gc_built_with_libgnutls = GNUTLS_VERSION;
 static const char *const gc_oldest_libgnutls = GC_OLDEST_LIBGNUTLS;

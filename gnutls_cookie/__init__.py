@@ -23,19 +23,31 @@ from .errors import (
     PushError,
     UnexpectedPacketLengthError,
 )
+from .gate import Challenge, CookieGate, Discarded, DiscardReason, Verified
 from .handles import HandleTable
+from .keys import KeyRing
+from .session import CertificateCredentials, PSKCredentials, Session
 
 __all__ = [
     "COOKIE_KEY_SIZE",
     "COOKIE_SIZE",
     "HELLO_VERIFY_REQUEST_SIZE",
     "BadCookieError",
+    "CertificateCredentials",
+    "Challenge",
+    "CookieGate",
+    "DiscardReason",
+    "Discarded",
     "GnuTLSError",
     "HandleTable",
     "InvalidRequestError",
+    "KeyRing",
+    "PSKCredentials",
     "Prestate",
     "PushError",
+    "Session",
     "UnexpectedPacketLengthError",
+    "Verified",
     "__version__",
     "client_data",
     "cookie_send",
