@@ -1,0 +1,603 @@
+"""A sans-IO DTLS session over libgnutls: datagrams go in and come out as bytes.
+
+No socket and no thread: who owns the socket gives what arrived to receive_datagram() and sends what
+datagrams_to_send() gives. libgnutls keeps the clock of retransmissions (RFC 6347 4.2.4); timeout()
+says when it wants to be called.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from ._ffi import ffi, lib
+from .cookie import Prestate, prestate_set
+from .credentials import CertificateCredentials, PSKCredentials
+from .errors import check, error_from_code
+from .handles import TABLE, Transport
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from .credentials import PSKLookup
+
+__all__ = ["CertificateCredentials", "PSKCredentials", "Session"]
+
+Role = Literal["client", "server"]
+Credentials = CertificateCredentials | PSKCredentials
+
+MTU_MIN, MTU_MAX = 128, 65507  # bytes of a UDP payload; below, no handshake fragment would fit
+_INBOX_LIMIT = (
+    256  # datagrams that wait for handshake() or receive(); the rest is dropped as UDP does
+)
+_STEPS = 1024  # calls of libgnutls in one call of ours: many alerts in one datagram end somewhere
+
+_PRIORITY = {
+    (lib.GNUTLS_CRD_CERTIFICATE,): "NORMAL",
+    (lib.GNUTLS_CRD_PSK,): "NORMAL:-KX-ALL:+ECDHE-PSK:+DHE-PSK:+PSK",
+    (lib.GNUTLS_CRD_CERTIFICATE, lib.GNUTLS_CRD_PSK): "NORMAL:+ECDHE-PSK:+DHE-PSK:+PSK",
+}
+
+
+class Session:
+    """One side of a DTLS connection (gnutls_session_t), without input and output.
+
+    Not for two threads at once: a call while another is under way (from a callback, too) is a
+    RuntimeError.
+
+    Args:
+        role: "client" or "server".
+        credentials: CertificateCredentials, PSKCredentials, or one of each.
+        priority: GnuTLS priority string; None: NORMAL with the key exchanges of the credentials.
+        server_name: for a client: the name in the server's certificate, and in the server name
+            extension (RFC 6066) unless it is an IP address.
+        verify_peer: whether the peer's certificate must be trusted. None: yes for a client, no for
+            a server; a server that verifies asks the client for a certificate.
+        mtu: bytes of the largest datagram to send, 128..65507; None: libgnutls' default (1200).
+        prestate: for a server: what cookie_verify() gave, as by prestate_set(). The verified
+            datagram must then be the first that receive_datagram() is given.
+        retransmit_timeout: seconds until the first retransmission (RFC 6347 4.2.4.1: 1 s).
+        handshake_timeout: seconds that the handshake may take in all.
+
+    Raises:
+        ValueError: an argument is out of range, or does not go with the role.
+        TypeError: an argument is of another type.
+        GnuTLSError: libgnutls refused the session.
+
+    Example:
+        A client and a server that hand each other their datagrams:
+
+        >>> from gnutls_cookie import PSKCredentials, Session
+        >>> secret = PSKCredentials("sensor-1", b"0123456789abcdef")
+        >>> client, server = Session("client", secret), Session("server", secret)
+        >>> while not (client.handshake() and server.handshake()):
+        ...     for one, other in (client, server), (server, client):
+        ...         for datagram in one.datagrams_to_send():
+        ...             other.receive_datagram(datagram)
+        ...         _ = other.handshake()
+        >>> client.version, server.psk_identity
+        ('DTLS1.2', 'sensor-1')
+    """
+
+    def __init__(
+        self,
+        role: Role,
+        credentials: Credentials | Sequence[Credentials],
+        *,
+        priority: str | None = None,
+        server_name: str | None = None,
+        verify_peer: bool | None = None,
+        mtu: int | None = None,
+        prestate: Prestate | None = None,
+        retransmit_timeout: float = 1.0,
+        handshake_timeout: float = 60.0,
+    ) -> None:
+        if role not in ("client", "server"):
+            raise ValueError(f"role must be 'client' or 'server', not {role!r}")
+        is_server = role == "server"
+        if prestate is not None and not is_server:
+            raise ValueError("prestate is for a server")
+        if server_name is not None and is_server:
+            raise ValueError("server_name is for a client")
+        self.role: Role = role
+        listed = _listed(credentials)
+        self._wire = _Wire(_lookup(listed))
+        self._busy = threading.Lock()
+        self._handshake_timeout = handshake_timeout
+        self._deadline: float | None = None
+        self._established = False
+        self._failed = False
+        self._closed = False
+        self._peer_closed = False
+
+        kinds_and_pointers = [one._of_role(role) for one in listed]
+        out = ffi.new("gnutls_session_t *")
+        flags = lib.GNUTLS_SERVER if is_server else lib.GNUTLS_CLIENT
+        flags |= lib.GNUTLS_DATAGRAM | lib.GNUTLS_NONBLOCK | lib.GNUTLS_NO_SIGNAL
+        check(lib.gnutls_init(out, flags))
+        # The destructor holds what C looks at: it goes when the session is gone, not before.
+        alive: list[Any] = [listed, kinds_and_pointers]
+        self._pointer = ffi.gc(out[0], _Deinit(alive))
+        lib.gc_session_set_callbacks(self._pointer)
+        for kind, pointer in kinds_and_pointers:
+            check(lib.gnutls_credentials_set(self._pointer, kind, pointer))
+        self._set_priority(priority, tuple(sorted(kind for kind, _ in kinds_and_pointers)))
+        self._set_verification(server_name, verify_peer, alive)
+        lib.gnutls_dtls_set_timeouts(
+            self._pointer,
+            _milliseconds("retransmit_timeout", retransmit_timeout),
+            _milliseconds("handshake_timeout", handshake_timeout),
+        )
+        if mtu is not None:
+            self.mtu = mtu
+        if prestate is not None:
+            prestate_set(self, prestate)
+        self._packet = ffi.new("gnutls_packet_t *")
+
+    # --- datagrams --------------------------------------------------------------------------------
+
+    def receive_datagram(self, data: Buffer) -> None:
+        """Give the session a datagram that came from the peer; handshake() or receive() read it.
+
+        An empty datagram says nothing and is dropped (to libgnutls it would be the end of the
+        stream), and so is one beyond 256 that wait: see `dropped`.
+
+        Raises:
+            TypeError: data is not bytes-like.
+        """
+        datagram = data if type(data) is bytes else _bytes("data", data)
+        if datagram and len(self._wire.inbox) < _INBOX_LIMIT:
+            self._wire.inbox.append(datagram)
+        else:
+            self._wire.dropped += 1
+
+    def datagrams_to_send(self) -> list[bytes]:
+        """Take the datagrams that are to be sent to the peer, in order."""
+        datagrams = list(self._wire.outbox)
+        self._wire.outbox.clear()
+        return datagrams
+
+    @property
+    def dropped(self) -> int:
+        """How many datagrams receive_datagram() dropped."""
+        return self._wire.dropped
+
+    # --- the handshake ----------------------------------------------------------------------------
+
+    def handshake(self) -> bool:
+        """Go on with the handshake as far as the datagrams at hand allow (gnutls_handshake).
+
+        Returns:
+            True once it is complete, False while more datagrams are needed.
+
+        Raises:
+            FatalAlertError: the peer gave up.
+            TimedOutError: handshake_timeout is over.
+            CertificateVerificationError: the peer's certificate is not trusted.
+            GnuTLSError: the handshake failed otherwise, or the session is closed.
+
+        An exception of a callback (a PSK lookup) comes out as itself. After any of these the
+        session has failed; datagrams_to_send() may hold the alert for the peer.
+        """
+        if self._established:
+            return True
+        self._check_usable()
+        if self._deadline is None:
+            self._deadline = time.monotonic() + self._handshake_timeout
+        elif time.monotonic() >= self._deadline:
+            # libgnutls looks at its total time only when a retransmission is due.
+            self._fail(lib.GNUTLS_E_TIMEDOUT)
+        for _ in range(_STEPS):
+            waiting = len(self._wire.inbox)
+            code = self._call(lib.gnutls_handshake)
+            if code == 0:
+                self._established = True
+                return True
+            if code in (lib.GNUTLS_E_AGAIN, lib.GNUTLS_E_INTERRUPTED):
+                if len(self._wire.inbox) in (0, waiting):
+                    return False
+            elif lib.gnutls_error_is_fatal(code):
+                self._fail(code)
+        return False
+
+    def timeout(self) -> float | None:
+        """Seconds until handle_timeout() wants to be called; None where no timer runs.
+
+        A timer runs from the first handshake() to the end of the handshake. Stands on
+        gnutls_dtls_get_timeout.
+        """
+        if self._deadline is None or self._established or self.closed:
+            return None
+        left = max(0.0, self._deadline - time.monotonic())
+        if not self._wire.sent:
+            return left  # a server that waits for the ClientHello has nothing to send again
+        return min(left, float(lib.gnutls_dtls_get_timeout(self._pointer)) / 1000)
+
+    def handle_timeout(self) -> None:
+        """Send the last flight again where its time is over (RFC 6347 4.2.4).
+
+        Raises:
+            TimedOutError: handshake_timeout is over.
+            GnuTLSError: as handshake().
+        """
+        if self.timeout() is not None:
+            self.handshake()
+
+    # --- messages ---------------------------------------------------------------------------------
+
+    def send(self, data: Buffer) -> int:
+        """Send one message as one record in one datagram (gnutls_record_send).
+
+        Args:
+            data: 1..`data_mtu` bytes.
+
+        Returns:
+            The number of bytes sent: all.
+
+        Raises:
+            LargePacketError: data is longer than `data_mtu`.
+            InvalidRequestError: data is empty.
+            GnuTLSError: the handshake is not complete, or the session is closed.
+            TypeError: data is not bytes-like.
+        """
+        message = data if type(data) is bytes else _bytes("data", data)
+        self._check_usable(established=True)
+        code = self._call(lib.gnutls_record_send, message, len(message))
+        return check(
+            code, "" if 0 < len(message) <= self.data_mtu else f"data of {len(message)} bytes"
+        )
+
+    def receive(self) -> bytes | None:
+        """The next message of the peer (gnutls_record_recv_packet).
+
+        Returns:
+            The message, or None where none is at hand; then `peer_closed` tells whether the peer
+            said goodbye (the session has answered with its own).
+
+        Raises:
+            FatalAlertError: the peer gave up.
+            GnuTLSError: the handshake is not complete, or the session failed.
+        """
+        if self._peer_closed:
+            return None
+        self._check_usable(established=True, closed_too=True)
+        for _ in range(_STEPS):
+            waiting = len(self._wire.inbox)
+            code = self._call(lib.gnutls_record_recv_packet, self._packet)
+            if code > 0:
+                return self._take_packet()
+            if code == 0:
+                if self._packet[0] != ffi.NULL:
+                    return self._take_packet()
+                self._peer_closed = True
+                self.close()  # RFC 5246 7.2.1: a close_notify is answered with one
+                return None
+            if code in (lib.GNUTLS_E_AGAIN, lib.GNUTLS_E_INTERRUPTED):
+                if len(self._wire.inbox) in (0, waiting):
+                    return None
+            elif code == lib.GNUTLS_E_REHANDSHAKE:
+                if not self._closed:
+                    self._alert(lib.GNUTLS_AL_WARNING, lib.GNUTLS_A_NO_RENEGOTIATION)
+            elif lib.gnutls_error_is_fatal(code):
+                self._fail(code)
+        return None
+
+    def close(self) -> None:
+        """Say goodbye to the peer: close_notify (gnutls_bye). Once; more calls do nothing.
+
+        During the handshake user_canceled goes before it (RFC 5246 7.2.2). What the peer sent
+        before its own goodbye can still be received.
+        """
+        if self._closed or self._failed:
+            return
+        self._closed = True
+        if self._established:
+            self._call(lib.gnutls_bye, lib.GNUTLS_SHUT_WR)
+        elif self._wire.sent:
+            self._alert(lib.GNUTLS_AL_WARNING, lib.GNUTLS_A_USER_CANCELED)
+            self._alert(lib.GNUTLS_AL_WARNING, lib.GNUTLS_A_CLOSE_NOTIFY)
+
+    # --- what is known ----------------------------------------------------------------------------
+
+    @property
+    def established(self) -> bool:
+        """Whether the handshake is complete."""
+        return self._established
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() was called, the session failed, or the peer's goodbye was answered."""
+        return self._closed or self._failed
+
+    @property
+    def peer_closed(self) -> bool:
+        """Whether the peer said goodbye (close_notify)."""
+        return self._peer_closed
+
+    @property
+    def version(self) -> str | None:
+        """The protocol, "DTLS1.2" or "DTLS1.0"; None before it is agreed on."""
+        if not self._established:
+            return None
+        return _text(lib.gnutls_protocol_get_name(lib.gnutls_protocol_get_version(self._pointer)))
+
+    @property
+    def cipher(self) -> str | None:
+        """The cipher as GnuTLS names it, "AES-256-GCM"; None before the handshake ended."""
+        if not self._established:
+            return None
+        return _text(lib.gnutls_cipher_get_name(lib.gnutls_cipher_get(self._pointer)))
+
+    @property
+    def description(self) -> str | None:
+        """Version, key exchange and cipher in one line (gnutls_session_get_desc)."""
+        if not self._established:
+            return None
+        line = lib.gnutls_session_get_desc(self._pointer)
+        if line == ffi.NULL:
+            return None
+        try:
+            return _text(line)
+        finally:
+            lib.gc_free(line)
+
+    @property
+    def peer_certificate(self) -> bytes | None:
+        """The peer's own certificate in DER; None where it sent none."""
+        size = ffi.new("unsigned int *")
+        chain = lib.gnutls_certificate_get_peers(self._pointer, size)
+        if chain == ffi.NULL or size[0] == 0:
+            return None
+        return bytes(ffi.buffer(chain[0].data, chain[0].size))
+
+    @property
+    def psk_identity(self) -> str | None:
+        """For a server: the identity that the client named; None without PSK."""
+        if self.role == "client" or not self._established:
+            return None  # libgnutls 3.7.9 crashes where a client asks
+        name = lib.gnutls_psk_server_get_username(self._pointer)
+        return None if name == ffi.NULL else _identity(ffi.string(name))
+
+    @property
+    def mtu(self) -> int:
+        """Bytes of the largest datagram to send, 128..65507 (gnutls_dtls_set_mtu)."""
+        return int(lib.gnutls_dtls_get_mtu(self._pointer))
+
+    @mtu.setter
+    def mtu(self, value: int) -> None:
+        if not isinstance(value, int):
+            raise TypeError(f"mtu must be an int, not {type(value).__name__}")
+        if not MTU_MIN <= value <= MTU_MAX:
+            raise ValueError(f"mtu must be in {MTU_MIN}..{MTU_MAX}, not {value}")
+        lib.gnutls_dtls_set_mtu(self._pointer, value)
+
+    @property
+    def data_mtu(self) -> int:
+        """Bytes of the largest message that send() takes (gnutls_dtls_get_data_mtu)."""
+        return int(lib.gnutls_dtls_get_data_mtu(self._pointer))
+
+    def __repr__(self) -> str:
+        state = (
+            "failed"
+            if self._failed
+            else "closed"
+            if self._closed
+            else self.description
+            if self._established
+            else "handshake"
+        )
+        return f"<Session {self.role} {state}>"
+
+    # --- helpers ----------------------------------------------------------------------------------
+
+    def _gnutls_session_address(self) -> int:
+        """The address of the gnutls_session_t, for prestate_set()."""
+        if self.closed:
+            raise ValueError("session is closed")
+        return int(ffi.cast("uintptr_t", self._pointer))
+
+    def _set_priority(self, priority: str | None, kinds: tuple[int, ...]) -> None:
+        text = _PRIORITY[kinds] if priority is None else priority
+        if not isinstance(text, str):
+            raise TypeError(f"priority must be a str, not {type(text).__name__}")
+        raw = ffi.new("char[]", text.encode("utf-8"))
+        position = ffi.new("char **")
+        if lib.gnutls_priority_set_direct(self._pointer, raw, position) < 0:
+            rest = "" if position[0] == ffi.NULL else f" at {_text(position[0])!r}"
+            raise ValueError(f"priority is not understood{rest}: {text!r}")
+
+    def _set_verification(
+        self, server_name: str | None, verify_peer: bool | None, alive: list[Any]
+    ) -> None:
+        certificates = any(isinstance(one, CertificateCredentials) for one in alive[0])
+        if server_name is not None:
+            if not isinstance(server_name, str):
+                raise TypeError(f"server_name must be a str, not {type(server_name).__name__}")
+            if not server_name or "\0" in server_name:
+                raise ValueError(f"server_name is no name: {server_name!r}")
+            name = server_name.encode("utf-8")
+            if not _is_ip_address(server_name):
+                code = lib.gnutls_server_name_set(
+                    self._pointer, lib.GNUTLS_NAME_DNS, name, len(name)
+                )
+                check(code, "server_name")
+        if verify_peer is None:
+            verify_peer = self.role == "client" and certificates
+        if not verify_peer:
+            return
+        if not certificates:
+            raise ValueError("verify_peer needs CertificateCredentials")
+        hostname = ffi.NULL
+        if self.role == "client":
+            if server_name is None:
+                raise ValueError(
+                    "server_name is needed to verify the server (or verify_peer=False)"
+                )
+            hostname = ffi.new("char[]", server_name.encode("utf-8"))
+            alive.append(hostname)  # libgnutls keeps the pointer
+        else:
+            lib.gnutls_certificate_server_set_request(self._pointer, lib.GNUTLS_CERT_REQUIRE)
+        lib.gnutls_session_set_verify_cert(self._pointer, hostname, 0)
+
+    def _check_usable(self, *, established: bool = False, closed_too: bool = False) -> None:
+        if self._failed or (self._closed and not closed_too):
+            raise error_from_code(lib.GNUTLS_E_INVALID_SESSION, "the session is closed")
+        if established and not self._established:
+            raise error_from_code(lib.GNUTLS_E_INVALID_SESSION, "the handshake is not complete")
+
+    def _call(self, function: Any, *arguments: Any) -> int:
+        """One call of libgnutls on this session, its wire lent for the time.
+
+        What a callback raised comes out here, and the session has failed.
+        """
+        if not self._busy.acquire(blocking=False):
+            raise RuntimeError("another call of this session is under way")
+        try:
+            handle = TABLE.lend(self._wire)
+            try:
+                lib.gc_session_set_handle(self._pointer, handle)
+                code = int(function(self._pointer, *arguments))
+            finally:
+                TABLE.reclaim(handle)
+        finally:
+            self._busy.release()
+        raised, self._wire.raised = self._wire.raised, None
+        if raised is not None:
+            if not self._failed:
+                self._failed = True
+                self._alert(lib.GNUTLS_AL_FATAL, lib.GNUTLS_A_INTERNAL_ERROR)
+            try:
+                raise raised
+            finally:
+                del raised
+        return code
+
+    def _alert(self, level: int, description: int) -> None:
+        self._call(lib.gnutls_alert_send, level, description)
+
+    def _fail(self, code: int) -> None:
+        """The session has failed: tell the peer, and raise the error that `code` is."""
+        self._failed = True
+        detail = ""
+        if code == lib.GNUTLS_E_FATAL_ALERT_RECEIVED:
+            name = lib.gnutls_alert_get_name(lib.gnutls_alert_get(self._pointer))
+            detail = "" if name == ffi.NULL else _text(name)
+        else:
+            if code == lib.GNUTLS_E_CERTIFICATE_VERIFICATION_ERROR:
+                detail = self._verification_text()
+            self._call(lib.gnutls_alert_send_appropriate, code)
+        raise error_from_code(code, detail)
+
+    def _verification_text(self) -> str:
+        status = lib.gnutls_session_get_verify_cert_status(self._pointer)
+        out = ffi.new("gnutls_datum_t *")
+        code = lib.gnutls_certificate_verification_status_print(status, lib.GNUTLS_CRT_X509, out, 0)
+        if code < 0:
+            return ""
+        try:
+            return bytes(ffi.buffer(out.data, out.size)).decode("utf-8", "replace").strip("\0 ")
+        finally:
+            lib.gc_free(out.data)
+
+    def _take_packet(self) -> bytes:
+        packet, self._packet[0] = self._packet[0], ffi.NULL
+        datum = ffi.new("gnutls_datum_t *")
+        try:
+            lib.gnutls_packet_get(packet, datum, ffi.NULL)
+            return bytes(ffi.buffer(datum.data, datum.size))
+        finally:
+            lib.gnutls_packet_deinit(packet)
+
+
+class _Deinit:
+    """gnutls_deinit that keeps alive what the session looks at until it has run."""
+
+    def __init__(self, alive: list[Any]) -> None:
+        self._alive = alive
+
+    def __call__(self, pointer: Any) -> None:
+        lib.gnutls_deinit(pointer)
+        self._alive.clear()
+
+
+class _Wire(Transport):
+    """Both directions of a session, and its PSK lookup: what C's callbacks work on."""
+
+    __slots__ = ("dropped", "inbox", "lookup", "outbox", "sent")
+
+    def __init__(self, lookup: PSKLookup | None) -> None:
+        super().__init__()
+        self.inbox: deque[bytes] = deque()
+        self.outbox: deque[bytes] = deque()
+        self.lookup = lookup
+        self.dropped = 0
+        self.sent = False
+
+    def push(self, data: bytes) -> int:
+        self.sent = True
+        self.outbox.append(data)
+        return len(data)
+
+    def pull(self, size: int) -> bytes | None:
+        return self.inbox.popleft() if self.inbox else None
+
+    def waiting(self) -> bool:
+        return bool(self.inbox)
+
+    def psk(self, identity: bytes) -> bytes | None:
+        key = self.lookup(_identity(identity)) if self.lookup is not None else None
+        return None if key is None else _bytes("the key that lookup gave", key)
+
+
+def _listed(credentials: Credentials | Sequence[Credentials]) -> list[Credentials]:
+    listed = list(credentials) if isinstance(credentials, Sequence) else [credentials]
+    for one in listed:
+        if not isinstance(one, (CertificateCredentials, PSKCredentials)):
+            raise TypeError(
+                "credentials must be CertificateCredentials, PSKCredentials or a sequence of them, "
+                f"not {type(one).__name__}"
+            )
+    if not listed or len({type(one) for one in listed}) != len(listed):
+        raise ValueError("credentials must be one, or one of each kind")
+    return listed
+
+
+def _lookup(listed: list[Credentials]) -> PSKLookup | None:
+    return next((one.lookup for one in listed if isinstance(one, PSKCredentials)), None)
+
+
+def _identity(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def _bytes(name: str, value: Buffer) -> bytes:
+    try:
+        return bytes(memoryview(value))
+    except TypeError:
+        kind = type(value).__name__
+        raise TypeError(f"{name} must be a bytes-like object, not {kind}") from None
+
+
+def _milliseconds(name: str, seconds: float) -> int:
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds, not {type(seconds).__name__}")
+    if not 0.001 <= seconds <= 4_000_000:
+        raise ValueError(f"{name} must be in 0.001..4000000 seconds, not {seconds}")
+    return round(seconds * 1000)
+
+
+def _is_ip_address(name: str) -> bool:
+    import ipaddress
+
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _text(pointer: Any) -> str:
+    return ffi.string(pointer).decode("utf-8", "replace")
