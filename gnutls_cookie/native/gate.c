@@ -21,15 +21,20 @@
 /* A HelloVerifyRequest: both headers, server_version 2, the cookie's length 1, the cookie. */
 #define REPLY_COOKIE 28u
 
-/*@ // What the strict reading comes to, check by check: the specification of gc_parse.
+static inline uint32_t be16(const uint8_t *bytes);
+static inline uint32_t be24(const uint8_t *bytes);
+static int make_reply(const struct gc_key *key, const void *client_data, size_t client_data_size,
+                      const struct gc_hello *hello, unsigned char reply[GC_REPLY_SIZE]);
+static int accepts(const struct gc_key *key, const void *client_data, size_t client_data_size,
+                   const uint8_t *datagram, size_t size, const struct gc_hello *hello,
+                   const unsigned char reply[GC_REPLY_SIZE]);
+static void set_discarded(struct gc_verdict *out, int reason);
+static void set_verified(struct gc_verdict *out, const struct gc_hello *hello, int key_age);
+
+/*@ // The specification of the strict reading, check by check.
   @ logic integer be16_at{L}(uint8_t *p, integer at) = p[at] * 256 + p[at + 1];
   @ logic integer be24_at{L}(uint8_t *p, integer at) =
   @     p[at] * 65536 + p[at + 1] * 256 + p[at + 2];
-  @
-  @ logic integer cookie_at{L}(uint8_t *p) = 61 + p[59];
-  @ logic integer cookie_length{L}(uint8_t *p) = p[60 + p[59]];
-  @ logic integer record_seq_of{L}(uint8_t *p) =
-  @     be16_at(p, 5) * 4294967296 + be16_at(p, 7) * 65536 + be16_at(p, 9);
   @
   @ logic integer reason_of{L}(uint8_t *p, integer size) =
   @     size < 13 ? GC_RECORD_HEADER
@@ -46,21 +51,27 @@
   @         ? GC_FRAGMENT_LENGTH
   @   : be24_at(p, 22) == be24_at(p, 14) && size != 13 + be16_at(p, 11) ? GC_TRAILING_DATA
   @   : be24_at(p, 22) >= 35 && p[59] > 32 ? GC_SESSION_ID
-  @   : be24_at(p, 22) < 35 || be24_at(p, 22) < 36 + p[59]
-  @         || be24_at(p, 22) < 36 + p[59] + cookie_length(p) ? GC_COOKIE_FIELD
+  @   : be24_at(p, 22) < 36 || be24_at(p, 22) < 36 + p[59]
+  @         || be24_at(p, 22) < 36 + p[59] + p[60 + p[59]] ? GC_COOKIE_FIELD
   @   : GC_OK;
+  @
+  @ // And what is read where it comes to GC_OK.
+  @ predicate is_hello_of{L}(struct gc_hello *hello, uint8_t *p, integer size) =
+  @     hello->record_seq == be16_at(p, 5) * 4294967296 + be16_at(p, 7) * 65536 + be16_at(p, 9) &&
+  @     hello->message_seq == p[18] && hello->cookie_offset == 61 + p[59] &&
+  @     hello->cookie_size == p[60 + p[59]] && hello->cookie_offset + hello->cookie_size <= size;
+  @
+  @ predicate readable{L}(uint8_t *bytes, integer size) =
+  @     \valid_read(bytes + (0 .. size - 1));
   @*/
 
-static inline uint32_t be16(const uint8_t *bytes);
-static inline uint32_t be24(const uint8_t *bytes);
-static int make_reply(const struct gc_key *key, const void *client_data, size_t client_data_size,
-                      const struct gc_hello *hello, unsigned char reply[GC_REPLY_SIZE]);
-static int accepts(const struct gc_key *key, const void *client_data, size_t client_data_size,
-                   const uint8_t *datagram, size_t size, const struct gc_hello *hello,
-                   const unsigned char reply[GC_REPLY_SIZE]);
-static void set_discarded(struct gc_verdict *out, int reason);
-static void set_verified(struct gc_verdict *out, const struct gc_hello *hello, int key_age);
-
+/*@ requires readable(datagram, size) && \valid(hello);
+  @ requires \separated(hello, datagram + (0 .. size - 1));
+  @ assigns *hello;
+  @ ensures \result == reason_of(datagram, size);
+  @ ensures \result == GC_OK ==> is_hello_of(hello, datagram, size);
+  @ ensures \result != GC_OK ==> *hello == \old(*hello);
+  @*/
 int gc_parse(const uint8_t *datagram, size_t size, struct gc_hello *hello) {
     if (size < RECORD_HEADER_SIZE) {
         return GC_RECORD_HEADER;
@@ -132,6 +143,42 @@ int gc_parse(const uint8_t *datagram, size_t size, struct gc_hello *hello) {
     return GC_OK;
 }
 
+/*@ requires \valid_read(keys) && readable((uint8_t *)client_data, client_data_size);
+  @ requires readable(datagram, size) && \valid(out);
+  @ requires \separated(out, keys, datagram + (0 .. size - 1),
+  @                     (uint8_t *)client_data + (0 .. client_data_size - 1));
+  @ assigns *out;
+  @ ensures out->kind == GC_DISCARD || out->kind == GC_CHALLENGE || out->kind == GC_VERIFIED;
+  @ ensures out->kind == GC_DISCARD <==> out->reason != GC_OK;
+  @ ensures out->reason == reason_of(datagram, size) ||
+  @         (out->reason == GC_INTERNAL && reason_of(datagram, size) == GC_OK);
+  @
+  @ ensures out->kind == GC_CHALLENGE ==> size > GC_REPLY_SIZE;
+  @ ensures out->kind == GC_CHALLENGE ==> (out->presented == 1 <==> datagram[60 + datagram[59]] >
+  0);
+  @ ensures out->kind == GC_CHALLENGE ==>
+  @     \forall integer i; 5 <= i <= 10 ==> out->reply[i] == datagram[i];
+  @
+  @ ensures out->kind == GC_VERIFIED ==>
+  @     datagram[60 + datagram[59]] == GC_COOKIE_SIZE && be16_at(datagram, 5) == 0;
+  @ ensures out->kind == GC_VERIFIED ==>
+  @     out->prestate.record_seq == be16_at(datagram, 7) * 65536 + be16_at(datagram, 9) &&
+  @     out->prestate.hsk_read_seq == datagram[18] &&
+  @     out->prestate.hsk_write_seq == \max(datagram[18], 1) - 1;
+  @ ensures out->kind == GC_VERIFIED ==>
+  @     (out->key_age == 0 &&
+  @      judged_genuine(&keys->current.data[0], keys->current.size, (uint8_t *)client_data,
+  @                     client_data_size, datagram, size)) ||
+  @     (out->key_age == 1 && keys->previous.size > 0 &&
+  @      judged_genuine(&keys->previous.data[0], keys->previous.size, (uint8_t *)client_data,
+  @                     client_data_size, datagram, size));
+  @
+  @ ensures out->kind != GC_CHALLENGE ==>
+  @     out->presented == 0 && \forall integer i; 0 <= i < GC_REPLY_SIZE ==> out->reply[i] == 0;
+  @ ensures out->kind != GC_VERIFIED ==>
+  @     out->key_age == 0 && out->prestate.record_seq == 0 && out->prestate.hsk_read_seq == 0 &&
+  @     out->prestate.hsk_write_seq == 0;
+  @*/
 void gc_gate(const struct gc_keys *keys, const void *client_data, size_t client_data_size,
              const uint8_t *datagram, size_t size, struct gc_verdict *out) {
     struct gc_hello hello;
@@ -183,10 +230,18 @@ void gc_gate(const struct gc_keys *keys, const void *client_data, size_t client_
 
 /* Products and sums, not shifts and ors: a prover sees through them, a compiler makes the same
  * code. */
+/*@ requires readable(bytes, 2);
+  @ assigns \nothing;
+  @ ensures \result == be16_at(bytes, 0);
+  @*/
 static inline uint32_t be16(const uint8_t *bytes) {
     return bytes[0] * 256u + bytes[1];
 }
 
+/*@ requires readable(bytes, 3);
+  @ assigns \nothing;
+  @ ensures \result == be24_at(bytes, 0);
+  @*/
 static inline uint32_t be24(const uint8_t *bytes) {
     return bytes[0] * 65536u + bytes[1] * 256u + bytes[2];
 }
@@ -194,6 +249,14 @@ static inline uint32_t be24(const uint8_t *bytes) {
 /* The HelloVerifyRequest that libgnutls makes with this key. Returns 0 on an error of libgnutls.
  * message_seq is echoed, not the 0 of the stock recipe: a client whose cookie died with its key
  * waits for the next number. */
+/*@ requires \valid_read(key) && readable((uint8_t *)client_data, client_data_size);
+  @ requires \valid_read(hello) && \valid(reply + (0 .. GC_REPLY_SIZE - 1));
+  @ requires \separated(reply + (0 .. GC_REPLY_SIZE - 1), key, hello,
+  @                     (uint8_t *)client_data + (0 .. client_data_size - 1));
+  @ assigns reply[0 .. GC_REPLY_SIZE - 1];
+  @ ensures \result == 0 || \result == 1;
+  @ ensures \result == 1 ==> key->size <= GC_KEY_CAPACITY;
+  @*/
 static int make_reply(const struct gc_key *key, const void *client_data, size_t client_data_size,
                       const struct gc_hello *hello, unsigned char reply[GC_REPLY_SIZE]) {
     if (key->size > GC_KEY_CAPACITY) {
@@ -212,6 +275,19 @@ static int make_reply(const struct gc_key *key, const void *client_data, size_t 
 /* Whether the hello's cookie, of GC_COOKIE_SIZE bytes, is the one in `reply`, and libgnutls agrees.
  * libgnutls is the judge, but makes the HMAC anew and compares by memcmp: it is asked only where
  * the constant-time compare says yes. */
+/*@ requires \valid_read(key) && key->size <= GC_KEY_CAPACITY;
+  @ requires readable((uint8_t *)client_data, client_data_size) && readable(datagram, size);
+  @ requires \valid_read(hello) && hello->cookie_offset + GC_COOKIE_SIZE <= size;
+  @ requires readable(reply, GC_REPLY_SIZE);
+  @ assigns \nothing;
+  @ ensures \result == 0 || \result == 1;
+  @ ensures \result == 1 ==>
+  @     \forall integer i; 0 <= i < GC_COOKIE_SIZE ==>
+  @         reply[REPLY_COOKIE + i] == datagram[hello->cookie_offset + i];
+  @ ensures \result == 1 ==>
+  @     judged_genuine(&key->data[0], key->size, (uint8_t *)client_data, client_data_size,
+  @                    datagram, size);
+  @*/
 static int accepts(const struct gc_key *key, const void *client_data, size_t client_data_size,
                    const uint8_t *datagram, size_t size, const struct gc_hello *hello,
                    const unsigned char reply[GC_REPLY_SIZE]) {
@@ -225,12 +301,30 @@ static int accepts(const struct gc_key *key, const void *client_data, size_t cli
                                      (void *)datagram, size, &low_bytes) == 0;
 }
 
+/*@ requires \valid(out);
+  @ assigns *out;
+  @ ensures out->kind == GC_DISCARD && out->reason == reason && out->presented == 0 &&
+  @         out->key_age == 0;
+  @ ensures out->prestate.record_seq == 0 && out->prestate.hsk_read_seq == 0 &&
+  @         out->prestate.hsk_write_seq == 0;
+  @ ensures \forall integer i; 0 <= i < GC_REPLY_SIZE ==> out->reply[i] == 0;
+  @*/
 static void set_discarded(struct gc_verdict *out, int reason) {
     *out = (struct gc_verdict){.kind = GC_DISCARD, .reason = reason};
 }
 
 /* The session then answers with message_seq hsk_write_seq + 1 (lib/dtls.c): the number of the hello
  * that it answers. An ordinary exchange has message_seq 1 here, and so the stock 0. */
+/*@ requires \valid(out) && \valid_read(hello) && \separated(out, hello);
+  @ requires hello->record_seq <= UINT32_MAX && hello->message_seq <= MAX_ECHOED_MESSAGE_SEQ;
+  @ assigns *out;
+  @ ensures out->kind == GC_VERIFIED && out->reason == GC_OK && out->presented == 0 &&
+  @         out->key_age == key_age;
+  @ ensures out->prestate.record_seq == hello->record_seq &&
+  @         out->prestate.hsk_read_seq == hello->message_seq &&
+  @         out->prestate.hsk_write_seq == \max(hello->message_seq, 1) - 1;
+  @ ensures \forall integer i; 0 <= i < GC_REPLY_SIZE ==> out->reply[i] == 0;
+  @*/
 static void set_verified(struct gc_verdict *out, const struct gc_hello *hello, int key_age) {
     *out = (struct gc_verdict){.kind = GC_VERIFIED, .key_age = key_age};
     out->prestate.record_seq = (unsigned int)hello->record_seq;
