@@ -317,6 +317,7 @@ class _Send(Transport):
         if not isinstance(sent, int):
             kind = type(sent).__name__
             raise PushError(lib.GNUTLS_E_PUSH_ERROR, f"push must give an int or None, not {kind}")
+        sent = int.__index__(sent)  # the number itself, whatever a subclass says of it
         if sent > _SSIZE_MAX:
             raise PushError(lib.GNUTLS_E_PUSH_ERROR, "push gave a number that C cannot hold")
         return max(sent, -1)  # any negative number is the same failure to C
@@ -349,9 +350,10 @@ def _prestate(prestate: object) -> Any:
 def _uint(name: str, value: object) -> int:
     if not isinstance(value, int):
         raise TypeError(f"{name} must be an int, not {type(value).__name__}")
-    if not 0 <= value <= _UINT_MAX:
-        raise OverflowError(f"{name} must be in 0..2**32-1, not {value}")
-    return int(value)
+    number = int.__index__(value)  # the number itself, whatever a subclass says of it
+    if not 0 <= number <= _UINT_MAX:
+        raise OverflowError(f"{name} must be in 0..2**32-1, not {number}")
+    return number
 
 
 def _or_empty(client_data: Buffer | None) -> Buffer:
