@@ -163,11 +163,16 @@ def python(
 
 
 def python_in_silence(
-    code: str, *arguments: str, env: Mapping[str, str] | None = None, timeout: float = 300.0
+    code: str,
+    *arguments: str,
+    env: Mapping[str, str] | None = None,
+    timeout: float = 300.0,
+    dev: bool = True,
 ) -> str:
     """Run Python code that must end with exit code 0 and an empty stderr; give its stdout."""
     # -X dev: debug hooks on memory allocators, ResourceWarning, faulthandler.
-    done = python(code, *arguments, env=env, options=["-X", "dev"], timeout=timeout)
+    options = ["-X", "dev"] if dev else []
+    done = python(code, *arguments, env=env, options=options, timeout=timeout)
     assert (done.returncode, done.stderr) == (0, ""), f"{done.returncode}: {done.stderr}"
     return done.stdout
 
