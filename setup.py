@@ -32,15 +32,19 @@ class BuildExt(build_ext):
     """build_ext that looks for libgnutls' headers first, so that their lack is one clear error."""
 
     def build_extensions(self) -> None:
+        self.compile_probe("int probe;")  # a missing compiler is an error of its own
+        try:
+            self.compile_probe(PROBE)
+        except CompileError as error:
+            raise SystemExit(MISSING_HEADERS) from error
+        super().build_extensions()
+
+    def compile_probe(self, text: str) -> None:
         flags = self.extensions[0].extra_compile_args
         with tempfile.TemporaryDirectory() as folder:
             probe = Path(folder, "probe.c")
-            probe.write_text(PROBE, encoding="utf-8")
-            try:
-                self.compiler.compile([str(probe)], output_dir=folder, extra_preargs=flags)
-            except CompileError as error:
-                raise SystemExit(MISSING_HEADERS) from error
-        super().build_extensions()
+            probe.write_text(text, encoding="utf-8")
+            self.compiler.compile([str(probe)], output_dir=folder, extra_preargs=flags)
 
 
 # One wheel for CPython 3.10 and all after it; a free-threaded build has no stable ABI.
