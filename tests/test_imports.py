@@ -1,0 +1,189 @@
+"""The direction of the house: each module knows only those below it; C calls back in one place."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+from support import ROOT
+
+PACKAGE = ROOT / "gnutls_cookie"
+
+# From the ground up. A module may import what stands in a lower line, and nothing else of the
+# package; a folder stands here as a whole. Names of modules still to come do no harm.
+LAYERS = (
+    {"_ffi", "_version"},
+    {"_library", "address", "errors"},
+    {"credentials", "handles"},
+    {"cookie"},
+    {"keys", "session"},
+    {"gate"},
+    {"listener"},
+    {"server"},
+    {"aio", "blocking", "reference"},
+    {"demo", "differential"},
+    {"__main__"},
+    {"__init__"},
+)
+
+# Beside the layers: what must not be reached, by whatever way.
+APART = {
+    "session": {"keys", "gate", "listener"},  # sits on handles and cookie
+    "gate": {"session", "credentials"},
+    "listener": {"session", "credentials"},
+    "reference": {"_ffi", "errors", "handles", "cookie", "gate", "keys"},
+}
+
+THIRD_PARTIES = {"typing_extensions"}  # for type checkers alone; cffi comes in by _ffi
+
+
+def rooms() -> dict[str, list[Path]]:
+    """The modules of the package; a folder is one of them."""
+    found = {path.stem: [path] for path in PACKAGE.glob("*.py")}
+    for folder in PACKAGE.iterdir():
+        if (folder / "__init__.py").exists():
+            found[folder.name] = sorted(folder.rglob("*.py"))
+    return found
+
+
+ROOMS = rooms()
+
+
+def imports(path: Path, package: str) -> list[tuple[str, bool]]:
+    """The absolute names that a file imports, and whether only for type checkers.
+
+    Imports inside of functions count like all others.
+    """
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    found: list[tuple[str, bool]] = []
+    for node in ast.walk(tree):
+        typed = id(node) in for_types
+        if isinstance(node, ast.Import):
+            found += [(name.name, typed) for name in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parent = package.split(".")
+                parent = parent[: len(parent) - node.level + 1]
+                base = ".".join([*parent, *filter(None, [node.module])])
+            # `from package import module` names a module in the list that follows.
+            found += [(f"{base}.{name.name}", typed) for name in node.names]
+    return found
+
+
+@cache
+def known_by(room: str) -> frozenset[str]:
+    """The other rooms that a room imports from."""
+    found = set()
+    for path in ROOMS.get(room, []):
+        package = ".".join(path.relative_to(ROOT).parent.parts)
+        for name, _ in imports(path, package):
+            head, _, rest = name.partition(".")
+            if head == "gnutls_cookie":
+                other = rest.split(".")[0]
+                known = other in ROOMS or any(other in names for names in LAYERS)
+                found.add(other if known else "__init__")
+    return frozenset(found - {room})
+
+
+def reached_by(room: str) -> set[str]:
+    """The rooms below a room, over all steps."""
+    reached: set[str] = set()
+    todo = [room]
+    while todo:
+        for other in known_by(todo.pop()) - reached:
+            reached.add(other)
+            todo.append(other)
+    return reached
+
+
+def layer(room: str) -> int:
+    for number, names in enumerate(LAYERS):
+        if room in names:
+            return number
+    raise AssertionError(f"{room} has no place in LAYERS of {Path(__file__).name}: give it one")
+
+
+@pytest.mark.parametrize("room", sorted(ROOMS))
+def test_module_imports_only_what_is_below_it(room: str) -> None:
+    """errors, handles, cookie, gate, listener, server, {aio, blocking}, __main__; no way back."""
+    above = {other for other in known_by(room) if layer(other) >= layer(room)}
+    assert above == set()
+
+
+@pytest.mark.parametrize("room", sorted(APART))
+def test_rooms_side_by_side_do_not_reach_each_other(room: str) -> None:
+    """The session knows no gate, the gate no session, the reference nothing at all."""
+    assert reached_by(room) & APART[room] == set()
+
+
+def test_reference_imports_the_standard_library_and_itself() -> None:
+    """It is the specification: readable, and no part of what it is compared with."""
+    assert known_by("reference") == frozenset()
+    for path in ROOMS["reference"]:
+        for name, _ in imports(path, "gnutls_cookie.reference"):
+            head = name.split(".")[0]
+            assert head in sys.stdlib_module_names or name.startswith("gnutls_cookie.reference.")
+
+
+@pytest.mark.parametrize("room", sorted(ROOMS))
+def test_no_third_party_is_needed(room: str) -> None:
+    """The standard library, and for type checkers typing_extensions."""
+    for path in ROOMS[room]:
+        for name, typed in imports(path, "gnutls_cookie"):
+            head = name.split(".")[0]
+            own = head == "gnutls_cookie" or head in sys.stdlib_module_names
+            assert own or (typed and head in THIRD_PARTIES), f"{path.name}: {name}"
+
+
+def test_c_calls_back_in_one_module_only() -> None:
+    """def_extern in handles.py alone; never ffi.callback, nor a pointer to a Python object."""
+    for room, paths in ROOMS.items():
+        for path in paths:
+            text = path.read_text(encoding="utf-8")
+            assert ("def_extern" in text) == (room == "handles"), path
+            assert not re.search(r"\bffi\.(callback|new_handle|from_handle)\b", text), path
+
+
+def test_one_section_of_the_cdef_is_extern_python() -> None:
+    """All that C can call stands together."""
+    text = (PACKAGE / "native" / "ffi.cdef").read_text(encoding="utf-8")
+    without_comments = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
+    assert len(re.findall(r'extern\s+"Python', without_comments)) == 1
+
+
+def test_build_file_does_not_import_the_package() -> None:
+    """cffi runs it before there is one to import."""
+    for name in ("build_ffi.py", "setup.py"):
+        heads = {found.split(".")[0] for found, _ in imports(ROOT / name, "")}
+        assert "gnutls_cookie" not in heads
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("from .errors import check", "gnutls_cookie.errors.check"),
+        ("from . import gate", "gnutls_cookie.gate"),
+        ("from .. import errors", "gnutls_cookie.errors"),
+        ("import gnutls_cookie.gate", "gnutls_cookie.gate"),
+        ("def f():\n    from gnutls_cookie import gate", "gnutls_cookie.gate"),
+        ("if TYPE_CHECKING:\n    from .gate import CookieGate", "gnutls_cookie.gate.CookieGate"),
+    ],
+)
+def test_every_form_of_import_is_seen(line: str, name: str, tmp_path: Path) -> None:
+    """The reader itself: relative, absolute, inside a function, for type checkers."""
+    path = tmp_path / "module.py"
+    path.write_text(line + "\n", encoding="utf-8")
+    package = "gnutls_cookie.reference" if ".. " in line else "gnutls_cookie"
+    assert imports(path, package) == [(name, "TYPE_CHECKING" in line)]
