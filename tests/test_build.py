@@ -60,15 +60,22 @@ def copy_of_sources(folder: Path) -> Path:
 
 
 def build(
-    tree: Path, kind: str, env: Mapping[str, str] | None = None
+    tree: Path, kind: str, env: Mapping[str, str] | None = None, site: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run the build backend as a front end would; what it made is in tree/out."""
+    """Run the build backend as a front end would; what it made is in tree/out.
+
+    `site` stands in for site-packages.
+    """
     out = tree / "out"
     out.mkdir(exist_ok=True)
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     code = f"from setuptools import build_meta; build_meta.build_{kind}({str(out)!r})"
+    options = []
+    if site is not None:
+        options = ["-S"]
+        code = f"import sys; sys.path.append({str(site)!r}); {code}"
     return subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, *options, "-c", code],
         cwd=tree,
         env={**clean, **(env or {})},
         capture_output=True,
@@ -299,12 +306,12 @@ def test_no_pkg_config_is_no_obstacle(tree: Path) -> None:
 
 def test_missing_cffi_stops_the_build(tree: Path, tmp_path: Path) -> None:
     """No wheel without an extension in it, as setuptools alone would make one."""
-    blocker = tmp_path / "blocker"
-    blocker.mkdir()
-    (blocker / "cffi.py").write_text(
-        "raise ModuleNotFoundError(\"No module named 'cffi'\", name='cffi')\n"
-    )
-    done = build(tree, "wheel", {"PYTHONPATH": str(blocker)})
+    site = tmp_path / "site"
+    site.mkdir()
+    for entry in Path(module("setuptools").__file__ or "").parent.parent.iterdir():
+        if not entry.name.startswith(("cffi", "_cffi_backend", "__editable__")):
+            (site / entry.name).symlink_to(entry)
+    done = build(tree, "wheel", site=site)
     assert done.returncode != 0
     assert "No module named 'cffi'" in done.stderr
     assert made(tree, "*.whl") == []

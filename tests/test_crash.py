@@ -175,6 +175,19 @@ def test_more_than_4_gib(call: Callable[..., object], argument: str) -> None:
 
 
 @pytest.mark.parametrize("function", [send, verify, reply])
+def test_bytes_of_more_than_4_gib_as_key(function: Callable[..., object]) -> None:
+    """bytes take a path of their own, without a view, and are measured there too."""
+    if sys.maxsize < 2**33:
+        pytest.skip("no such sizes on this machine")
+    try:
+        huge = bytes(2**32 + 1)  # zeros of calloc(), never touched
+    except MemoryError as error:
+        missing(f"no 4 GiB of addresses: {error}")
+    with pytest.raises(OverflowError, match=r"\bkey\b"):
+        function(key=huge)
+
+
+@pytest.mark.parametrize("function", [send, verify, reply])
 def test_empty_key_is_an_error_of_libgnutls(function: Callable[..., object]) -> None:
     """Where C has an answer of its own, that answer is given."""
     for key in (b"", bytearray(), memoryview(b"")):

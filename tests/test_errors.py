@@ -46,6 +46,7 @@ def test_code_becomes_its_kind(
     assert isinstance(error, GnuTLSError)
     assert isinstance(error, builtin)
     assert (error.code, error.name, error.detail) == (code, name, "")
+    assert error.args == (code, "")
 
 
 def test_name_and_text_are_those_of_the_library() -> None:
