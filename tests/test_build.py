@@ -138,7 +138,7 @@ def test_wheel_is_tagged_for_every_python_from_3_10_on(wheel: Path) -> None:
 
 
 def test_wheel_holds_every_module_the_types_and_the_licence(wheel: Path) -> None:
-    """Whatever is in the package's folders is in the wheel, and no source of C."""
+    """Whatever Python there is in the package is in the wheel; the tests are not."""
     names = set(zipfile.ZipFile(wheel).namelist())
     modules = {
         str(path.relative_to(ROOT))
