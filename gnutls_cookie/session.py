@@ -7,7 +7,6 @@ says when it wants to be called.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from ._ffi import ffi, lib
 from .cookie import Prestate, prestate_set
 from .credentials import CertificateCredentials, PSKCredentials
 from .errors import check, error_from_code
-from .handles import TABLE, Transport
+from .handles import LENT, Transport, new_handle
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -105,7 +104,7 @@ class Session:
         self.role: Role = role
         listed = _listed(credentials)
         self._wire = _Wire(_lookup(listed))
-        self._busy = threading.Lock()
+        self._calls: dict[int, None] = {}  # the handles of calls under way: one at most
         self._handshake_timeout = handshake_timeout
         self._deadline: float | None = None
         self._established = False
@@ -453,17 +452,19 @@ class Session:
 
         What a callback raised comes out here, and the session has failed.
         """
-        if not self._busy.acquire(blocking=False):
-            raise RuntimeError("another call of this session is under way")
+        handle = new_handle()
         try:
-            handle = TABLE.lend(self._wire)
+            self._calls[handle] = None
+            if len(self._calls) > 1:
+                raise RuntimeError("another call of this session is under way")
             try:
+                LENT[handle] = self._wire
                 lib.gc_session_set_handle(self._pointer, handle)
                 code = int(function(self._pointer, *arguments))
             finally:
-                TABLE.reclaim(handle)
+                LENT.pop(handle, None)
         finally:
-            self._busy.release()
+            self._calls.pop(handle, None)
         raised, self._wire.raised = self._wire.raised, None
         if raised is not None:
             if not self._failed:
