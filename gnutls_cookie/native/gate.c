@@ -21,20 +21,30 @@
 /* A HelloVerifyRequest: both headers, server_version 2, the cookie's length 1, the cookie. */
 #define REPLY_COOKIE 28u
 
+/* What judge() answers when no key fits, and when libgnutls made no reply. */
+enum { NO_KEY = -1, NO_REPLY = -2 };
+
 static inline uint32_t be16(const uint8_t *bytes);
 static inline uint32_t be24(const uint8_t *bytes);
+static inline uint64_t be48(const uint8_t *bytes);
+static int judge(const struct gc_keys *keys, const void *client_data, size_t client_data_size,
+                 const uint8_t *datagram, size_t size, const struct gc_hello *hello,
+                 unsigned char reply[GC_REPLY_SIZE]);
 static int make_reply(const struct gc_key *key, const void *client_data, size_t client_data_size,
                       const struct gc_hello *hello, unsigned char reply[GC_REPLY_SIZE]);
 static int accepts(const struct gc_key *key, const void *client_data, size_t client_data_size,
                    const uint8_t *datagram, size_t size, const struct gc_hello *hello,
                    const unsigned char reply[GC_REPLY_SIZE]);
-static void set_discarded(struct gc_verdict *out, int reason);
-static void set_verified(struct gc_verdict *out, const struct gc_hello *hello, int key_age);
+static void echo_record_seq(unsigned char reply[GC_REPLY_SIZE], const uint8_t *datagram);
+static void clear(struct gc_verdict *out);
+static void clear_reply(struct gc_verdict *out);
 
 /*@ // The specification of the strict reading, check by check.
   @ logic integer be16_at{L}(uint8_t *p, integer at) = p[at] * 256 + p[at + 1];
   @ logic integer be24_at{L}(uint8_t *p, integer at) =
   @     p[at] * 65536 + p[at + 1] * 256 + p[at + 2];
+  @ logic integer be48_at{L}(uint8_t *p, integer at) =
+  @     be24_at(p, at) * 16777216 + be24_at(p, at + 3);
   @
   @ logic integer reason_of{L}(uint8_t *p, integer size) =
   @     size < 13 ? GC_RECORD_HEADER
@@ -56,10 +66,9 @@ static void set_verified(struct gc_verdict *out, const struct gc_hello *hello, i
   @   : GC_OK;
   @
   @ // And what is read where it comes to GC_OK.
-  @ predicate is_hello_of{L}(struct gc_hello *hello, uint8_t *p, integer size) =
-  @     hello->record_seq == be16_at(p, 5) * 4294967296 + be16_at(p, 7) * 65536 + be16_at(p, 9) &&
-  @     hello->message_seq == p[18] && hello->cookie_offset == 61 + p[59] &&
-  @     hello->cookie_size == p[60 + p[59]] && hello->cookie_offset + hello->cookie_size <= size;
+  @ predicate cookie_of{L}(struct gc_hello *hello, uint8_t *p, integer size) =
+  @     hello->cookie_offset == 61 + p[59] && hello->cookie_size == p[60 + p[59]] &&
+  @     hello->cookie_offset + hello->cookie_size <= size;
   @
   @ predicate readable{L}(uint8_t *bytes, integer size) =
   @     \valid_read(bytes + (0 .. size - 1));
@@ -69,7 +78,9 @@ static void set_verified(struct gc_verdict *out, const struct gc_hello *hello, i
   @ requires \separated(hello, datagram + (0 .. size - 1));
   @ assigns *hello;
   @ ensures \result == reason_of(datagram, size);
-  @ ensures \result == GC_OK ==> is_hello_of(hello, datagram, size);
+  @ ensures \result == GC_OK ==> hello->record_seq == be48_at(datagram, 5);
+  @ ensures \result == GC_OK ==> hello->message_seq == be16_at(datagram, 17);
+  @ ensures \result == GC_OK ==> cookie_of(hello, datagram, size);
   @ ensures \result != GC_OK ==> *hello == \old(*hello);
   @*/
 int gc_parse(const uint8_t *datagram, size_t size, struct gc_hello *hello) {
@@ -135,46 +146,45 @@ int gc_parse(const uint8_t *datagram, size_t size, struct gc_hello *hello) {
         return GC_COOKIE_FIELD;
     }
 
-    hello->record_seq = be16(datagram + 5) * UINT64_C(4294967296) +
-                        be16(datagram + 7) * UINT64_C(65536) + be16(datagram + 9);
+    hello->record_seq = be48(datagram + 5);
     hello->message_seq = message_seq;
     hello->cookie_offset = BODY + cookie_field + 1;
     hello->cookie_size = cookie_size;
     return GC_OK;
 }
 
-/*@ requires \valid_read(keys) && readable((uint8_t *)client_data, client_data_size);
+/*@ requires \valid_read(keys) && \valid_read((char *)client_data + (0 .. client_data_size - 1));
   @ requires readable(datagram, size) && \valid(out);
   @ requires \separated(out, keys, datagram + (0 .. size - 1),
-  @                     (uint8_t *)client_data + (0 .. client_data_size - 1));
+  @                     (char *)client_data + (0 .. client_data_size - 1));
   @ assigns *out;
   @ ensures out->kind == GC_DISCARD || out->kind == GC_CHALLENGE || out->kind == GC_VERIFIED;
   @ ensures out->kind == GC_DISCARD <==> out->reason != GC_OK;
-  @ ensures out->reason == reason_of(datagram, size) ||
-  @         (out->reason == GC_INTERNAL && reason_of(datagram, size) == GC_OK);
+  @ ensures out->reason == reason_of{Pre}(datagram, size) ||
+  @         (out->reason == GC_INTERNAL && reason_of{Pre}(datagram, size) == GC_OK);
   @
   @ ensures out->kind == GC_CHALLENGE ==> size > GC_REPLY_SIZE;
-  @ ensures out->kind == GC_CHALLENGE ==> (out->presented == 1 <==> datagram[60 + datagram[59]] >
-  0);
+  @ ensures out->presented ==
+  @     (out->kind == GC_CHALLENGE && \at(datagram[60 + datagram[59]], Pre) > 0 ? 1 : 0);
   @ ensures out->kind == GC_CHALLENGE ==>
-  @     \forall integer i; 5 <= i <= 10 ==> out->reply[i] == datagram[i];
+  @     \forall integer i; 5 <= i <= 10 ==> out->reply[i] == \at(datagram[i], Pre);
+  @ ensures out->kind != GC_CHALLENGE ==>
+  @     \forall integer i; 0 <= i < GC_REPLY_SIZE ==> out->reply[i] == 0;
   @
   @ ensures out->kind == GC_VERIFIED ==>
-  @     datagram[60 + datagram[59]] == GC_COOKIE_SIZE && be16_at(datagram, 5) == 0;
+  @     \at(datagram[60 + datagram[59]], Pre) == GC_COOKIE_SIZE &&
+  @     be48_at{Pre}(datagram, 5) <= UINT32_MAX;
   @ ensures out->kind == GC_VERIFIED ==>
-  @     out->prestate.record_seq == be16_at(datagram, 7) * 65536 + be16_at(datagram, 9) &&
-  @     out->prestate.hsk_read_seq == datagram[18] &&
-  @     out->prestate.hsk_write_seq == \max(datagram[18], 1) - 1;
+  @     out->prestate.record_seq == be48_at{Pre}(datagram, 5) &&
+  @     out->prestate.hsk_read_seq == be16_at{Pre}(datagram, 17) &&
+  @     out->prestate.hsk_write_seq == \max(be16_at{Pre}(datagram, 17), 1) - 1;
   @ ensures out->kind == GC_VERIFIED ==>
   @     (out->key_age == 0 &&
-  @      judged_genuine(&keys->current.data[0], keys->current.size, (uint8_t *)client_data,
-  @                     client_data_size, datagram, size)) ||
+  @      judged_genuine(&keys->current.data[0], keys->current.size, (char *)client_data,
+  @                     client_data_size, (char *)datagram, size)) ||
   @     (out->key_age == 1 && keys->previous.size > 0 &&
-  @      judged_genuine(&keys->previous.data[0], keys->previous.size, (uint8_t *)client_data,
-  @                     client_data_size, datagram, size));
-  @
-  @ ensures out->kind != GC_CHALLENGE ==>
-  @     out->presented == 0 && \forall integer i; 0 <= i < GC_REPLY_SIZE ==> out->reply[i] == 0;
+  @      judged_genuine(&keys->previous.data[0], keys->previous.size, (char *)client_data,
+  @                     client_data_size, (char *)datagram, size));
   @ ensures out->kind != GC_VERIFIED ==>
   @     out->key_age == 0 && out->prestate.record_seq == 0 && out->prestate.hsk_read_seq == 0 &&
   @     out->prestate.hsk_write_seq == 0;
@@ -183,49 +193,33 @@ void gc_gate(const struct gc_keys *keys, const void *client_data, size_t client_
              const uint8_t *datagram, size_t size, struct gc_verdict *out) {
     struct gc_hello hello;
     const int reason = gc_parse(datagram, size, &hello);
-    set_discarded(out, reason);
+    clear(out);
     if (reason != GC_OK) {
+        out->reason = reason;
         return;
     }
 
-    /* One HMAC serves both ends: the reply to send, and the cookie to compare the presented one
-     * with. It is made in place, and taken back where it turns out not to be needed. */
-    if (!make_reply(&keys->current, client_data, client_data_size, &hello, out->reply)) {
-        set_discarded(out, GC_INTERNAL);
+    const int key_age =
+        judge(keys, client_data, client_data_size, datagram, size, &hello, out->reply);
+    /*@ assert \forall integer i; 5 <= i <= 10 ==> datagram[i] == \at(datagram[i], Pre); */
+    if (key_age == NO_KEY) {
+        out->kind = GC_CHALLENGE;
+        out->presented = hello.cookie_size > 0;
+        echo_record_seq(out->reply, datagram);
         return;
     }
-    /* A prestate carries 32 bits of the record sequence: beyond that the client cannot be handed
-     * over, and is challenged for ever. */
-    if (hello.cookie_size == GC_COOKIE_SIZE && hello.record_seq <= UINT32_MAX) {
-        if (accepts(&keys->current, client_data, client_data_size, datagram, size, &hello,
-                    out->reply)) {
-            set_verified(out, &hello, 0);
-            return;
-        }
-        if (keys->previous.size > 0) {
-            unsigned char older[GC_REPLY_SIZE];
-            if (!make_reply(&keys->previous, client_data, client_data_size, &hello, older)) {
-                set_discarded(out, GC_INTERNAL);
-                return;
-            }
-            if (accepts(&keys->previous, client_data, client_data_size, datagram, size, &hello,
-                        older)) {
-                set_verified(out, &hello, 1);
-                return;
-            }
-        }
+    clear_reply(out);
+    if (key_age == NO_REPLY) {
+        out->reason = GC_INTERNAL;
+        return;
     }
-
-    out->kind = GC_CHALLENGE;
-    out->presented = hello.cookie_size > 0;
-    /* 4.2.1: the HelloVerifyRequest has the record sequence of the ClientHello. All 48 bits:
-     * lib/dtls.c writes the lowest byte only. */
-    out->reply[5] = datagram[5];
-    out->reply[6] = datagram[6];
-    out->reply[7] = datagram[7];
-    out->reply[8] = datagram[8];
-    out->reply[9] = datagram[9];
-    out->reply[10] = datagram[10];
+    out->kind = GC_VERIFIED;
+    out->key_age = key_age;
+    out->prestate.record_seq = (unsigned int)hello.record_seq;
+    out->prestate.hsk_read_seq = hello.message_seq;
+    /* The session answers with message_seq hsk_write_seq + 1 (lib/dtls.c): the number of the hello
+     * that it answers. An ordinary exchange has message_seq 1 here, and so the stock 0. */
+    out->prestate.hsk_write_seq = (hello.message_seq > 0 ? hello.message_seq : 1) - 1;
 }
 
 /* Products and sums, not shifts and ors: a prover sees through them, a compiler makes the same
@@ -246,13 +240,68 @@ static inline uint32_t be24(const uint8_t *bytes) {
     return bytes[0] * 65536u + bytes[1] * 256u + bytes[2];
 }
 
+/*@ requires readable(bytes, 6);
+  @ assigns \nothing;
+  @ ensures \result == be48_at(bytes, 0);
+  @*/
+static inline uint64_t be48(const uint8_t *bytes) {
+    return be24(bytes) * UINT64_C(16777216) + be24(bytes + 3);
+}
+
+/* Makes the reply of the current key, and says which key the presented cookie was made with: 0 the
+ * current, 1 the previous, else NO_KEY, or NO_REPLY on an error of libgnutls. One HMAC serves both
+ * ends, the reply to send and the cookie to compare. */
+/*@ requires \valid_read(keys) && \valid_read((char *)client_data + (0 .. client_data_size - 1));
+  @ requires readable(datagram, size) && \valid_read(hello);
+  @ requires hello->cookie_offset + hello->cookie_size <= size;
+  @ requires \valid(reply + (0 .. GC_REPLY_SIZE - 1));
+  @ requires \separated(reply + (0 .. GC_REPLY_SIZE - 1), keys, hello, datagram + (0 .. size - 1),
+  @                     (char *)client_data + (0 .. client_data_size - 1));
+  @ assigns reply[0 .. GC_REPLY_SIZE - 1];
+  @ ensures \result == 0 || \result == 1 || \result == NO_KEY || \result == NO_REPLY;
+  @ ensures \result == 0 || \result == 1 ==>
+  @     hello->cookie_size == GC_COOKIE_SIZE && hello->record_seq <= UINT32_MAX;
+  @ ensures \result == 0 ==>
+  @     judged_genuine(&keys->current.data[0], keys->current.size, (char *)client_data,
+  @                    client_data_size, (char *)datagram, size);
+  @ ensures \result == 1 ==> keys->previous.size > 0 &&
+  @     judged_genuine(&keys->previous.data[0], keys->previous.size, (char *)client_data,
+  @                    client_data_size, (char *)datagram, size);
+  @*/
+static int judge(const struct gc_keys *keys, const void *client_data, size_t client_data_size,
+                 const uint8_t *datagram, size_t size, const struct gc_hello *hello,
+                 unsigned char reply[GC_REPLY_SIZE]) {
+    if (!make_reply(&keys->current, client_data, client_data_size, hello, reply)) {
+        return NO_REPLY;
+    }
+    /* A prestate carries 32 bits of the record sequence: beyond that the client cannot be handed
+     * over, and is challenged for ever. */
+    if (hello->cookie_size != GC_COOKIE_SIZE || hello->record_seq > UINT32_MAX) {
+        return NO_KEY;
+    }
+    if (accepts(&keys->current, client_data, client_data_size, datagram, size, hello, reply)) {
+        return 0;
+    }
+    if (keys->previous.size == 0) {
+        return NO_KEY;
+    }
+    unsigned char older[GC_REPLY_SIZE];
+    if (!make_reply(&keys->previous, client_data, client_data_size, hello, older)) {
+        return NO_REPLY;
+    }
+    if (accepts(&keys->previous, client_data, client_data_size, datagram, size, hello, older)) {
+        return 1;
+    }
+    return NO_KEY;
+}
+
 /* The HelloVerifyRequest that libgnutls makes with this key. Returns 0 on an error of libgnutls.
  * message_seq is echoed, not the 0 of the stock recipe: a client whose cookie died with its key
  * waits for the next number. */
-/*@ requires \valid_read(key) && readable((uint8_t *)client_data, client_data_size);
+/*@ requires \valid_read(key) && \valid_read((char *)client_data + (0 .. client_data_size - 1));
   @ requires \valid_read(hello) && \valid(reply + (0 .. GC_REPLY_SIZE - 1));
   @ requires \separated(reply + (0 .. GC_REPLY_SIZE - 1), key, hello,
-  @                     (uint8_t *)client_data + (0 .. client_data_size - 1));
+  @                     (char *)client_data + (0 .. client_data_size - 1));
   @ assigns reply[0 .. GC_REPLY_SIZE - 1];
   @ ensures \result == 0 || \result == 1;
   @ ensures \result == 1 ==> key->size <= GC_KEY_CAPACITY;
@@ -276,7 +325,8 @@ static int make_reply(const struct gc_key *key, const void *client_data, size_t 
  * libgnutls is the judge, but makes the HMAC anew and compares by memcmp: it is asked only where
  * the constant-time compare says yes. */
 /*@ requires \valid_read(key) && key->size <= GC_KEY_CAPACITY;
-  @ requires readable((uint8_t *)client_data, client_data_size) && readable(datagram, size);
+  @ requires \valid_read((char *)client_data + (0 .. client_data_size - 1));
+  @ requires readable(datagram, size);
   @ requires \valid_read(hello) && hello->cookie_offset + GC_COOKIE_SIZE <= size;
   @ requires readable(reply, GC_REPLY_SIZE);
   @ assigns \nothing;
@@ -285,8 +335,8 @@ static int make_reply(const struct gc_key *key, const void *client_data, size_t 
   @     \forall integer i; 0 <= i < GC_COOKIE_SIZE ==>
   @         reply[REPLY_COOKIE + i] == datagram[hello->cookie_offset + i];
   @ ensures \result == 1 ==>
-  @     judged_genuine(&key->data[0], key->size, (uint8_t *)client_data, client_data_size,
-  @                    datagram, size);
+  @     judged_genuine(&key->data[0], key->size, (char *)client_data, client_data_size,
+  @                    (char *)datagram, size);
   @*/
 static int accepts(const struct gc_key *key, const void *client_data, size_t client_data_size,
                    const uint8_t *datagram, size_t size, const struct gc_hello *hello,
@@ -301,33 +351,55 @@ static int accepts(const struct gc_key *key, const void *client_data, size_t cli
                                      (void *)datagram, size, &low_bytes) == 0;
 }
 
+/* 4.2.1: the HelloVerifyRequest has the record sequence of the ClientHello. All 48 bits: lib/dtls.c
+ * writes the lowest byte only. */
+/*@ requires \valid(reply + (0 .. GC_REPLY_SIZE - 1)) && readable(datagram, RECORD_HEADER_SIZE);
+  @ requires \separated(reply + (0 .. GC_REPLY_SIZE - 1),
+  @                     datagram + (0 .. RECORD_HEADER_SIZE - 1));
+  @ assigns reply[5 .. 10];
+  @ ensures \forall integer i; 5 <= i <= 10 ==> reply[i] == \old(datagram[i]);
+  @*/
+static void echo_record_seq(unsigned char reply[GC_REPLY_SIZE], const uint8_t *datagram) {
+    reply[5] = datagram[5];
+    reply[6] = datagram[6];
+    reply[7] = datagram[7];
+    reply[8] = datagram[8];
+    reply[9] = datagram[9];
+    reply[10] = datagram[10];
+}
+
 /*@ requires \valid(out);
-  @ assigns *out;
-  @ ensures out->kind == GC_DISCARD && out->reason == reason && out->presented == 0 &&
+  @ assigns out->kind, out->reason, out->presented, out->key_age, out->prestate.record_seq,
+  @         out->prestate.hsk_read_seq, out->prestate.hsk_write_seq,
+  @         out->reply[0 .. GC_REPLY_SIZE - 1];
+  @ ensures out->kind == GC_DISCARD && out->reason == GC_OK && out->presented == 0 &&
   @         out->key_age == 0;
   @ ensures out->prestate.record_seq == 0 && out->prestate.hsk_read_seq == 0 &&
   @         out->prestate.hsk_write_seq == 0;
   @ ensures \forall integer i; 0 <= i < GC_REPLY_SIZE ==> out->reply[i] == 0;
   @*/
-static void set_discarded(struct gc_verdict *out, int reason) {
-    *out = (struct gc_verdict){.kind = GC_DISCARD, .reason = reason};
+static void clear(struct gc_verdict *out) {
+    out->kind = GC_DISCARD;
+    out->reason = GC_OK;
+    out->presented = 0;
+    out->key_age = 0;
+    out->prestate.record_seq = 0;
+    out->prestate.hsk_read_seq = 0;
+    out->prestate.hsk_write_seq = 0;
+    clear_reply(out);
 }
 
-/* The session then answers with message_seq hsk_write_seq + 1 (lib/dtls.c): the number of the hello
- * that it answers. An ordinary exchange has message_seq 1 here, and so the stock 0. */
-/*@ requires \valid(out) && \valid_read(hello) && \separated(out, hello);
-  @ requires hello->record_seq <= UINT32_MAX && hello->message_seq <= MAX_ECHOED_MESSAGE_SEQ;
-  @ assigns *out;
-  @ ensures out->kind == GC_VERIFIED && out->reason == GC_OK && out->presented == 0 &&
-  @         out->key_age == key_age;
-  @ ensures out->prestate.record_seq == hello->record_seq &&
-  @         out->prestate.hsk_read_seq == hello->message_seq &&
-  @         out->prestate.hsk_write_seq == \max(hello->message_seq, 1) - 1;
+/*@ requires \valid(out);
+  @ assigns out->reply[0 .. GC_REPLY_SIZE - 1];
   @ ensures \forall integer i; 0 <= i < GC_REPLY_SIZE ==> out->reply[i] == 0;
   @*/
-static void set_verified(struct gc_verdict *out, const struct gc_hello *hello, int key_age) {
-    *out = (struct gc_verdict){.kind = GC_VERIFIED, .key_age = key_age};
-    out->prestate.record_seq = (unsigned int)hello->record_seq;
-    out->prestate.hsk_read_seq = hello->message_seq;
-    out->prestate.hsk_write_seq = (hello->message_seq > 0 ? hello->message_seq : 1) - 1;
+static void clear_reply(struct gc_verdict *out) {
+    /*@ loop invariant 0 <= at <= GC_REPLY_SIZE;
+      @ loop invariant \forall integer i; 0 <= i < at ==> out->reply[i] == 0;
+      @ loop assigns at, out->reply[0 .. GC_REPLY_SIZE - 1];
+      @ loop variant GC_REPLY_SIZE - at;
+      @*/
+    for (unsigned int at = 0; at < GC_REPLY_SIZE; at++) {
+        out->reply[at] = 0;
+    }
 }
