@@ -57,7 +57,7 @@ class CertificateCredentials:
         self._pointer = ffi.gc(out[0], lib.gnutls_certificate_free_credentials)
         self.has_certificate = certificate is not None
         if certificate is not None and key is not None:
-            secret = ffi.NULL if password is None else _c_string("password", password)
+            secret = ffi.NULL if password is None else c_string("password", password, least=0)
             with _datum("certificate", certificate) as chain, _datum("key", key) as private:
                 form = _form(chain)
                 code = lib.gnutls_certificate_set_x509_key_mem2(
@@ -145,8 +145,8 @@ class PSKCredentials:
         if identity is not None and key is not None:
             if not isinstance(identity, str):
                 raise TypeError(f"identity must be a str, not {type(identity).__name__}")
-            self._client: tuple[str, bytes] | None = (identity, _secret("key", key))
-            _c_string("identity", identity)
+            self._client: tuple[str, bytes] | None = (identity, psk_key("key", key))
+            c_string("identity", identity)
         else:
             self._client = None
         if lookup is None:
@@ -158,7 +158,7 @@ class PSKCredentials:
         else:
             raise TypeError(f"lookup must be a mapping or callable, not {type(lookup).__name__}")
         self.identity = identity
-        self._hint = None if hint is None else _c_string("hint", hint)
+        self._hint = None if hint is None else c_string("hint", hint, least=0)
 
     def __repr__(self) -> str:
         return f"<PSKCredentials identity={self.identity!r}>"
@@ -184,7 +184,7 @@ class PSKCredentials:
         identity, key = self._client
         with _datum("key", key) as secret:
             code = lib.gnutls_psk_set_client_credentials(
-                pointer, _c_string("identity", identity), secret.pointer, lib.GNUTLS_PSK_KEY_RAW
+                pointer, c_string("identity", identity), secret.pointer, lib.GNUTLS_PSK_KEY_RAW
             )
         check(code, "identity and key")
         return lib.GNUTLS_CRD_PSK, pointer
@@ -218,7 +218,8 @@ def _form(datum: _datum) -> int:
     return int(lib.GNUTLS_X509_FMT_PEM if is_pem else lib.GNUTLS_X509_FMT_DER)
 
 
-def _secret(name: str, value: Buffer) -> bytes:
+def psk_key(name: str, value: Buffer) -> bytes:
+    """A pre-shared key as bytes: 1..65535 of them (opaque psk<0..2^16-1>, RFC 4279 2)."""
     try:
         secret = bytes(memoryview(value))
     except TypeError:
@@ -229,10 +230,16 @@ def _secret(name: str, value: Buffer) -> bytes:
     return secret
 
 
-def _c_string(name: str, text: str) -> bytes:
+def c_string(name: str, text: str, *, least: int = 1) -> bytes:
+    """A str for C: UTF-8 (what was no UTF-8 comes back as it was), no NUL, at most 65535 bytes."""
     if not isinstance(text, str):
         raise TypeError(f"{name} must be a str, not {type(text).__name__}")
-    raw = text.encode("utf-8", "surrogateescape")
+    try:
+        raw = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise ValueError(f"{name} must be text that UTF-8 can write") from None
     if b"\0" in raw:
         raise ValueError(f"{name} must not contain NUL")
+    if not least <= len(raw) <= 0xFFFF:
+        raise ValueError(f"{name} must be of {least}..65535 bytes, not {len(raw)}")
     return raw

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ._ffi import ffi, lib
 from .cookie import Prestate, prestate_set
-from .credentials import CertificateCredentials, PSKCredentials
+from .credentials import CertificateCredentials, PSKCredentials, c_string, psk_key
 from .errors import check, error_from_code
 from .handles import LENT, Transport, new_handle
 
@@ -362,7 +362,10 @@ class Session:
 
     @property
     def mtu(self) -> int:
-        """Bytes of the largest datagram to send, 128..65507 (gnutls_dtls_set_mtu)."""
+        """Bytes of the largest datagram to send, 128..65507 (gnutls_dtls_set_mtu).
+
+        libgnutls takes more than 16384, the largest record, as 16384.
+        """
         return int(lib.gnutls_dtls_get_mtu(self._pointer))
 
     @mtu.setter
@@ -377,6 +380,9 @@ class Session:
     def data_mtu(self) -> int:
         """Bytes of the largest message that send() takes (gnutls_dtls_get_data_mtu)."""
         return int(lib.gnutls_dtls_get_data_mtu(self._pointer))
+
+    def __reduce__(self) -> str:
+        raise TypeError("a Session cannot be copied or pickled: it is one end of a connection")
 
     def __repr__(self) -> str:
         state = (
@@ -400,9 +406,7 @@ class Session:
 
     def _set_priority(self, priority: str | None, kinds: tuple[int, ...]) -> None:
         text = _PRIORITY[kinds] if priority is None else priority
-        if not isinstance(text, str):
-            raise TypeError(f"priority must be a str, not {type(text).__name__}")
-        raw = ffi.new("char[]", text.encode("utf-8"))
+        raw = ffi.new("char[]", c_string("priority", text))
         position = ffi.new("char **")
         if lib.gnutls_priority_set_direct(self._pointer, raw, position) < 0:
             rest = "" if position[0] == ffi.NULL else f" at {_text(position[0])!r}"
@@ -413,16 +417,16 @@ class Session:
     ) -> None:
         certificates = any(isinstance(one, CertificateCredentials) for one in alive[0])
         if server_name is not None:
-            if not isinstance(server_name, str):
-                raise TypeError(f"server_name must be a str, not {type(server_name).__name__}")
-            if not server_name or "\0" in server_name:
-                raise ValueError(f"server_name is no name: {server_name!r}")
-            name = server_name.encode("utf-8")
+            name = c_string("server_name", server_name)
+            if len(name) > 255:  # RFC 1035 2.3.4
+                raise ValueError(f"server_name must be of 1..255 bytes, not {len(name)}")
             if not _is_ip_address(server_name):
                 code = lib.gnutls_server_name_set(
                     self._pointer, lib.GNUTLS_NAME_DNS, name, len(name)
                 )
                 check(code, "server_name")
+        if not (verify_peer is None or isinstance(verify_peer, bool)):
+            raise TypeError(f"verify_peer must be a bool, not {type(verify_peer).__name__}")
         if verify_peer is None:
             verify_peer = self.role == "client" and certificates
         if not verify_peer:
@@ -435,7 +439,7 @@ class Session:
                 raise ValueError(
                     "server_name is needed to verify the server (or verify_peer=False)"
                 )
-            hostname = ffi.new("char[]", server_name.encode("utf-8"))
+            hostname = ffi.new("char[]", c_string("server_name", server_name))
             alive.append(hostname)  # libgnutls keeps the pointer
         else:
             lib.gnutls_certificate_server_set_request(self._pointer, lib.GNUTLS_CERT_REQUIRE)
@@ -550,7 +554,7 @@ class _Wire(Transport):
 
     def psk(self, identity: bytes) -> bytes | None:
         key = self.lookup(_identity(identity)) if self.lookup is not None else None
-        return None if key is None else _bytes("the key that lookup gave", key)
+        return None if key is None else psk_key("the key that lookup gave", key)
 
 
 def _listed(credentials: Credentials | Sequence[Credentials]) -> list[Credentials]:
