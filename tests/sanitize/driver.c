@@ -1,0 +1,87 @@
+/* The gate under AddressSanitizer and UBSan, against the answers of its Python reference.
+ *
+ * Reads cases from a file (see make_cases.py), hands each datagram over in memory of exactly its
+ * size, and compares every field of the verdict. */
+#include "gate.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct header {
+    uint32_t current, previous, client_data, datagram; /* sizes in bytes */
+    int32_t kind, reason, presented, key_age;          /* the reference's answer */
+    uint32_t record_seq, hsk_read_seq, hsk_write_seq;
+    unsigned char reply[GC_REPLY_SIZE];
+};
+
+static void must(int condition, const char *what) {
+    if (!condition) {
+        fprintf(stderr, "driver: %s\n", what);
+        exit(3);
+    }
+}
+
+/* `size` bytes of the file, in memory of just that size. */
+static unsigned char *take(FILE *file, size_t size) {
+    unsigned char *bytes = malloc(size);
+    must(size == 0 || (bytes != NULL && fread(bytes, 1, size, file) == size), "file is cut off");
+    return bytes;
+}
+
+static void set_key(struct gc_key *key, const unsigned char *bytes, size_t size) {
+    must(size <= GC_KEY_CAPACITY, "key too long");
+    if (size > 0)
+        memcpy(key->data, bytes, size);
+    key->size = (unsigned int)size;
+}
+
+int main(int argc, char **argv) {
+    struct header header;
+    unsigned long cases = 0, wrong = 0;
+    FILE *file;
+
+    must(argc == 2, "usage: driver CASES");
+    file = fopen(argv[1], "rb");
+    must(file != NULL, "cannot open the cases");
+    while (fread(&header, sizeof header, 1, file) == 1) {
+        unsigned char *current = take(file, header.current);
+        unsigned char *previous = take(file, header.previous);
+        unsigned char *client_data = take(file, header.client_data);
+        unsigned char *datagram = take(file, header.datagram);
+        struct gc_keys keys;
+        struct gc_verdict verdict;
+
+        memset(&keys, 0, sizeof keys);
+        memset(&verdict, 0xaa, sizeof verdict);
+        set_key(&keys.current, current, header.current);
+        set_key(&keys.previous, previous, header.previous);
+#ifdef GC_PLANTED_OVERREAD
+        if (header.datagram > 30) { /* the gate is told more than there is */
+            unsigned char *cut = malloc(30);
+            must(cut != NULL, "no memory");
+            memcpy(cut, datagram, 30);
+            free(datagram);
+            datagram = cut;
+        }
+#endif
+        gc_gate(&keys, client_data, header.client_data, datagram, header.datagram, &verdict);
+        if (verdict.kind != header.kind || verdict.reason != header.reason ||
+            verdict.presented != header.presented || verdict.key_age != header.key_age ||
+            verdict.prestate.record_seq != header.record_seq ||
+            verdict.prestate.hsk_read_seq != header.hsk_read_seq ||
+            verdict.prestate.hsk_write_seq != header.hsk_write_seq ||
+            memcmp(verdict.reply, header.reply, GC_REPLY_SIZE) != 0) {
+            fprintf(stderr, "driver: case %lu differs from the reference\n", cases);
+            wrong++;
+        }
+        cases++;
+        free(current);
+        free(previous);
+        free(client_data);
+        free(datagram);
+    }
+    fclose(file);
+    printf("%lu cases, %lu disagreements\n", cases, wrong);
+    return wrong == 0 && cases > 0 ? 0 : 1;
+}
