@@ -16,11 +16,19 @@ ROOT = Path(__file__).resolve().parent
 NATIVE = ROOT / "gnutls_cookie" / "native"
 
 # Relative to the project root: setuptools wants no absolute path in an sdist.
-C_SOURCES = ["gnutls_cookie/native/transport.c", "gnutls_cookie/native/gate.c"]
+C_SOURCES = [
+    "gnutls_cookie/native/transport.c",
+    "gnutls_cookie/native/gate.c",
+    "gnutls_cookie/native/udp.c",
+]
+
+# GNUTLS_COOKIE_PORTABLE_LOOP=1: one datagram a system call, as on systems without recvmmsg.
+PORTABLE_LOOP = os.environ.get("GNUTLS_COOKIE_PORTABLE_LOOP", "") not in ("", "0")
 
 PREAMBLE = """
 #include "transport.h"
 #include "counters.h"
+#include "udp.h"
 static const char *const gc_package_version = "%s";
 static const char *const gc_built_with_libgnutls = GNUTLS_VERSION;
 static const char *const gc_oldest_libgnutls = GC_OLDEST_LIBGNUTLS;
@@ -69,8 +77,9 @@ def make_ffi() -> FFI:
         PREAMBLE % package_version(),
         sources=C_SOURCES,
         include_dirs=["gnutls_cookie/native"],
-        extra_compile_args=["-std=gnu11", *cflags],
-        extra_link_args=libs,
+        extra_compile_args=["-std=gnu11", "-pthread", *cflags],
+        extra_link_args=["-pthread", *libs],
+        define_macros=[("GC_PORTABLE_LOOP", None)] if PORTABLE_LOOP else [],
     )
     return ffi
 

@@ -26,16 +26,19 @@ from .errors import (
 from .gate import Challenge, CookieGate, Discarded, DiscardReason, Verified
 from .handles import HandleTable
 from .keys import KeyRing
+from .listener import Arrival, CookieListener
 from .session import CertificateCredentials, PSKCredentials, Session
 
 __all__ = [
     "COOKIE_KEY_SIZE",
     "COOKIE_SIZE",
     "HELLO_VERIFY_REQUEST_SIZE",
+    "Arrival",
     "BadCookieError",
     "CertificateCredentials",
     "Challenge",
     "CookieGate",
+    "CookieListener",
     "DiscardReason",
     "Discarded",
     "GnuTLSError",

@@ -13,10 +13,12 @@ from gnutls_cookie import (
     COOKIE_KEY_SIZE,
     COOKIE_SIZE,
     HELLO_VERIFY_REQUEST_SIZE,
+    Arrival,
     BadCookieError,
     CertificateCredentials,
     Challenge,
     CookieGate,
+    CookieListener,
     Discarded,
     DiscardReason,
     GnuTLSError,
@@ -48,6 +50,7 @@ def main() -> None:
     handles()
     layouts()
     gate()
+    listener()
     sessions()
     print("every public name was used")
 
@@ -161,6 +164,31 @@ def gate() -> None:
         counted: int = judge.counters.challenged
         assert counted == 2
     ring.rotate()
+
+
+def listener() -> None:
+    """CookieListener and Arrival."""
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+    ):
+        sock.bind(("127.0.0.1", 0))
+        client.connect(sock.getsockname())
+        with CookieListener(sock, CookieGate(KeyRing.random()), batch=8) as served:
+            client.send(client_hello())
+            assert served.poll(timeout=0.0) == []
+            cookie = client.recv(100)[-COOKIE_SIZE:]
+            client.send(client_hello(cookie=cookie, message_seq=1))
+            arrivals: list[Arrival] = served.poll()
+            served.admit(arrivals[0].address)
+            client.send(b"for the session")
+            (later,) = served.poll(1.0, limit=1)
+            prestates: tuple[Prestate | None, ...] = (arrivals[0].prestate, later.prestate)
+            assert prestates == (Prestate(hsk_read_seq=1), None)
+            assert later.datagram == b"for the session"
+            served.forget(later.address)
+            numbers: tuple[int, int] = (served.peers, served.counters.replies)
+            assert numbers == (0, 1)
 
 
 def sessions() -> None:

@@ -1,0 +1,330 @@
+"""CookieListener: one UDP socket, the gate in front of it, and only what passed it in Python.
+
+The loop is in native/udp.c and runs with the GIL released. Here is the time, which it is given in
+slices, so that signals and other threads get their turn under flood as well.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from ._ffi import ffi, lib
+from .address import SocketAddress, client_data
+from .cookie import Prestate, _owner
+from .gate import CookieGate
+
+__all__ = ["Arrival", "CookieListener", "ListenerCounters"]
+
+_WAIT_MS = 50  # of waiting in C: a signal that another thread took, or close(), is seen after it
+_WORK_MS = 5  # of work in C while datagrams keep coming: what an event loop has to bear
+_DATAGRAM_CAPACITY = 65535  # bytes; no UDP datagram is longer (RFC 768)
+_MAX_BATCH = 1024  # messages in one recvmmsg (UIO_MAXIOV of Linux)
+
+_COUNTERS = ffi.typeof("struct gc_udp_counters *")
+_PRESTATE = ffi.typeof("gnutls_dtls_prestate_st *")
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A datagram that passed.
+
+    Attributes:
+        address: where it came from, as Python's socket module gives it: (ip, port), or (ip, port,
+            flowinfo, scope_id).
+        datagram: its bytes, all of them.
+        prestate: of a verified client: open a session with it, `Session(prestate=...)`, whose first
+            datagram is this one. None: a datagram for the session of an admitted peer.
+    """
+
+    address: SocketAddress
+    datagram: bytes
+    prestate: Prestate | None
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerCounters:
+    """What passed through the socket so far; what was made of it says `CookieGate.counters`.
+
+    Attributes:
+        received: datagrams received, all of them.
+        replies: HelloVerifyRequests sent.
+        reply_errors: HelloVerifyRequests that the kernel did not take (ENOBUFS, EPERM, ...).
+        receive_errors: errors received in the place of a datagram (of ICMP, mostly).
+        truncated: datagrams cut by the kernel, and so dropped. UDP has none of that length.
+        arrivals: datagrams given out by poll().
+    """
+
+    received: int
+    replies: int
+    reply_errors: int
+    receive_errors: int
+    truncated: int
+    arrivals: int
+
+
+class CookieListener:
+    """Answers unknown clients on a UDP socket itself, and gives out what verified ones sent.
+
+    A ClientHello without a good cookie is answered with a HelloVerifyRequest, whatever else comes
+    from an unknown address meets silence; both happen in C, and leave nothing behind but counts.
+    A ClientHello goes through the gate from every address, an admitted one too (RFC 6347 4.2.8).
+    client_data is the kernel's sockaddr, `client_data.sockaddr(address)`.
+
+    All memory is taken at once: 64 KiB for each datagram of a batch, and later some 100 bytes for
+    each admitted peer.
+
+    A reply leaves from the address that the kernel chooses: on a machine with several, bind one
+    socket to each, not one to the wildcard.
+
+    Args:
+        sock: a bound UDP socket (AF_INET or AF_INET6, dual stack too), from wherever. It need not
+            be non-blocking; nothing is set on it, and close() leaves it open.
+        gate: judges the datagrams; may be shared.
+        batch: datagrams in one system call, 1..1024.
+        max_peers: admitted peers at most. The default is a bound on memory (100 MB), far above
+            what one process serves; how many sessions are wanted is for the server to say.
+
+    Raises:
+        ValueError: sock is no bound UDP socket over IP, or a number is out of range.
+        TypeError: an argument is of another type.
+
+    Example:
+        >>> import socket
+        >>> from gnutls_cookie import CookieGate, CookieListener, KeyRing
+        >>> with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        ...     sock.bind(("127.0.0.1", 0))
+        ...     with CookieListener(sock, CookieGate(KeyRing.random())) as listener:
+        ...         listener.poll(timeout=0)
+        []
+    """
+
+    __slots__ = ("_batch", "_family", "_gate", "_native", "_polling", "_sock")
+
+    def __init__(
+        self, sock: socket.socket, gate: CookieGate, *, batch: int = 64, max_peers: int = 1 << 20
+    ) -> None:
+        self._native: Any = None
+        if not isinstance(gate, CookieGate):
+            raise TypeError(f"gate must be a CookieGate, not {type(gate).__name__}")
+        self._family = _family(sock)
+        _check_number("batch", batch, _MAX_BATCH)
+        _check_number("max_peers", max_peers, 0xFFFFFFFF)
+        self._batch = batch
+        self._sock = sock
+        self._gate = gate
+        self._polling = threading.Lock()
+        native = lib.gc_udp_new(batch, _DATAGRAM_CAPACITY, max_peers)
+        if native == ffi.NULL:
+            raise MemoryError(f"no memory for {batch} datagrams of {_DATAGRAM_CAPACITY} bytes")
+        # Freed with the last reference: a call in another thread has one of its own.
+        self._native = ffi.gc(native, lib.gc_udp_free)
+
+    @property
+    def gate(self) -> CookieGate:
+        """The CookieGate that judges."""
+        return self._gate
+
+    @property
+    def counters(self) -> ListenerCounters:
+        """What passed through the socket so far.
+
+        Raises:
+            ValueError: the listener is closed.
+        """
+        counted = ffi.new(_COUNTERS)
+        lib.gc_udp_count(self._opened(), counted)
+        return ListenerCounters(
+            received=counted.received,
+            replies=counted.replies,
+            reply_errors=counted.reply_errors,
+            receive_errors=counted.receive_errors,
+            truncated=counted.truncated,
+            arrivals=counted.arrivals,
+        )
+
+    @property
+    def peers(self) -> int:
+        """How many peers are admitted.
+
+        Raises:
+            ValueError: the listener is closed.
+        """
+        return int(lib.gc_udp_peers(self._opened()))
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() was called."""
+        return self._native is None
+
+    def poll(self, timeout: float | None = None, limit: int = 1024) -> list[Arrival]:
+        """Answer unknown clients until others have sent something.
+
+        Comes back as soon as there is an arrival; with more than one where more wait. Fits any
+        event loop: with timeout 0, whenever fileno() is readable.
+
+        A client that was verified counts as admitted until the next call of poll(), so that the
+        rest of a fragmented ClientHello is not lost: admit() it by then, or it is forgotten.
+
+        Args:
+            timeout: seconds to wait for an arrival; None: for ever; 0: not at all, and then it
+                works for at most 5 ms on what is there.
+            limit: arrivals at most; the rest stays in the socket.
+
+        Returns:
+            The arrivals in the order in which they came; none if the time is over, or if close()
+            was called meanwhile.
+
+        Raises:
+            OSError: the socket is closed, shut down or no socket. Errors of single datagrams are
+                counted and never raised.
+            ValueError: the listener is closed, timeout is negative, or limit less than 1.
+            TypeError: an argument is of another type.
+            RuntimeError: another poll() is under way.
+        """
+        deadline = _deadline(timeout)
+        _check_number("limit", limit, None)
+        if not self._polling.acquire(blocking=False):
+            raise RuntimeError("poll() is under way already; one listener has one poll() at a time")
+        try:
+            return self._poll(self._opened(), deadline, limit)
+        finally:
+            self._polling.release()
+
+    def fileno(self) -> int:
+        """The file descriptor of the socket, for an event loop; -1 once the socket is closed."""
+        return self._sock.fileno()
+
+    def admit(self, address: SocketAddress) -> None:
+        """Let the datagrams of this address through from now on. From any thread.
+
+        Args:
+            address: as in an Arrival.
+
+        Raises:
+            OverflowError: there are max_peers already.
+            ValueError: no numeric address of the socket's family, or the listener is closed.
+            TypeError: address is of another type.
+        """
+        raw = client_data.sockaddr(address, self._family)
+        code = lib.gc_udp_admit(self._opened(), raw, len(raw))
+        if code == -errno.ENOSPC:
+            raise OverflowError("max_peers are admitted; forget() one first")
+        if code == -errno.ENOMEM:
+            raise MemoryError("no memory to admit a peer")
+
+    def forget(self, address: SocketAddress) -> None:
+        """Take back admit(); no error where the address is not admitted. From any thread.
+
+        Raises:
+            ValueError: no numeric address of the socket's family, or the listener is closed.
+            TypeError: address is of another type.
+        """
+        raw = client_data.sockaddr(address, self._family)
+        lib.gc_udp_forget(self._opened(), raw, len(raw))
+
+    def close(self) -> None:
+        """Wipe and free all memory, and end a poll() of another thread within 50 ms. The socket is
+        its owner's, and stays open. A second close() does nothing."""
+        self._native = None
+
+    def __enter__(self) -> CookieListener:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        if self._native is None:
+            return "<CookieListener closed>"
+        return f"<CookieListener on {self._sock.fileno()}, {self.peers} peers, {self._gate!r}>"
+
+    def _poll(self, native: Any, deadline: float | None, limit: int) -> list[Arrival]:
+        run, keys, counters = lib.gc_udp_run, self._gate._native_keys, self._gate._counters
+        arrivals: list[Arrival] = []
+        lib.gc_udp_begin(native)
+        wait = _milliseconds_until(deadline)
+        work = _WORK_MS
+        while self._native is not None:
+            want = min(limit - len(arrivals), _MAX_BATCH)
+            # The descriptor is asked for each time: once the socket is closed, its number may be
+            # that of another file.
+            number = run(native, self._sock.fileno(), keys(), counters, want, wait, work)
+            if number < 0:
+                if arrivals:
+                    break  # the error comes again
+                raise OSError(-number, os.strerror(-number))
+            found = lib.gc_udp_arrivals(native)
+            for at in range(number):
+                arrivals.append(_arrival(found[at]))
+            if arrivals:
+                # Whole batches of arrivals: there may be more. Who floods makes no such batches,
+                # and so nobody waits for the end of a flood.
+                if number < self._batch or len(arrivals) >= limit:
+                    break
+                wait, work = 0, 0
+                continue
+            wait = _milliseconds_until(deadline)
+            if deadline is not None and time.monotonic() >= deadline:
+                break
+        return arrivals
+
+    def _opened(self) -> Any:
+        native = self._native
+        if native is None:
+            raise ValueError("the listener is closed")
+        return native
+
+
+def _arrival(found: Any) -> Arrival:
+    ip = ffi.buffer(found.ip, found.ip_size)
+    address: SocketAddress
+    if len(ip) == 4:
+        address = (socket.inet_ntop(socket.AF_INET, ip), found.port)
+    else:
+        host = socket.inet_ntop(socket.AF_INET6, ip)
+        address = (host, found.port, found.flowinfo, found.scope_id)
+    prestate = _owner(ffi.new(_PRESTATE, found.prestate)) if found.verified else None
+    return Arrival(address, bytes(ffi.buffer(found.datagram, found.size)), prestate)
+
+
+def _family(sock: socket.socket) -> int:
+    try:
+        family, kind, name = sock.family, sock.type, sock.getsockname()
+    except AttributeError:
+        raise TypeError(f"sock must be a socket, not {type(sock).__name__}") from None
+    if family not in (socket.AF_INET, socket.AF_INET6) or kind != socket.SOCK_DGRAM:
+        raise ValueError(f"sock must be a UDP socket over IPv4 or IPv6, not {sock!r}")
+    if name[1] == 0:
+        raise ValueError("sock must be bound to a port")
+    return family
+
+
+def _deadline(timeout: float | None) -> float | None:
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise TypeError(f"timeout must be a number of seconds or None, not {timeout!r}")
+    if not timeout >= 0:
+        raise ValueError(f"timeout must not be negative, nor NaN: {timeout}")
+    return time.monotonic() + timeout
+
+
+def _milliseconds_until(deadline: float | None) -> int:
+    """Up to a slice; rounded up, so that the last wait is not one of many of 0 ms."""
+    if deadline is None:
+        return _WAIT_MS
+    left = deadline - time.monotonic()
+    return 0 if left <= 0 else _WAIT_MS if left * 1000 >= _WAIT_MS else int(left * 1000) + 1
+
+
+def _check_number(name: str, value: int, most: int | None) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+    if value < 1 or (most is not None and value > most):
+        raise ValueError(f"{name} must be at least 1{f', at most {most}' if most else ''}: {value}")

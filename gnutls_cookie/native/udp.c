@@ -1,0 +1,624 @@
+/* The loop of a listener: recvmmsg, the gate, sendmmsg. All memory is taken when the listener is
+ * made; for a datagram of an unverified client nothing is allocated and nothing is kept. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* recvmmsg, sendmmsg, POLLRDHUP */
+#endif
+#include "udp.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <pthread.h>
+#include <search.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <time.h>
+
+#ifndef MSG_NOSIGNAL
+#define MSG_NOSIGNAL 0 /* macOS: datagram sockets raise no SIGPIPE anyway */
+#endif
+#ifndef POLLRDHUP
+#define POLLRDHUP 0
+#endif
+
+/* Between two buffers, besides the datagram: with a plain power of two the heads of all buffers
+ * would compete for the same few lines of the cache. */
+#define SKEW 320u
+#define CACHE_LINE 64u
+
+/* An error of the socket that comes so many times in a row is none of the network's. */
+#define MAX_FAILURES 1024u
+
+/* Entries of the error queue taken in one go. */
+#define MAX_DRAINED 64u
+
+#define NS_PER_MS INT64_C(1000000)
+
+enum { PASSED_OVER = -1 }; /* a gc_verdict.kind for what was not judged */
+
+#if GC_UDP_PORTABLE
+struct message {
+    struct msghdr msg_hdr;
+    unsigned int msg_len;
+};
+#else
+#define message mmsghdr
+#endif
+
+union address {
+    struct sockaddr any;
+    struct sockaddr_in ipv4;
+    struct sockaddr_in6 ipv6;
+};
+
+/* What identifies a peer, compared as bytes: ip, scope_id and port, as the kernel writes them, and
+ * the family. No padding and no flowinfo. */
+#define PEER_KEY_SIZE 24u
+struct peer {
+    unsigned char key[PEER_KEY_SIZE]; /* first: a key alone is searched with as well */
+    unsigned char admitted;
+    unsigned char verified; /* of late, and so to be treated as admitted for the time being */
+    unsigned char listed;
+    struct peer *next; /* in the list of those verified of late */
+};
+
+struct slot {
+    struct gc_verdict verdict;
+    union address address;
+    struct iovec datagram;
+    struct iovec reply;
+};
+
+struct gc_udp {
+    unsigned int batch;
+    size_t memory_size;
+    unsigned char *memory; /* the datagrams' */
+    struct slot *slots;
+    struct message *incoming;
+    struct message *outgoing;
+    struct gc_arrival *arrivals;
+    struct gc_udp_counters counters;
+
+    /* The set of peers is a tree of <search.h>: balanced in glibc, musl and the BSDs, and there is
+     * no hash to be flooded. */
+    pthread_mutex_t lock;
+    void *peers;
+    size_t admitted;
+    size_t max_peers;
+    struct peer *verified;
+};
+
+static unsigned int judge(struct gc_udp *udp, const struct gc_keys *keys, struct gc_counters *seen,
+                          unsigned int received, unsigned int *replies);
+static unsigned int collect(struct gc_udp *udp, struct gc_counters *seen, unsigned int received);
+static int is_whole(struct gc_udp *udp, const struct message *message, union address *address);
+static void arrive(struct gc_udp *udp, unsigned int at, unsigned int number);
+static int reply(struct gc_udp *udp, int fd, unsigned int replies);
+static int wait_for_datagram(struct gc_udp *udp, int fd, int milliseconds);
+static void drain_errors(struct gc_udp *udp, int fd);
+static int is_fatal(int error);
+static void add_all(struct gc_counters *counters, const struct gc_counters *seen);
+static int receive_messages(int fd, struct message *messages, unsigned int count);
+static int send_messages(int fd, struct message *messages, unsigned int count);
+static int64_t monotonic_ns(void);
+
+static int make_key(unsigned char key[PEER_KEY_SIZE], const union address *address);
+static int copy_address(union address *out, const void *address, size_t size);
+static int compare_keys(const void *one, const void *other);
+static struct peer *find_peer(struct gc_udp *udp, const unsigned char key[PEER_KEY_SIZE]);
+static struct peer *add_peer(struct gc_udp *udp, const unsigned char key[PEER_KEY_SIZE]);
+static void remove_peer(struct gc_udp *udp, struct peer *peer);
+static int is_admitted(struct gc_udp *udp, const union address *address);
+static void note_verified(struct gc_udp *udp, const union address *address);
+
+/* --- life ------------------------------------------------------------------------------------ */
+
+struct gc_udp *gc_udp_new(unsigned int batch, size_t capacity, size_t max_peers) {
+    if (batch == 0 || capacity == 0 || capacity > SIZE_MAX / 2) {
+        return NULL;
+    }
+    const size_t stride = (capacity + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE + SKEW;
+    struct gc_udp *udp = calloc(1, sizeof *udp);
+    if (udp == NULL || stride > SIZE_MAX / batch) {
+        free(udp);
+        return NULL;
+    }
+    pthread_mutex_init(&udp->lock, NULL);
+    udp->batch = batch;
+    udp->max_peers = max_peers;
+    udp->memory_size = stride * batch;
+    udp->memory = malloc(udp->memory_size);
+    udp->slots = calloc(batch, sizeof *udp->slots);
+    udp->incoming = calloc(batch, sizeof *udp->incoming);
+    udp->outgoing = calloc(batch, sizeof *udp->outgoing);
+    udp->arrivals = calloc(batch, sizeof *udp->arrivals);
+    if (udp->memory == NULL || udp->slots == NULL || udp->incoming == NULL ||
+        udp->outgoing == NULL || udp->arrivals == NULL) {
+        gc_udp_free(udp);
+        return NULL;
+    }
+    /* gnutls_memset, since a compiler may turn malloc and memset into calloc, which touches
+     * nothing. */
+    gnutls_memset(udp->memory, 0, udp->memory_size);
+    for (unsigned int at = 0; at < batch; at++) {
+        struct slot *slot = &udp->slots[at];
+        slot->datagram.iov_base = udp->memory + stride * at;
+        slot->datagram.iov_len = capacity;
+        slot->reply.iov_base = slot->verdict.reply;
+        slot->reply.iov_len = GC_REPLY_SIZE;
+        struct msghdr *in = &udp->incoming[at].msg_hdr;
+        in->msg_name = &slot->address;
+        in->msg_namelen = sizeof slot->address;
+        in->msg_iov = &slot->datagram;
+        in->msg_iovlen = 1;
+        udp->outgoing[at].msg_hdr.msg_iovlen = 1;
+    }
+    return udp;
+}
+
+void gc_udp_free(struct gc_udp *udp) {
+    if (udp == NULL) {
+        return;
+    }
+    while (udp->peers != NULL) {
+        remove_peer(udp, *(struct peer **)udp->peers); /* POSIX: a node starts with its datum */
+    }
+    if (udp->memory != NULL) {
+        gnutls_memset(udp->memory, 0, udp->memory_size);
+    }
+    if (udp->slots != NULL) {
+        gnutls_memset(udp->slots, 0, udp->batch * sizeof *udp->slots);
+    }
+    free(udp->memory);
+    free(udp->slots);
+    free(udp->incoming);
+    free(udp->outgoing);
+    free(udp->arrivals);
+    pthread_mutex_destroy(&udp->lock);
+    free(udp);
+}
+
+/* --- the loop -------------------------------------------------------------------------------- */
+
+int gc_udp_run(struct gc_udp *udp, int fd, const struct gc_keys *keys, struct gc_counters *counters,
+               unsigned int want, unsigned int wait_ms, unsigned int work_ms) {
+    struct gc_counters seen = {{0}, 0, 0, {0, 0}};
+    const int64_t start = monotonic_ns();
+    unsigned int failures = 0;
+    unsigned int arrived = 0;
+    int any = 0;
+    int error = 0;
+    want = want > udp->batch ? udp->batch : want;
+
+    while (want > 0 && error == 0) {
+        const int received = receive_messages(fd, udp->incoming, want);
+        int empty = received < (int)want;
+        if (received > 0) {
+            unsigned int replies;
+            any = 1;
+            failures = 0;
+            gc_add(&udp->counters.received, (uint64_t)received);
+            arrived = judge(udp, keys, &seen, (unsigned int)received, &replies);
+            error = reply(udp, fd, replies);
+            if (arrived > 0) {
+                break;
+            }
+        } else if (errno == EINTR) {
+            break;
+        } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
+            failures = 0;
+        } else {
+            /* An ICMP error, which says nothing about the datagrams that wait. */
+            empty = 0;
+            gc_add(&udp->counters.receive_errors, 1);
+            if (is_fatal(errno) || ++failures == MAX_FAILURES) {
+                error = errno;
+            }
+        }
+
+        const int64_t worked = (monotonic_ns() - start) / NS_PER_MS;
+        if (!empty) {
+            if (worked >= (int64_t)work_ms) {
+                break;
+            }
+            continue;
+        }
+        const int64_t left = worked < (int64_t)wait_ms ? (int64_t)wait_ms - worked : 0;
+        if (error != 0 || (left == 0 && any)) {
+            break;
+        }
+        const int ready = wait_for_datagram(udp, fd, (int)left);
+        if (ready == 0) {
+            break;
+        }
+        error = ready < 0 ? -ready : 0;
+        any = any || left == 0; /* once is enough, whatever the socket says */
+    }
+
+    add_all(counters, &seen);
+    gc_add(&udp->counters.arrivals, arrived);
+    /* Arrivals are not lost to an error: it comes again, if it is one that stays. */
+    return arrived > 0 ? (int)arrived : -error;
+}
+
+const struct gc_arrival *gc_udp_arrivals(const struct gc_udp *udp) {
+    return udp->arrivals;
+}
+
+void gc_udp_count(struct gc_udp *udp, struct gc_udp_counters *out) {
+    out->received = __atomic_load_n(&udp->counters.received, __ATOMIC_RELAXED);
+    out->replies = __atomic_load_n(&udp->counters.replies, __ATOMIC_RELAXED);
+    out->reply_errors = __atomic_load_n(&udp->counters.reply_errors, __ATOMIC_RELAXED);
+    out->receive_errors = __atomic_load_n(&udp->counters.receive_errors, __ATOMIC_RELAXED);
+    out->truncated = __atomic_load_n(&udp->counters.truncated, __ATOMIC_RELAXED);
+    out->arrivals = __atomic_load_n(&udp->counters.arrivals, __ATOMIC_RELAXED);
+}
+
+/* Every datagram goes through the gate, from whatever address: an admitted peer that lost its state
+ * begins anew with a ClientHello (RFC 6347 4.2.8). Returns the number of arrivals. */
+static unsigned int judge(struct gc_udp *udp, const struct gc_keys *keys, struct gc_counters *seen,
+                          unsigned int received, unsigned int *replies) {
+    unsigned int challenges = 0;
+    for (unsigned int at = 0; at < received; at++) {
+        struct message *message = &udp->incoming[at];
+        struct slot *slot = &udp->slots[at];
+        struct gc_verdict *verdict = &slot->verdict;
+        if (!is_whole(udp, message, &slot->address)) {
+            verdict->kind = PASSED_OVER;
+        } else {
+            gc_gate(keys, &slot->address, message->msg_hdr.msg_namelen, slot->datagram.iov_base,
+                    message->msg_len, verdict);
+        }
+        if (verdict->kind == GC_CHALLENGE) {
+            struct msghdr *out = &udp->outgoing[challenges].msg_hdr;
+            out->msg_name = &slot->address;
+            out->msg_namelen = message->msg_hdr.msg_namelen;
+            out->msg_iov = &slot->reply;
+            challenges++;
+            seen->presented += (uint64_t)verdict->presented;
+        }
+    }
+    seen->challenged += challenges;
+    *replies = challenges;
+    const unsigned int arrived = challenges < received ? collect(udp, seen, received) : 0;
+    for (unsigned int at = 0; at < received; at++) {
+        udp->incoming[at].msg_hdr.msg_namelen = sizeof udp->slots[at].address;
+    }
+    return arrived;
+}
+
+/* The second look at a batch, for what was no challenge: in the order of arrival, since a fragment
+ * counts only behind the one that was verified. */
+static unsigned int collect(struct gc_udp *udp, struct gc_counters *seen, unsigned int received) {
+    unsigned int arrived = 0;
+    pthread_mutex_lock(&udp->lock);
+    for (unsigned int at = 0; at < received; at++) {
+        const struct slot *slot = &udp->slots[at];
+        if (slot->verdict.kind == GC_VERIFIED) {
+            seen->verified[slot->verdict.key_age == 0 ? 0 : 1]++;
+            note_verified(udp, &slot->address);
+            arrive(udp, at, arrived++);
+        } else if (slot->verdict.kind == GC_DISCARD) {
+            if (is_admitted(udp, &slot->address)) {
+                arrive(udp, at, arrived++);
+            } else {
+                seen->discarded[slot->verdict.reason]++;
+            }
+        }
+    }
+    pthread_mutex_unlock(&udp->lock);
+    return arrived;
+}
+
+/* Whether the kernel gave all of the datagram, and an address. */
+static int is_whole(struct gc_udp *udp, const struct message *message, union address *address) {
+    const struct msghdr *header = &message->msg_hdr;
+    if ((header->msg_flags & MSG_TRUNC) != 0) {
+        gc_add(&udp->counters.truncated, 1);
+        return 0;
+    }
+    if (header->msg_namelen == sizeof address->ipv4 && address->any.sa_family == AF_INET) {
+        /* Linux does so itself. It is part of client_data, and other systems promise nothing. */
+        memset(address->ipv4.sin_zero, 0, sizeof address->ipv4.sin_zero);
+        return 1;
+    }
+    if (header->msg_namelen == sizeof address->ipv6 && address->any.sa_family == AF_INET6) {
+        return 1;
+    }
+    gc_add(&udp->counters.receive_errors, 1);
+    return 0;
+}
+
+static void arrive(struct gc_udp *udp, unsigned int at, unsigned int number) {
+    const struct slot *slot = &udp->slots[at];
+    struct gc_arrival *arrival = &udp->arrivals[number];
+    arrival->datagram = slot->datagram.iov_base;
+    arrival->size = udp->incoming[at].msg_len;
+    arrival->verified = slot->verdict.kind == GC_VERIFIED;
+    arrival->prestate = slot->verdict.prestate;
+    if (slot->address.any.sa_family == AF_INET) {
+        arrival->ip = (const unsigned char *)&slot->address.ipv4.sin_addr;
+        arrival->ip_size = sizeof slot->address.ipv4.sin_addr;
+        arrival->port = ntohs(slot->address.ipv4.sin_port);
+        arrival->flowinfo = 0;
+        arrival->scope_id = 0;
+    } else {
+        arrival->ip = (const unsigned char *)&slot->address.ipv6.sin6_addr;
+        arrival->ip_size = sizeof slot->address.ipv6.sin6_addr;
+        arrival->port = ntohs(slot->address.ipv6.sin6_port);
+        arrival->flowinfo = ntohl(slot->address.ipv6.sin6_flowinfo);
+        arrival->scope_id = slot->address.ipv6.sin6_scope_id;
+    }
+}
+
+/* Sends what judge() laid out. A reply that cannot be sent is lost, as UDP loses datagrams; those
+ * behind it are not. Returns 0, or the errno of a socket that is no more. */
+static int reply(struct gc_udp *udp, int fd, unsigned int replies) {
+    unsigned int done = 0;
+    unsigned int lost = 0;
+    int error = 0;
+    while (done < replies && error == 0) {
+        const int sent = send_messages(fd, udp->outgoing + done, replies - done);
+        if (sent > 0) {
+            done += (unsigned int)sent;
+        } else if (sent == 0 || errno != EINTR) {
+            lost++;
+            done++;
+            error = sent < 0 && (errno == EBADF || errno == ENOTSOCK) ? errno : 0;
+        }
+    }
+    gc_add(&udp->counters.replies, done - lost);
+    if (lost > 0) {
+        gc_add(&udp->counters.reply_errors, lost);
+    }
+    return error;
+}
+
+/* Returns 1 if it is worth trying to receive, 0 if nothing came in that time, or a signal, and
+ * -errno if nothing will ever come. */
+static int wait_for_datagram(struct gc_udp *udp, int fd, int milliseconds) {
+    struct pollfd polled = {fd, POLLIN | POLLRDHUP, 0};
+    const int ready = poll(&polled, 1, milliseconds);
+    if (ready == 0 || (ready < 0 && (errno == EINTR || errno == EAGAIN))) {
+        return 0;
+    }
+    if (ready < 0) {
+        return -errno;
+    }
+    if ((polled.revents & POLLNVAL) != 0) {
+        return -EBADF;
+    }
+    /* Shut down for reading: always readable, never a datagram. */
+    if ((polled.revents & (POLLHUP | POLLRDHUP)) != 0) {
+        return -ESHUTDOWN;
+    }
+    if ((polled.revents & POLLERR) != 0) {
+        drain_errors(udp, fd);
+    }
+    return 1;
+}
+
+/* With IP_RECVERR a socket stays readable, for every event loop, until its error queue is empty. */
+static void drain_errors(struct gc_udp *udp, int fd) {
+#ifdef MSG_ERRQUEUE
+    for (unsigned int taken = 0; taken < MAX_DRAINED; taken++) {
+        struct msghdr nothing;
+        memset(&nothing, 0, sizeof nothing);
+        if (recvmsg(fd, &nothing, MSG_ERRQUEUE | MSG_DONTWAIT) < 0) {
+            return;
+        }
+        gc_add(&udp->counters.receive_errors, 1);
+    }
+#else
+    (void)udp;
+    (void)fd;
+#endif
+}
+
+/* Errors of the descriptor, or of this program: they do not pass. */
+static int is_fatal(int error) {
+    return error == EBADF || error == ENOTSOCK || error == EINVAL || error == EFAULT ||
+           error == ENOSYS;
+}
+
+static void add_all(struct gc_counters *counters, const struct gc_counters *seen) {
+    for (unsigned int reason = 0; reason <= GC_INTERNAL; reason++) {
+        if (seen->discarded[reason] > 0) {
+            gc_add(&counters->discarded[reason], seen->discarded[reason]);
+        }
+    }
+    gc_add(&counters->challenged, seen->challenged);
+    gc_add(&counters->presented, seen->presented);
+    gc_add(&counters->verified[0], seen->verified[0]);
+    gc_add(&counters->verified[1], seen->verified[1]);
+}
+
+/* recvmmsg and sendmmsg: the number of messages that went well, from the first on; -1 with errno if
+ * that is none. */
+static int receive_messages(int fd, struct message *messages, unsigned int count) {
+#if GC_UDP_PORTABLE
+    for (unsigned int at = 0; at < count; at++) {
+        const ssize_t size = recvmsg(fd, &messages[at].msg_hdr, MSG_DONTWAIT);
+        if (size < 0) {
+            return at > 0 ? (int)at : -1;
+        }
+        messages[at].msg_len = (unsigned int)size;
+    }
+    return (int)count;
+#else
+    return recvmmsg(fd, messages, count, MSG_DONTWAIT, NULL);
+#endif
+}
+
+static int send_messages(int fd, struct message *messages, unsigned int count) {
+#if GC_UDP_PORTABLE
+    for (unsigned int at = 0; at < count; at++) {
+        if (sendmsg(fd, &messages[at].msg_hdr, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
+            return at > 0 ? (int)at : -1;
+        }
+    }
+    return (int)count;
+#else
+    return sendmmsg(fd, messages, count, MSG_DONTWAIT | MSG_NOSIGNAL);
+#endif
+}
+
+static int64_t monotonic_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 * NS_PER_MS + (int64_t)now.tv_nsec;
+}
+
+/* --- the set of peers ------------------------------------------------------------------------ */
+
+void gc_udp_begin(struct gc_udp *udp) {
+    pthread_mutex_lock(&udp->lock);
+    while (udp->verified != NULL) {
+        struct peer *peer = udp->verified;
+        udp->verified = peer->next;
+        peer->verified = 0;
+        peer->listed = 0;
+        if (!peer->admitted) {
+            remove_peer(udp, peer);
+        }
+    }
+    pthread_mutex_unlock(&udp->lock);
+}
+
+int gc_udp_admit(struct gc_udp *udp, const void *address, size_t size) {
+    union address copy;
+    unsigned char key[PEER_KEY_SIZE];
+    if (!copy_address(&copy, address, size) || !make_key(key, &copy)) {
+        return -EAFNOSUPPORT;
+    }
+    int result = 0;
+    pthread_mutex_lock(&udp->lock);
+    struct peer *peer = find_peer(udp, key);
+    if (peer == NULL || !peer->admitted) {
+        if (udp->admitted >= udp->max_peers) {
+            result = -ENOSPC;
+        } else if (peer == NULL && (peer = add_peer(udp, key)) == NULL) {
+            result = -ENOMEM;
+        } else {
+            peer->admitted = 1;
+            udp->admitted++;
+        }
+    }
+    pthread_mutex_unlock(&udp->lock);
+    return result;
+}
+
+int gc_udp_forget(struct gc_udp *udp, const void *address, size_t size) {
+    union address copy;
+    unsigned char key[PEER_KEY_SIZE];
+    if (!copy_address(&copy, address, size) || !make_key(key, &copy)) {
+        return -EAFNOSUPPORT;
+    }
+    pthread_mutex_lock(&udp->lock);
+    struct peer *peer = find_peer(udp, key);
+    if (peer != NULL) {
+        if (peer->admitted) {
+            peer->admitted = 0;
+            udp->admitted--;
+        }
+        peer->verified = 0;
+        if (!peer->listed) { /* else gc_udp_begin removes it */
+            remove_peer(udp, peer);
+        }
+    }
+    pthread_mutex_unlock(&udp->lock);
+    return 0;
+}
+
+size_t gc_udp_peers(struct gc_udp *udp) {
+    pthread_mutex_lock(&udp->lock);
+    const size_t admitted = udp->admitted;
+    pthread_mutex_unlock(&udp->lock);
+    return admitted;
+}
+
+static int is_admitted(struct gc_udp *udp, const union address *address) {
+    unsigned char key[PEER_KEY_SIZE];
+    if (udp->peers == NULL || !make_key(key, address)) {
+        return 0;
+    }
+    const struct peer *peer = find_peer(udp, key);
+    return peer != NULL && (peer->admitted || peer->verified);
+}
+
+/* Without memory for it the address is not noted: the client sends the rest of its hello again. */
+static void note_verified(struct gc_udp *udp, const union address *address) {
+    unsigned char key[PEER_KEY_SIZE];
+    if (!make_key(key, address)) {
+        return;
+    }
+    struct peer *peer = find_peer(udp, key);
+    if (peer == NULL) {
+        peer = add_peer(udp, key);
+    }
+    if (peer == NULL) {
+        return;
+    }
+    peer->verified = 1;
+    if (!peer->listed) {
+        peer->listed = 1;
+        peer->next = udp->verified;
+        udp->verified = peer;
+    }
+}
+
+static struct peer *find_peer(struct gc_udp *udp, const unsigned char key[PEER_KEY_SIZE]) {
+    void *node = tfind(key, &udp->peers, compare_keys);
+    return node == NULL ? NULL : *(struct peer **)node;
+}
+
+static struct peer *add_peer(struct gc_udp *udp, const unsigned char key[PEER_KEY_SIZE]) {
+    struct peer *peer = calloc(1, sizeof *peer);
+    if (peer == NULL) {
+        return NULL;
+    }
+    memcpy(peer->key, key, PEER_KEY_SIZE);
+    if (tsearch(peer, &udp->peers, compare_keys) == NULL) {
+        free(peer);
+        return NULL;
+    }
+    return peer;
+}
+
+static void remove_peer(struct gc_udp *udp, struct peer *peer) {
+    tdelete(peer, &udp->peers, compare_keys);
+    free(peer);
+}
+
+static int compare_keys(const void *one, const void *other) {
+    return memcmp(one, other, PEER_KEY_SIZE);
+}
+
+static int copy_address(union address *out, const void *address, size_t size) {
+    memset(out, 0, sizeof *out);
+    if (size != sizeof out->ipv4 && size != sizeof out->ipv6) {
+        return 0;
+    }
+    memcpy(out, address, size);
+    return size == (out->any.sa_family == AF_INET ? sizeof out->ipv4 : sizeof out->ipv6);
+}
+
+static int make_key(unsigned char key[PEER_KEY_SIZE], const union address *address) {
+    memset(key, 0, PEER_KEY_SIZE);
+    if (address->any.sa_family == AF_INET) {
+        memcpy(key, &address->ipv4.sin_addr, 4);
+        memcpy(key + 20, &address->ipv4.sin_port, 2);
+        key[22] = 4;
+        return 1;
+    }
+    if (address->any.sa_family == AF_INET6) {
+        memcpy(key, &address->ipv6.sin6_addr, 16);
+        memcpy(key + 16, &address->ipv6.sin6_scope_id, 4);
+        memcpy(key + 20, &address->ipv6.sin6_port, 2);
+        key[22] = 6;
+        return 1;
+    }
+    return 0;
+}
