@@ -1,0 +1,33 @@
+"""The benchmarks run: structure alone, no time is judged."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import ROOT, compiler
+
+
+@pytest.mark.slow
+def test_quick_run_measures_everything(tmp_path: Path) -> None:
+    """Each part gives its figures, and the picture is drawn."""
+    compiler()
+    out, picture = tmp_path / "out.json", tmp_path / "out.svg"
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--rounds", "1"]
+    done = subprocess.run(
+        [*command, "--json", out, "--svg", picture],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = json.loads(out.read_text(encoding="utf-8"))
+    assert {"C send", "CookieGate.receive, no cookie"} <= set(results["a"])
+    assert len(results["b"]["cpu"]) == len(results["b"]["rate"]) == 8
+    assert all(value > 0 for values in results["b"]["rate"].values() for value in values)
+    assert "listener: bytes an admitted peer" in results["c"]
+    assert picture.read_text(encoding="utf-8").startswith("<svg ")
