@@ -29,6 +29,7 @@ Role = Literal["client", "server"]
 Credentials = CertificateCredentials | PSKCredentials
 
 MTU_MIN, MTU_MAX = 128, 65507  # bytes of a UDP payload; below, no handshake fragment would fit
+_RECORD_HEADER = 13  # bytes; the last two are the record's length (RFC 6347 4.1)
 _INBOX_LIMIT = (
     256  # datagrams that wait for handshake() or receive(); the rest is dropped as UDP does
 )
@@ -141,15 +142,16 @@ class Session:
     def receive_datagram(self, data: Buffer) -> None:
         """Give the session a datagram that came from the peer; handshake() or receive() read it.
 
-        An empty datagram says nothing and is dropped (to libgnutls it would be the end of the
-        stream), and so is one beyond 256 that wait: see `dropped`.
+        A datagram that begins with no whole record is dropped, and so is one beyond 256 that wait:
+        see `dropped`. A record that is cut off at the end of a datagram is left out.
 
         Raises:
             TypeError: data is not bytes-like.
         """
         datagram = data if type(data) is bytes else _bytes("data", data)
-        if datagram and len(self._wire.inbox) < _INBOX_LIMIT:
-            self._wire.inbox.append(datagram)
+        whole = _whole_records(datagram, len(datagram))
+        if whole and len(self._wire.inbox) < _INBOX_LIMIT:
+            self._wire.inbox.append(datagram if whole == len(datagram) else datagram[:whole])
         else:
             self._wire.dropped += 1
 
@@ -190,14 +192,14 @@ class Session:
             # libgnutls looks at its total time only when a retransmission is due.
             self._fail(lib.GNUTLS_E_TIMEDOUT)
         for _ in range(_STEPS):
-            waiting = len(self._wire.inbox)
+            self._wire.starved = False
             code = self._call(lib.gnutls_handshake)
             if code == 0:
                 self._established = True
                 return True
             if code in (lib.GNUTLS_E_AGAIN, lib.GNUTLS_E_INTERRUPTED):
-                if len(self._wire.inbox) in (0, waiting):
-                    return False
+                if self._wire.starved:
+                    return False  # else a record was dropped, and the next one is to be read
             elif lib.gnutls_error_is_fatal(code):
                 self._fail(code)
         return False
@@ -264,7 +266,7 @@ class Session:
             return None
         self._check_usable(established=True, closed_too=True)
         for _ in range(_STEPS):
-            waiting = len(self._wire.inbox)
+            self._wire.starved = False
             code = self._call(lib.gnutls_record_recv_packet, self._packet)
             if code > 0:
                 return self._take_packet()
@@ -275,7 +277,7 @@ class Session:
                 self.close()  # RFC 5246 7.2.1: a close_notify is answered with one
                 return None
             if code in (lib.GNUTLS_E_AGAIN, lib.GNUTLS_E_INTERRUPTED):
-                if len(self._wire.inbox) in (0, waiting):
+                if self._wire.starved:
                     return None
             elif code == lib.GNUTLS_E_REHANDSHAKE:
                 if not self._closed:
@@ -490,7 +492,7 @@ class Session:
         if code == lib.GNUTLS_E_FATAL_ALERT_RECEIVED:
             name = lib.gnutls_alert_get_name(lib.gnutls_alert_get(self._pointer))
             detail = "" if name == ffi.NULL else _text(name)
-        else:
+        elif code != lib.GNUTLS_E_TIMEDOUT:  # silence is not answered
             if code == lib.GNUTLS_E_CERTIFICATE_VERIFICATION_ERROR:
                 detail = self._verification_text()
             self._call(lib.gnutls_alert_send_appropriate, code)
@@ -531,7 +533,7 @@ class _Deinit:
 class _Wire(Transport):
     """Both directions of a session, and its PSK lookup: what C's callbacks work on."""
 
-    __slots__ = ("dropped", "inbox", "lookup", "outbox", "sent")
+    __slots__ = ("dropped", "inbox", "lookup", "outbox", "sent", "starved")
 
     def __init__(self, lookup: PSKLookup | None) -> None:
         super().__init__()
@@ -540,6 +542,7 @@ class _Wire(Transport):
         self.lookup = lookup
         self.dropped = 0
         self.sent = False
+        self.starved = False  # whether libgnutls has asked for more than there was
 
     def push(self, data: bytes) -> int:
         self.sent = True
@@ -547,7 +550,16 @@ class _Wire(Transport):
         return len(data)
 
     def pull(self, size: int) -> bytes | None:
-        return self.inbox.popleft() if self.inbox else None
+        while self.inbox:
+            datagram = self.inbox.popleft()
+            if len(datagram) <= size:
+                return datagram
+            whole = _whole_records(datagram, size)
+            if whole:
+                return datagram[:whole]
+            self.dropped += 1  # no record of DTLS is that long (RFC 6347 4.1)
+        self.starved = True
+        return None
 
     def waiting(self) -> bool:
         return bool(self.inbox)
@@ -555,6 +567,22 @@ class _Wire(Transport):
     def psk(self, identity: bytes) -> bytes | None:
         key = self.lookup(_identity(identity)) if self.lookup is not None else None
         return None if key is None else psk_key("the key that lookup gave", key)
+
+
+def _whole_records(datagram: bytes, limit: int) -> int:
+    """Bytes at the start of a datagram that are whole records and end within `limit`.
+
+    A record lies within one datagram (RFC 6347 4.1.1). libgnutls (lib/buffers.c) keeps a cut one
+    and takes the datagrams that follow for its rest: a stranger's 13 bytes would cost the peer's
+    next 16384. And zero bytes would be the end of the stream to it.
+    """
+    whole = 0
+    while (end := whole + _RECORD_HEADER) <= limit:
+        end += datagram[end - 2] << 8 | datagram[end - 1]
+        if end > limit:
+            break
+        whole = end
+    return whole
 
 
 def _listed(credentials: Credentials | Sequence[Credentials]) -> list[Credentials]:
