@@ -201,7 +201,7 @@ def test_our_client_is_served_by_our_server_on_sockets(kind: str) -> None:
     """Both ways, and goodbye both ways."""
     with udp_socket() as here, udp_socket() as there:
         there.connect(here.getsockname())
-        session = client_of(kind)
+        session = client_of(kind, retransmit_timeout=1.0)  # one hello, one challenge
         server = CookieServer(here, certificate() if kind == "X.509" else psk())
         client = SocketClient(there, session)
         drive([server, client], lambda: session.established)
