@@ -562,6 +562,8 @@ class _Wire(Transport):
         return None
 
     def waiting(self) -> bool:
+        if not self.inbox:
+            self.starved = True
         return bool(self.inbox)
 
     def psk(self, identity: bytes) -> bytes | None:

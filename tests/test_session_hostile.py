@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from peers_support import (
@@ -335,6 +336,35 @@ def test_datagram_full_of_warnings_is_bounded_work(role: str) -> None:
         calls += 1
     assert calls <= 20
     victim.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_call_that_finds_nothing_to_read_comes_back_at_once(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libgnutls is asked once more than there are datagrams, not over and over."""
+    calls = 0
+    real_call = Session._call
+
+    def counted(session: Session, *arguments: Any) -> int:
+        nonlocal calls
+        calls += 1
+        return real_call(session, *arguments)
+
+    monkeypatch.setattr(Session, "_call", counted)
+    client, server = pair(kind, retransmit_timeout=10.0)
+    for session in (client, server):
+        session.handshake()
+    before = calls
+    for session in (client, server):
+        assert session.handshake() is False
+    assert calls - before == 2
+    seen = shake(client, server)
+    assert calls <= 2 * len(seen) + 8
+    before = calls
+    for session in (client, server):
+        assert session.receive() is None
+    assert calls - before == 2
 
 
 def test_established_session_ignores_a_datagram_full_of_warnings() -> None:
