@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,23 +89,35 @@ def cookie_for(chance: random.Random, current: bytes, previous: bytes | None, wh
 
 
 def made(chance: random.Random) -> bytes:
-    """A well-formed hello with all that may differ."""
-    return wire.client_hello(
+    """A well-formed hello, or the first fragment of one, with all that may differ."""
+    more = chance.randrange(300)
+    if chance.random() < 0.01:
+        more = chance.randrange(16250, 16290)  # with a cookie about as long as a record may be
+    fragments = wire.client_hello_fragments(
+        chance.choice([1, 2]) if 100 < more < 300 else 1,
         session_id=chance.randbytes(chance.choice([0, 0, 1, 31, 32])),
-        record_seq=chance.choice([0, 1, 255, 256, 2**32 - 1, 2**32, 2**48 - 1]),
+        random=chance.randbytes(32),
+        client_version=chance.choice([wire.DTLS_1_0, wire.DTLS_1_2, 0x0100, 0x0303]),
+        record_version=chance.choice([wire.DTLS_1_0, wire.DTLS_1_2, 0x0100]),
+        extensions=((16, bytes(more)),),
+        record_seq=chance.choice([0, 1, 255, 256, 2**32 - 1, 2**32, 2**48 - 2]),
         message_seq=chance.choice([0, 1, 2, 255, 256, 65535]),
     )
+    if chance.random() < 0.1:
+        return b"".join(fragments)
+    return fragments[0]
 
 
 def broken(chance: random.Random, datagram: bytes) -> bytes:
-    """One or two faults: flipped bits, lengths off by one, cuts, more bytes, more records."""
+    """One or two faults: flipped bits, lengths off by one, cuts, more bytes, records, fragments."""
     broken = bytearray(datagram)
     for _ in range(chance.choice([1, 1, 2])):
-        fault = chance.randrange(7)
+        fault = chance.randrange(8)
         if fault == 0 and broken:
             broken[chance.randrange(len(broken))] ^= 1 << chance.randrange(8)
         elif fault == 1 and broken:
-            place = chance.choice(FIELDS) % len(broken)
+            fields = FIELDS if len(broken) < 60 else [*FIELDS, 60 + broken[59]]  # the cookie's
+            place = chance.choice(fields) % len(broken)
             broken[place] = (broken[place] + chance.choice([-1, 1])) % 256
         elif fault == 2:
             del broken[chance.randrange(len(broken) + 1) :]
@@ -115,6 +128,13 @@ def broken(chance: random.Random, datagram: bytes) -> bytes:
         elif fault == 5 and broken:
             place = chance.randrange(len(broken))
             broken[place:place] = chance.randbytes(chance.randrange(1, 4))
+        elif fault == 6 and len(broken) >= 25:
+            # Cut, and the lengths set right: the first fragment of the hello, or all of it.
+            del broken[chance.randrange(25, min(len(broken), 100) + 1) :]
+            broken[11:13] = struct.pack("!H", len(broken) - 13)
+            broken[22:25] = struct.pack("!I", len(broken) - 25)[1:]
+            if chance.random() < 0.3:
+                broken[14:17] = broken[22:25]
         elif broken:
             broken[chance.choice(FIELDS) % len(broken)] = chance.randrange(256)
     return bytes(broken)

@@ -1,6 +1,6 @@
 """Makes tests/hellos.json: the first ClientHello datagrams of real clients, recorded on loopback.
 
-python tests/record_hellos.py; needs gnutls-cli and openssl.
+python tests/record_hellos.py; needs gnutls-cli, openssl and python-mbedtls.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 from gnutls_cookie import PSKCredentials, Session
@@ -30,6 +31,7 @@ PROGRAMS = {
         "gnutls-cli --udp --pskusername a --pskkey 00ff --priority NORMAL:+ECDHE-PSK "
         "--port PORT 127.0.0.1"
     ),
+    "Mbed TLS": "PYTHON HERE/mbedtls_client.py PORT HERE/certs/localhost.pem",
 }
 
 
@@ -37,7 +39,14 @@ def record(command: str) -> list[bytes]:
     """The datagrams that a program sends to a silent server within half a second."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
-        words = command.replace("PORT", str(sock.getsockname()[1])).split()
+        values = {
+            "PORT": str(sock.getsockname()[1]),
+            "PYTHON": sys.executable,
+            "HERE": str(HERE),
+        }
+        words = command.split()
+        for name, value in values.items():
+            words = [word.replace(name, value) for word in words]
         child = subprocess.Popen(
             words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )

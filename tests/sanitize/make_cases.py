@@ -1,4 +1,4 @@
-"""Writes cases with the answers of the Python reference, for driver.c: COUNT SEED FILE."""
+"""Writes cases with the answers of the Python reference to stdout, for driver.c: COUNT SEED."""
 
 from __future__ import annotations
 
@@ -39,11 +39,10 @@ def fitting(key: bytes) -> bytes:
 
 
 def main() -> None:
-    """Write the file."""
-    count, seed, path = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
-    with path.open("wb") as file:
-        for case in cases(seed, count):
-            file.write(encoded(case))
+    """Write them."""
+    count, seed = int(sys.argv[1]), int(sys.argv[2])
+    for case in cases(seed, count):
+        sys.stdout.buffer.write(encoded(case))
 
 
 if __name__ == "__main__":

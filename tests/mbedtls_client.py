@@ -1,0 +1,70 @@
+"""A DTLS client of Mbed TLS (python-mbedtls): mbedtls_client.py PORT TRUST.
+
+Sends each line of stdin to 127.0.0.1:PORT once the handshake is done, and writes what comes back to
+stdout. It does what s_client and gnutls-cli do: Mbed TLS's own timer decides what is sent again.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+import sys
+
+from mbedtls import tls
+
+
+def main() -> None:
+    """Run until stdin ends."""
+    port, trust = int(sys.argv[1]), sys.argv[2]
+    configuration = tls.DTLSConfiguration(trust_store=tls.TrustStore.from_pem_file(trust))
+    buffer = tls.ClientContext(configuration).wrap_buffers("localhost")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.connect(("127.0.0.1", port))
+        shake(buffer, sock)
+        talk(buffer, sock)
+
+
+def shake(buffer: tls.TLSWrappedBuffer, sock: socket.socket) -> None:
+    """The handshake. Mbed TLS looks at its timer whenever it is called, so it is called often."""
+    sock.settimeout(0.02)
+    while buffer._handshake_state is not tls.HandshakeStep.HANDSHAKE_OVER:
+        try:
+            buffer.do_handshake()
+        except tls.WantWriteError:
+            flush(buffer, sock)
+        except tls.WantReadError:
+            flush(buffer, sock)
+            try:
+                buffer.receive_from_network(sock.recv(65535))
+            except TimeoutError:
+                continue
+    flush(buffer, sock)
+
+
+def talk(buffer: tls.TLSWrappedBuffer, sock: socket.socket) -> None:
+    """Lines of stdin there, and what comes back to stdout."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(sock, selectors.EVENT_READ)
+        selector.register(sys.stdin, selectors.EVENT_READ)
+        while True:
+            for key, _ in selector.select():
+                if key.fileobj is sock:
+                    buffer.receive_from_network(sock.recv(65535))
+                    os.write(1, buffer.read(65535))
+                elif line := os.read(0, 65535):
+                    buffer.write(line)
+                    flush(buffer, sock)
+                else:
+                    return
+
+
+def flush(buffer: tls.TLSWrappedBuffer, sock: socket.socket) -> None:
+    """Send what Mbed TLS has written. A flight is one datagram: this side's are short."""
+    if data := buffer.peek_outgoing(65535):
+        sock.send(data)
+        buffer.consume_outgoing(len(data))
+
+
+if __name__ == "__main__":
+    main()
