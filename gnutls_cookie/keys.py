@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import math
-import struct
 from typing import TYPE_CHECKING
 
 from .cookie import COOKIE_KEY_SIZE, generate_key
@@ -109,6 +108,10 @@ class KeyRing:
 
         Args:
             now: seconds since the epoch, as time.time() gives them; it matters to from_secret().
+
+        Raises:
+            ValueError: now is no number at all (NaN).
+            OverflowError: the number of the period at that time does not fit into 8 bytes.
         """
         if self._secret is None:
             return self._keys
@@ -126,7 +129,7 @@ class KeyRing:
 
     def _derived(self, number: int) -> bytes:
         assert self._secret is not None
-        return _hkdf(self._secret, _INFO + struct.pack("!q", number), COOKIE_KEY_SIZE)
+        return _hkdf(self._secret, _INFO + number.to_bytes(8, "big", signed=True), COOKIE_KEY_SIZE)
 
 
 def _hkdf(secret: bytes, info: bytes, length: int) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import hmac
 import threading
@@ -11,6 +12,7 @@ import pytest
 from support import cookie_of, hello_with
 
 from gnutls_cookie import CookieGate, KeyRing, Verified
+from gnutls_cookie._ffi import ffi, lib
 from gnutls_cookie.keys import _hkdf
 
 SECRET = b"a secret of more than 16 bytes"
@@ -69,6 +71,72 @@ def test_nodes_with_one_secret_verify_each_other() -> None:
     verdicts = [other.receive(hello, b"client", now=now) for now in (1051.0, 1101.0, 1201.0)]
     assert [getattr(verdict, "key_age", None) for verdict in verdicts] == [0, 1, None]
     assert not isinstance(stranger.receive(hello, b"client", now=1051.0), Verified)
+
+
+def test_gate_asks_the_clock_where_no_time_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """time.time(), at each datagram."""
+    gate = CookieGate(KeyRing.from_secret(SECRET, 100))
+    told: list[bytes] = []
+    for now in (1000.0, 1099.0, 1100.0):
+        monkeypatch.setattr("gnutls_cookie.gate.time.time", lambda now=now: now)
+        asked, given = gate.receive(hello_with(), b"c"), gate.receive(hello_with(), b"c", now)
+        assert asked == given
+        told.append(asked.datagram[-16:])  # type: ignore[union-attr]
+    assert told[0] == told[1] != told[2]
+
+
+@pytest.mark.parametrize(
+    ("now", "error"),
+    [(float("nan"), ValueError), (float("inf"), OverflowError), (1e30, OverflowError)],
+)
+def test_time_beyond_all_periods_is_an_error(now: float, error: type[Exception]) -> None:
+    """Of the caller, and the ring goes on."""
+    ring = KeyRing.from_secret(SECRET)
+    with pytest.raises(error):
+        ring.keys_at(now)
+    assert ring.keys_at(0.0)[0] != ring.keys_at(0.0)[1]
+
+
+def test_keys_before_1970_are_keys_too() -> None:
+    """A machine whose clock was never set: period -1 is 8 bytes of two's complement."""
+    ring = KeyRing.from_secret(SECRET, 100)
+    assert ring.keys_at(0.0)[1] == hkdf(
+        SECRET, b"gnutls-cookie", b"DTLS cookie key" + b"\xff" * 8, 16
+    )
+    assert ring.keys_at(-1.0)[0] == ring.keys_at(0.0)[1]
+
+
+class WipesSeen:
+    """libgnutls, but for its gnutls_memset, which tells what was in the memory and what is."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[bytes, bytes]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(lib, name)
+
+    def gnutls_memset(self, native: Any, value: int, size: int) -> None:
+        before = bytes(ffi.buffer(native, size))
+        lib.gnutls_memset(native, value, size)
+        self.seen.append((before, bytes(ffi.buffer(native, size))))
+
+
+def test_copies_of_keys_in_c_are_wiped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once at each change of keys and once at the end, before the memory goes back."""
+    wipes = WipesSeen()
+    monkeypatch.setattr("gnutls_cookie.gate.lib", wipes)
+    ring = KeyRing(b"the first key")
+    gate = CookieGate(ring)
+    gate.receive(b"", None)
+    assert wipes.seen == []
+    ring.rotate(b"the second key")
+    gate.receive(b"", None)
+    gc.collect()
+    del gate
+    gc.collect()
+    assert [before.count(b"the first key") for before, _ in wipes.seen] == [1, 1]
+    assert [before.count(b"the second key") for before, _ in wipes.seen] == [0, 1]
+    assert {after for _, after in wipes.seen} == {bytes(ffi.sizeof("struct gc_keys"))}
 
 
 def test_rotation_makes_the_current_key_the_previous() -> None:
