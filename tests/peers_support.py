@@ -327,21 +327,27 @@ class SocketClient:
         self.sock = sock
         self.session = session
         self.received: list[bytes] = []
+        self.challenges = 0
 
     def readable(self) -> None:
         """Take one datagram from the socket."""
         try:
-            self.session.receive_datagram(self.sock.recv(65535))
+            datagram = self.sock.recv(65535)
         except ConnectionRefusedError:
             return  # the server is not there yet: the timer sends again
+        self.challenges += datagram[0] == 22 and datagram[13] == 3  # HelloVerifyRequest
+        self.session.receive_datagram(datagram)
         self.go_on()
 
     def go_on(self) -> None:
         """Whatever the session can do at present; sends what it has to send."""
         try:
             self.session.handle_timeout()
-            if not self.session.closed and self.session.handshake():
-                self.received += messages(self.session)
+            if self.session.established:
+                if not self.session.peer_closed:
+                    self.received += messages(self.session)
+            elif not self.session.closed:
+                self.session.handshake()
         finally:
             self.send()
 

@@ -142,7 +142,7 @@ def test_every_bit_of_the_hello_flipped(kind: str) -> None:
     """A server takes it or fails by a GnuTLSError; 100 bytes of header and hello."""
     client, _ = pair(kind)
     client.handshake()
-    (hello,) = client.datagrams_to_send()
+    hello, *_ = client.datagrams_to_send()  # a timer may have sent it again
     for bit in range(8 * 100):
         flipped = bytearray(hello)
         flipped[bit // 8] ^= 1 << bit % 8
@@ -156,7 +156,7 @@ def test_every_truncation_of_the_hello(kind: str) -> None:
     """Cut after each byte."""
     client, _ = pair(kind)
     client.handshake()
-    (hello,) = client.datagrams_to_send()
+    hello, *_ = client.datagrams_to_send()  # a timer may have sent it again
     for size in range(len(hello)):
         _, server = pair(kind)
         server.receive_datagram(hello[:size])
@@ -257,7 +257,7 @@ def test_new_hello_in_the_clear_leaves_an_established_session_alone() -> None:
     """Who spoofs an address cannot make its session start again."""
     stranger, _ = pair()
     stranger.handshake()
-    (hello,) = stranger.datagrams_to_send()
+    hello, *_ = stranger.datagrams_to_send()  # a timer may have sent it again
     client, server = established()
     server.receive_datagram(hello)
     assert server.receive() is None

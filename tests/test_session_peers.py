@@ -6,9 +6,10 @@ cookie_verify, prestate hand-over, an echo. Data goes both ways, and both sides 
 
 from __future__ import annotations
 
+import socket
 import subprocess
-import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 from peers_support import (
@@ -23,14 +24,13 @@ from peers_support import (
     drive,
     psk,
 )
-from support import free_udp_port, gnutls_cli, openssl, running, udp_socket
+from support import free_udp_port, gnutls_cli, openssl, peer_required, running, udp_socket
 
 pytestmark = pytest.mark.peer
 
 LINE = b"hello, cookie\n"
 PSK_HEX = PSK_KEY.hex()
 TRUST = str(CERTS / "localhost.pem")
-CERT = ["localhost.pem", "localhost.key"]
 
 Command = Callable[[str, int], list[str]]
 
@@ -69,9 +69,9 @@ CLIENTS: dict[str, tuple[Command, str, str]] = {
 
 
 def serve(
-    command: Command, kind: str, host: str = "127.0.0.1", wait: bool = True
+    command: Command, kind: str, host: str = "127.0.0.1", first_to_close: str = "client"
 ) -> tuple[CookieServer, subprocess.Popen[bytes], bytes]:
-    """Run a client against our server until both have said goodbye."""
+    """Run a client against our server until both have said goodbye, one of them first."""
     credentials = certificate() if kind == "X.509" else psk()
     said = bytearray()
     with udp_socket(host) as sock:
@@ -81,16 +81,18 @@ def serve(
             child.stdin.write(LINE)
             child.stdin.flush()
             drive([server], lambda: LINE in said or child.poll() is not None, child, said)
-            if child.poll() is None and wait:
-                child.stdin.close()
-                child.stdin = None
-                drive([server], lambda: server.done, child, said)
-                deadline = time.monotonic() + 20
-                while child.poll() is None and time.monotonic() < deadline:
-                    drive([server], lambda: True, child, said)
-                    time.sleep(0.01)
-            code = child.poll()
-        child.returncode = code
+            if child.poll() is None:
+                if first_to_close == "client":
+                    child.stdin.close()
+                    child.stdin = None
+                    drive([server], lambda: server.done, child, said)
+                else:
+                    assert server.session is not None
+                    server.session.close()
+                    server.send()
+            drive([server], lambda: child.poll() is not None, child, said)
+            assert child.stdout is not None
+            said += child.stdout.read()
     return server, child, bytes(said)
 
 
@@ -111,6 +113,32 @@ def test_client_of_others_is_challenged_verified_and_served(client: str, host: s
     assert server.session.version == version
     assert server.session.peer_closed
     assert server.session.psk_identity == (IDENTITY if kind == "PSK" else None)
+    assert child.returncode == 0, said.decode()
+
+
+@pytest.mark.parametrize("client", ["openssl X.509", "openssl PSK", "gnutls-cli X.509"])
+def test_client_of_others_understands_our_goodbye(client: str) -> None:
+    """We close first: the client says that it was closed, and ends with exit code 0."""
+    command, kind, _ = CLIENTS[client]
+    server, child, said = serve(command, kind, first_to_close="server")
+    assert server.received == [LINE]
+    assert b"closed" in said.splitlines()[-1], said.decode()
+    assert child.returncode == 0
+
+
+def test_hello_in_fragments_is_challenged_once_and_served() -> None:
+    """`s_client -mtu 256` with a long -alpn list: only the first fragment can hold the cookie.
+
+    The verified fragment is the first thing that the session reads; the others follow it there.
+    """
+    protocols = ",".join(f"protocol-{number:03}" for number in range(40))
+    command = s_client("-dtls1_2", "-mtu", "256", "-alpn", protocols, *OPENSSL_X509)
+    server, child, said = serve(command, "X.509")
+    assert server.challenges == 1
+    assert [len(hello) <= 256 for hello in server.hellos] == [True, True]
+    for hello in server.hellos:  # RFC 6347 4.2.2: length at 14, fragment_length at 22
+        assert int.from_bytes(hello[14:17], "big") > int.from_bytes(hello[22:25], "big")
+    assert server.received == [LINE]
     assert child.returncode == 0, said.decode()
 
 
@@ -146,10 +174,11 @@ def crashes_against_gnutls_serv() -> bool:
 # --- our client with servers of others ------------------------------------------------------------
 
 
-def gnutls_serv(port: int, kind: str):  # type: ignore[no-untyped-def]
-    """gnutls-serv --udp --echo on a port; for a with block."""
-    from support import peer_required
+Program = AbstractContextManager["subprocess.Popen[bytes]"]
 
+
+def gnutls_serv(port: int, kind: str, host: str = "127.0.0.1") -> Program:
+    """gnutls-serv --udp --echo on a port of every address; for a with block."""
     command = [peer_required("gnutls-serv", "apt install gnutls-bin"), "--udp", "--echo",
                "--port", str(port)]  # fmt: skip
     if kind == "PSK":
@@ -160,9 +189,10 @@ def gnutls_serv(port: int, kind: str):  # type: ignore[no-untyped-def]
     return running(command)
 
 
-def s_server(port: int, kind: str):  # type: ignore[no-untyped-def]
+def s_server(port: int, kind: str, host: str = "127.0.0.1") -> Program:
     """openssl s_server that demands a cookie, shows what comes, and sends what it is given."""
-    command = [openssl(), "s_server", "-dtls1_2", "-listen", "-accept", f"127.0.0.1:{port}"]
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    command = [openssl(), "s_server", "-dtls1_2", "-listen", "-accept", where]
     if kind == "PSK":
         command += ["-nocert", "-psk", PSK_HEX, "-psk_identity", IDENTITY]
     else:
@@ -173,27 +203,47 @@ def s_server(port: int, kind: str):  # type: ignore[no-untyped-def]
 SERVERS = {"gnutls-serv": gnutls_serv, "openssl s_server": s_server}
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 @pytest.mark.parametrize("kind", ["X.509", "PSK"])
 @pytest.mark.parametrize("server", SERVERS)
-def test_our_client_is_served_by_others(server: str, kind: str) -> None:
-    """Handshake with a cookie, data both ways, goodbye from our side."""
-    port = free_udp_port()
+def test_our_client_is_served_by_others(server: str, kind: str, host: str) -> None:
+    """A cookie, the handshake, data both ways, and a goodbye that the server understands."""
+    port = free_udp_port(host)
     said = bytearray()
-    with SERVERS[server](port, kind) as child, udp_socket() as sock:
-        sock.connect(("127.0.0.1", port))
-        session = client_of(kind, retransmit_timeout=0.3)  # until the server is there
-        client = SocketClient(sock, session)
-        drive([client], lambda: session.established, child, said)
-        assert session.version == "DTLS1.2"
-        session.send(LINE)
-        if server == "openssl s_server":
-            drive([client], lambda: LINE in said, child, said)
-            child.stdin.write(LINE)
-            child.stdin.flush()
-        drive([client], lambda: client.received == [LINE], child, said)
-        session.close()
-        client.send()
-        assert session.closed
+    with SERVERS[server](port, kind, host) as child:
+        with udp_socket(host) as sock:
+            client = served(sock, (host, port), kind, child, said)
+            assert client.challenges >= 1
+            assert client.session.version == "DTLS1.2"
+            client.session.send(LINE)
+            if server == "openssl s_server":
+                drive([client], lambda: LINE in said, child, said)
+                assert child.stdin is not None
+                child.stdin.write(LINE)
+                child.stdin.flush()
+            drive([client], lambda: client.received == [LINE], child, said)
+            client.session.close()
+            client.send()
+            if server == "openssl s_server":
+                drive([client], lambda: client.session.peer_closed, child, said)
+        if server == "gnutls-serv":
+            # It answers no close_notify, but serves one after the other: the next one is served.
+            with udp_socket(host) as sock:
+                served(sock, (host, port), kind, child, said)
+
+
+def served(
+    sock: socket.socket,
+    where: tuple[str, int],
+    kind: str,
+    child: subprocess.Popen[bytes],
+    said: bytearray,
+) -> SocketClient:
+    """Our client, after its handshake with a server that may not be there yet."""
+    sock.connect(where)
+    client = SocketClient(sock, client_of(kind, retransmit_timeout=0.3, handshake_timeout=19.0))
+    drive([client], lambda: client.session.established, child, said)
+    return client
 
 
 @pytest.mark.parametrize("kind", ["X.509", "PSK"])
