@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import re
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 from support import gnutls_cli, openssl
+
+from gnutls_cookie.demo import _Show
 
 pytestmark = pytest.mark.peer
 
@@ -52,12 +55,35 @@ def test_every_client_is_shown_every_step_in_order() -> None:
         assert found[1][1] == found[2][1]
 
 
-def test_colour_on_a_terminal_only() -> None:
-    """On a pty the lines are coloured, unless NO_COLOR is set."""
+class Terminal(io.StringIO):
+    """Keeps what is written, and says that it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_lines_are_coloured_where_the_output_is_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """isatty() decides, and NO_COLOR forbids."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for out, coloured in (Terminal(), True), (io.StringIO(), False):
+        _Show(out).success("served")
+        assert ("\033[" in out.getvalue()) == coloured
+    monkeypatch.setenv("NO_COLOR", "1")
+    out = Terminal()
+    _Show(out).success("served")
+    assert out.getvalue() == "  served\n"
+
+
+def test_demo_is_coloured_on_a_terminal_only() -> None:
+    """The whole of it on a pty, with and without NO_COLOR."""
+    plain = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
     for env, coloured in ({}, True), ({"NO_COLOR": "1"}, False):
-        main, child = pty.openpty()
+        try:
+            main, child = pty.openpty()
+        except OSError as error:
+            pytest.skip(f"no pseudo-terminal here: {error}")
         process = subprocess.Popen(
-            COMMAND, stdout=child, stderr=child, env={**os.environ, **env}, close_fds=True
+            COMMAND, stdout=child, stderr=child, env={**plain, **env}, close_fds=True
         )
         os.close(child)
         said = b""
