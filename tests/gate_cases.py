@@ -66,7 +66,9 @@ def cases(seed: int, count: int) -> Iterator[Case]:
                 chance.choice(firsts) if kind < 0.5 else made(chance),
                 cookie_for(chance, current, previous, who),
             )
-            if chance.random() < 0.7:
+            if len(datagram) > 16200 and chance.random() < 0.5:
+                datagram = of_record_length(chance.choice([16383, 16384, 16385]), datagram)
+            elif chance.random() < 0.7:
                 datagram = broken(chance, datagram)
         yield Case(current, previous, who, datagram)
 
@@ -108,6 +110,14 @@ def made(chance: random.Random) -> bytes:
     return fragments[0]
 
 
+def of_record_length(length: int, datagram: bytes) -> bytes:
+    """A whole hello filled up or cut to that length of its record, of which 2**14 is the most."""
+    sized = bytearray(datagram[: 13 + length].ljust(13 + length, b"\0"))
+    sized[11:13] = struct.pack("!H", length)
+    sized[14:17] = sized[22:25] = struct.pack("!I", length - 12)[1:]
+    return bytes(sized)
+
+
 def broken(chance: random.Random, datagram: bytes) -> bytes:
     """One or two faults: flipped bits, lengths off by one, cuts, more bytes, records, fragments."""
     broken = bytearray(datagram)
@@ -130,11 +140,12 @@ def broken(chance: random.Random, datagram: bytes) -> bytes:
             broken[place:place] = chance.randbytes(chance.randrange(1, 4))
         elif fault == 6 and len(broken) >= 25:
             # Cut, and the lengths set right: the first fragment of the hello, or all of it.
-            del broken[chance.randrange(25, min(len(broken), 100) + 1) :]
+            del broken[chance.randrange(13, min(len(broken), 100) + 1) :]
             broken[11:13] = struct.pack("!H", len(broken) - 13)
-            broken[22:25] = struct.pack("!I", len(broken) - 25)[1:]
-            if chance.random() < 0.3:
-                broken[14:17] = broken[22:25]
+            if len(broken) >= 25:
+                broken[22:25] = struct.pack("!I", len(broken) - 25)[1:]
+                if chance.random() < 0.3:
+                    broken[14:17] = broken[22:25]
         elif broken:
             broken[chance.choice(FIELDS) % len(broken)] = chance.randrange(256)
     return bytes(broken)

@@ -8,6 +8,7 @@ from dataclasses import FrozenInstanceError
 from typing import Any
 
 import pytest
+from gate_cases import of_record_length
 from support import cookie_of, hello_with
 
 from gnutls_cookie import (
@@ -60,7 +61,10 @@ REASONS: dict[DiscardReason, list[bytes]] = {
         patched(14, struct.pack("!I", len(HELLO) - 26)[1:]),
     ],
     DiscardReason.TRAILING_DATA: [HELLO + b"\0", HELLO + HELLO],
-    DiscardReason.SESSION_ID: [patched(59, b"\x21")],
+    DiscardReason.SESSION_ID: [
+        patched(59, b"\x21"),
+        wire.handshake_record(1, bytes(34) + b"\x21", length=100, message_seq=0),
+    ],
     DiscardReason.COOKIE_FIELD: [
         patched(60, b"\xff"),
         wire.handshake_record(1, bytes(34), length=100, message_seq=0),
@@ -82,6 +86,16 @@ def test_junk_is_discarded_for_its_reason_and_the_next_client_is_served(
     assert gate.counters == GateCounters(0, 0, 0, 0, {reason: 1})
     assert isinstance(gate.receive(HELLO, WHO), Challenge)
     assert isinstance(gate.receive(hello_with(COOKIE), WHO), Verified)
+
+
+def test_record_of_2_to_the_14_bytes_is_the_longest_answered() -> None:
+    """RFC 5246 6.2.1; one byte more is too many."""
+    verdicts = []
+    for length in (16384, 16385):
+        hello = of_record_length(length, wire.client_hello(cookie=COOKIE))
+        assert len(hello) == 13 + length
+        verdicts.append(type(CookieGate(KEY).receive(hello, WHO)))
+    assert verdicts == [Verified, Discarded]
 
 
 def test_every_reason_has_its_datagram() -> None:

@@ -1,0 +1,13 @@
+"""Has the extension read beyond a datagram: whoever watches memory must say so. For suite.sh."""
+
+from __future__ import annotations
+
+from gnutls_cookie._ffi import ffi, lib
+from gnutls_cookie.reference import wire
+
+hello = wire.client_hello()
+cut = ffi.new("unsigned char[]", hello[:30])
+keys = ffi.new("struct gc_keys *")
+keys.current.size = 16
+verdict, counters = ffi.new("struct gc_verdict *"), ffi.new("struct gc_counters *")
+lib.gc_gate_counted(keys, b"", 0, cut, len(hello), verdict, counters)
