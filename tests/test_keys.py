@@ -6,6 +6,7 @@ import gc
 import hashlib
 import hmac
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -208,23 +209,56 @@ def test_rotation_while_others_verify_never_misjudges() -> None:
     gate = CookieGate(ring)
     stop = threading.Event()
     wrong: list[object] = []
+    ages: list[list[int]] = [[] for _ in range(4)]
 
-    def verify() -> None:
+    def verify(mine: list[int]) -> None:
         while not stop.is_set():
             current, _ = ring.keys_at(0)
             verdict = gate.receive(hello_with(cookie_of(current, b"c")), b"c")
+            if isinstance(verdict, Verified):
+                mine.append(verdict.key_age)
             # Two rotations may have come in between; the key of then is forgotten then.
-            if not isinstance(verdict, Verified) and current in ring.keys_at(0):
+            elif current in ring.keys_at(0):
                 wrong.append(verdict)
-            if gate.receive(hello_with(bytes(16)), b"c").__class__ is Verified:
+            if isinstance(gate.receive(hello_with(bytes(16)), b"c"), Verified):
                 wrong.append("zeros")
 
-    threads = [threading.Thread(target=verify) for _ in range(4)]
+    threads = [threading.Thread(target=verify, args=(mine,)) for mine in ages]
     for thread in threads:
         thread.start()
-    for _ in range(300):
+    rotations = 0
+    # Until a rotation was seen to come between a cookie and its judgment, and each had its turn.
+    while (rotations < 300 or not all(ages) or {1} - set().union(*ages)) and not wrong:
         ring.rotate()
+        rotations += 1
+        time.sleep(0.0002)  # lets the others in
+        if rotations == 5000:
+            break
     stop.set()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert all(ages)
+    assert set().union(*ages) == {0, 1}
+
+
+def test_threads_in_different_periods_do_not_disturb_each_other() -> None:
+    """Each at a time of its own, with one gate: the copy of the keys changes at every turn."""
+    gate = CookieGate(KeyRing.from_secret(SECRET, 100))
+    wrong: list[object] = []
+
+    def verify(now: float) -> None:
+        (current, previous) = KeyRing.from_secret(SECRET, 100).keys_at(now)
+        assert previous is not None
+        for _ in range(500):
+            for key, age in (current, 0), (previous, 1), (b"another", None):
+                verdict = gate.receive(hello_with(cookie_of(key, b"c")), b"c", now)
+                if getattr(verdict, "key_age", None) != age:
+                    wrong.append((now, age, verdict))
+
+    threads = [threading.Thread(target=verify, args=(1000.0 + 200 * n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
     for thread in threads:
         thread.join()
     assert wrong == []
