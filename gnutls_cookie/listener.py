@@ -79,6 +79,9 @@ class CookieListener:
     All memory is taken at once: 64 KiB for each datagram of a batch, and later some 100 bytes for
     each admitted peer.
 
+    Where floods are expected, give the socket a large SO_RCVBUF (some MB): the default holds less
+    than comes in while Python does the work of one handshake.
+
     A reply leaves from the address that the kernel chooses: on a machine with several, bind one
     socket to each, not one to the wildcard.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -82,18 +84,25 @@ def seen_as(sock: socket.socket, family: int | None = None) -> bytes:
 class ListenerServer:
     """Sessions behind a listener, by address; each is served by an echo.
 
+    Args:
+        idle: seconds without a datagram after which an established session is dropped.
+
     Attributes:
         served: how many sessions were established.
         arrivals: how many with a prestate, and without.
     """
 
-    def __init__(self, listener: CookieListener, credentials: Credentials, **options: Any) -> None:
+    def __init__(
+        self, listener: CookieListener, credentials: Credentials, idle: float = 60, **options: Any
+    ) -> None:
         self.listener = listener
         self.sessions: dict[Address, Session] = {}
         self.established: set[Address] = set()
         self.served = 0
         self.failed = 0
         self.arrivals = [0, 0]
+        self._heard: dict[Address, float] = {}
+        self._idle = idle
         self._credentials = credentials
         self._options = options
 
@@ -111,8 +120,12 @@ class ListenerServer:
                 self.listener.admit(arrival.address)
             if session is not None:
                 session.receive_datagram(arrival.datagram)
+                self._heard[arrival.address] = time.monotonic()
         for address, session in list(self.sessions.items()):
             self._go_on(address, session)
+            silence = time.monotonic() - self._heard.get(address, math.inf)
+            if address in self.established and silence > self._idle:
+                self._drop(address)
 
     def _go_on(self, address: Address, session: Session) -> None:
         try:
@@ -134,5 +147,6 @@ class ListenerServer:
 
     def _drop(self, address: Address) -> None:
         self.sessions.pop(address, None)
+        self._heard.pop(address, None)
         self.established.discard(address)
         self.listener.forget(address)
