@@ -164,6 +164,8 @@ int gc_parse(const uint8_t *datagram, size_t size, struct gc_hello *hello) {
   @         (out->reason == GC_INTERNAL && reason_of{Pre}(datagram, size) == GC_OK);
   @
   @ ensures out->kind == GC_CHALLENGE ==> size > GC_REPLY_SIZE;
+  @ ensures out->kind == GC_CHALLENGE ==>
+  @     pushed(&out->reply[0], GC_REPLY_SIZE, GC_REPLY_SIZE);
   @ ensures out->presented ==
   @     (out->kind == GC_CHALLENGE && \at(datagram[60 + datagram[59]], Pre) > 0 ? 1 : 0);
   @ ensures out->kind == GC_CHALLENGE ==>
@@ -259,6 +261,7 @@ static inline uint64_t be48(const uint8_t *bytes) {
   @                     (char *)client_data + (0 .. client_data_size - 1));
   @ assigns reply[0 .. GC_REPLY_SIZE - 1];
   @ ensures \result == 0 || \result == 1 || \result == NO_KEY || \result == NO_REPLY;
+  @ ensures \result != NO_REPLY ==> pushed(reply, GC_REPLY_SIZE, GC_REPLY_SIZE);
   @ ensures \result == 0 || \result == 1 ==>
   @     hello->cookie_size == GC_COOKIE_SIZE && hello->record_seq <= UINT32_MAX;
   @ ensures \result == 0 ==>
@@ -305,6 +308,7 @@ static int judge(const struct gc_keys *keys, const void *client_data, size_t cli
   @ assigns reply[0 .. GC_REPLY_SIZE - 1];
   @ ensures \result == 0 || \result == 1;
   @ ensures \result == 1 ==> key->size <= GC_KEY_CAPACITY;
+  @ ensures \result == 1 ==> pushed(reply, GC_REPLY_SIZE, GC_REPLY_SIZE);
   @*/
 static int make_reply(const struct gc_key *key, const void *client_data, size_t client_data_size,
                       const struct gc_hello *hello, unsigned char reply[GC_REPLY_SIZE]) {

@@ -6,8 +6,10 @@
 #include <gnutls/dtls.h>
 #include "transport.h"
 
-/*@ // Holds once gnutls_dtls_cookie_verify said 0 to these arguments.
-  @ axiomatic Judge {
+/* Two facts that only libgnutls can make: gnutls_dtls_cookie_send answered `sent` and had pushed
+ * `captured` bytes into `reply`; gnutls_dtls_cookie_verify answered 0 to these arguments. */
+/*@ axiomatic Libgnutls {
+  @   predicate pushed(unsigned char *reply, integer sent, integer captured);
   @   predicate judged_genuine(unsigned char *key, integer key_size, char *client_data,
   @                            integer client_data_size, char *message, integer size);
   @ }
@@ -41,6 +43,7 @@ ssize_t gc_capture_push(gnutls_transport_ptr_t ptr, const void *data, size_t siz
   @                 (0 .. ((struct gc_capture *)ptr)->capacity - 1));
   @ assigns ((struct gc_capture *)ptr)->size,
   @         ((struct gc_capture *)ptr)->data[0 .. ((struct gc_capture *)ptr)->capacity - 1];
+  @ ensures pushed(((struct gc_capture *)ptr)->data, \result, ((struct gc_capture *)ptr)->size);
   @*/
 int gnutls_dtls_cookie_send(gnutls_datum_t *key, void *client_data, size_t client_data_size,
                             gnutls_dtls_prestate_st *prestate, gnutls_transport_ptr_t ptr,
