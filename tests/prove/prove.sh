@@ -78,8 +78,8 @@ with_frama_c() {
     }
     echo "Frama-C WP: ${goals% *} of ${goals#* } goals proved"
     [ "${goals% *}" = "${goals#* }" ] || {
-        sed -n 's/^\[wp\] \[[A-Z][a-z]*\] Goal typed_cast_\([^ ]*\) .*/  open: \1/p
-            s/^\[wp\] \[[A-Z][a-z]*\] Goal typed_cast_\([^ ]*\)$/  open: \1/p' log | grep -v ' : Valid'
+        sed -n '/ : Valid/d
+            s/^\[wp\] \[[A-Za-z]*\] Goal typed_cast_\([^ ]*\).*/  open: \1/p' log
         exit 1
     }
 }
