@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ._convert import c_text, view
 from ._ffi import ffi, lib
 from .errors import PushError, check, error_from_code
 from .handles import LENT, Transport, new_handle
@@ -144,7 +145,7 @@ def generate_key() -> bytes:
 
 def library_version() -> str:
     """The version of the libgnutls in use, such as "3.8.9" (gnutls_check_version)."""
-    return ffi.string(lib.gnutls_check_version(ffi.NULL)).decode("ascii")
+    return c_text(lib.gnutls_check_version(ffi.NULL))
 
 
 def cookie_send(
@@ -194,7 +195,7 @@ def cookie_send(
     if type(key) is bytes and type(client_data) is bytes and len(key) <= _UINT_MAX:
         result = _send(key, client_data, struct, call)
     else:
-        with _view("key", key) as k, _view("client_data", _or_empty(client_data)) as c:
+        with view("key", key) as k, view("client_data", _or_empty(client_data)) as c:
             _key_size(k)
             result = _send(k, c, struct, call)
     raised = call.raised
@@ -219,7 +220,7 @@ def cookie_reply(key: Buffer, client_data: Buffer | None, prestate: Prestate) ->
     """
     struct = _prestate(prestate)
     reply = ffi.new(_REPLY, HELLO_VERIFY_REQUEST_SIZE)
-    with _view("key", key) as k, _view("client_data", _or_empty(client_data)) as c:
+    with view("key", key) as k, view("client_data", _or_empty(client_data)) as c:
         size = check(lib.gc_cookie_reply(k, _key_size(k), c, len(c), struct, reply, len(reply)))
     return bytes(ffi.buffer(reply, size))
 
@@ -268,9 +269,9 @@ def cookie_verify(
         )
     else:
         with (
-            _view("key", key) as k,
-            _view("client_data", _or_empty(client_data)) as c,
-            _view("message", message) as m,
+            view("key", key) as k,
+            view("client_data", _or_empty(client_data)) as c,
+            view("message", message) as m,
         ):
             result = lib.gc_cookie_verify(k, _key_size(k), c, len(c), m, len(m), struct)
     if result < 0:
@@ -358,17 +359,6 @@ def _uint(name: str, value: object) -> int:
 
 def _or_empty(client_data: Buffer | None) -> Buffer:
     return b"" if client_data is None else client_data
-
-
-def _view(name: str, value: object) -> Any:
-    """A cffi view of a bytes-like object, for a with block; no copy."""
-    try:
-        return ffi.from_buffer("unsigned char[]", value)
-    except TypeError:
-        kind = type(value).__name__
-        raise TypeError(f"{name} must be a bytes-like object, not {kind}") from None
-    except (BufferError, ValueError) as error:
-        raise ValueError(f"{name} must be contiguous: {error}") from None
 
 
 def _key_size(key: Any) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ._convert import c_string, to_bytes, view
 from ._ffi import ffi, lib
 from .errors import check
 
@@ -143,16 +144,14 @@ class PSKCredentials:
         if identity is None and lookup is None:
             raise ValueError("either identity and key or lookup is needed")
         if identity is not None and key is not None:
-            if not isinstance(identity, str):
-                raise TypeError(f"identity must be a str, not {type(identity).__name__}")
-            self._client: tuple[str, bytes] | None = (identity, psk_key("key", key))
             c_string("identity", identity)
+            self._client: tuple[str, bytes] | None = (identity, psk_key("key", key))
         else:
             self._client = None
-        if lookup is None:
-            self.lookup: PSKLookup = self._own_key
-        elif isinstance(lookup, Mapping):
-            self.lookup = lookup.get
+        if lookup is None and self._client is not None:
+            lookup = dict([self._client])
+        if isinstance(lookup, Mapping):
+            self.lookup: PSKLookup = lookup.get
         elif callable(lookup):
             self.lookup = lookup
         else:
@@ -162,9 +161,6 @@ class PSKCredentials:
 
     def __repr__(self) -> str:
         return f"<PSKCredentials identity={self.identity!r}>"
-
-    def _own_key(self, identity: str) -> bytes | None:
-        return self._client[1] if self._client and identity == self._client[0] else None
 
     def _of_role(self, role: str) -> tuple[int, Any]:
         """Kind and C pointer, as gnutls_credentials_set takes them; a new one for each session."""
@@ -194,13 +190,7 @@ class _datum:
     """A gnutls_datum_t that looks at a bytes-like object, for a with block."""
 
     def __init__(self, name: str, value: Buffer) -> None:
-        try:
-            self.view = ffi.from_buffer("unsigned char[]", value)
-        except TypeError:
-            kind = type(value).__name__
-            raise TypeError(f"{name} must be a bytes-like object, not {kind}") from None
-        except (BufferError, ValueError) as error:
-            raise ValueError(f"{name} must be contiguous: {error}") from None
+        self.view = view(name, value)
         self.pointer = ffi.new("gnutls_datum_t *")
         self.pointer.data = self.view
         self.pointer.size = len(self.view)
@@ -220,26 +210,7 @@ def _form(datum: _datum) -> int:
 
 def psk_key(name: str, value: Buffer) -> bytes:
     """A pre-shared key as bytes: 1..65535 of them (opaque psk<0..2^16-1>, RFC 4279 2)."""
-    try:
-        secret = bytes(memoryview(value))
-    except TypeError:
-        kind = type(value).__name__
-        raise TypeError(f"{name} must be a bytes-like object, not {kind}") from None
+    secret = to_bytes(name, value)
     if not 0 < len(secret) <= 0xFFFF:
         raise ValueError(f"{name} must be of 1..65535 bytes, not {len(secret)}")
     return secret
-
-
-def c_string(name: str, text: str, *, least: int = 1) -> bytes:
-    """A str for C: UTF-8 (what was no UTF-8 comes back as it was), no NUL, at most 65535 bytes."""
-    if not isinstance(text, str):
-        raise TypeError(f"{name} must be a str, not {type(text).__name__}")
-    try:
-        raw = text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        raise ValueError(f"{name} must be text that UTF-8 can write") from None
-    if b"\0" in raw:
-        raise ValueError(f"{name} must not contain NUL")
-    if not least <= len(raw) <= 0xFFFF:
-        raise ValueError(f"{name} must be of {least}..65535 bytes, not {len(raw)}")
-    return raw

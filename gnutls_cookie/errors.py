@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ._convert import c_text
 from ._ffi import ffi, lib
 
 __all__ = [
@@ -36,10 +37,10 @@ class GnuTLSError(Exception):
     def name(self) -> str:
         """The symbol of the code, such as "GNUTLS_E_BAD_COOKIE" (gnutls_strerror_name)."""
         name = lib.gnutls_strerror_name(self.code)
-        return "GNUTLS_E_UNKNOWN" if name == ffi.NULL else _text(name)
+        return "GNUTLS_E_UNKNOWN" if name == ffi.NULL else c_text(name)
 
     def __str__(self) -> str:
-        text = f"{_text(lib.gnutls_strerror(self.code))} [{self.name}, {self.code}]"
+        text = f"{c_text(lib.gnutls_strerror(self.code))} [{self.name}, {self.code}]"
         return f"{text}: {self.detail}" if self.detail else text
 
     def __repr__(self) -> str:
@@ -107,7 +108,3 @@ def check(code: int, detail: str = "") -> int:
     if code < 0:
         raise error_from_code(code, detail)
     return code
-
-
-def _text(pointer: object) -> str:
-    return ffi.string(pointer).decode("utf-8", "replace")

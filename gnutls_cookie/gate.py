@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
+from ._convert import view
 from ._ffi import ffi, lib
-from .cookie import Prestate, _or_empty, _owner, _view
+from .cookie import Prestate, _or_empty, _owner
 from .keys import KeyRing, Keys
 
 if TYPE_CHECKING:
@@ -196,8 +197,8 @@ class CookieGate:
             )  # fmt: skip
         else:
             with (
-                _view("datagram", datagram) as d,
-                _view("client_data", _or_empty(client_data)) as c,
+                view("datagram", datagram) as d,
+                view("client_data", _or_empty(client_data)) as c,
             ):
                 lib.gc_gate_counted(keys, c, len(c), d, len(d), verdict, self._counters)
         kind = verdict.kind

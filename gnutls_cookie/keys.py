@@ -11,6 +11,7 @@ import hmac
 import math
 from typing import TYPE_CHECKING
 
+from ._convert import to_bytes
 from .cookie import COOKIE_KEY_SIZE, generate_key
 
 if TYPE_CHECKING:
@@ -140,11 +141,7 @@ def _hkdf(secret: bytes, info: bytes, length: int) -> bytes:
 
 
 def _key(name: str, value: Buffer) -> bytes:
-    try:
-        key = bytes(memoryview(value))
-    except TypeError:
-        kind = type(value).__name__
-        raise TypeError(f"{name} must be a bytes-like object, not {kind}") from None
+    key = to_bytes(name, value)
     if not key:
         raise ValueError(f"{name} must not be empty")
     return key

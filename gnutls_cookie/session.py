@@ -12,9 +12,10 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from ._convert import c_string, c_text, to_bytes
 from ._ffi import ffi, lib
 from .cookie import Prestate, prestate_set
-from .credentials import CertificateCredentials, PSKCredentials, c_string, psk_key
+from .credentials import CertificateCredentials, PSKCredentials, psk_key
 from .errors import check, error_from_code
 from .handles import LENT, Transport, new_handle
 
@@ -30,9 +31,7 @@ Credentials = CertificateCredentials | PSKCredentials
 
 MTU_MIN, MTU_MAX = 128, 65507  # bytes of a UDP payload; below, no handshake fragment would fit
 _RECORD_HEADER = 13  # bytes; the last two are the record's length (RFC 6347 4.1)
-_INBOX_LIMIT = (
-    256  # datagrams that wait for handshake() or receive(); the rest is dropped as UDP does
-)
+_INBOX_LIMIT = 256  # datagrams that wait to be read; a further one is dropped, as UDP does
 _STEPS = 1024  # calls of libgnutls in one call of ours: many alerts in one datagram end somewhere
 
 _PRIORITY = {
@@ -148,7 +147,7 @@ class Session:
         Raises:
             TypeError: data is not bytes-like.
         """
-        datagram = data if type(data) is bytes else _bytes("data", data)
+        datagram = data if type(data) is bytes else to_bytes("data", data)
         whole = _whole_records(datagram, len(datagram))
         if whole and len(self._wire.inbox) < _INBOX_LIMIT:
             self._wire.inbox.append(datagram if whole == len(datagram) else datagram[:whole])
@@ -244,7 +243,7 @@ class Session:
             GnuTLSError: the handshake is not complete, or the session is closed.
             TypeError: data is not bytes-like.
         """
-        message = data if type(data) is bytes else _bytes("data", data)
+        message = data if type(data) is bytes else to_bytes("data", data)
         self._check_usable(established=True)
         code = self._call(lib.gnutls_record_send, message, len(message))
         return check(
@@ -323,14 +322,14 @@ class Session:
         """The protocol, "DTLS1.2" or "DTLS1.0"; None before it is agreed on."""
         if not self._established:
             return None
-        return _text(lib.gnutls_protocol_get_name(lib.gnutls_protocol_get_version(self._pointer)))
+        return c_text(lib.gnutls_protocol_get_name(lib.gnutls_protocol_get_version(self._pointer)))
 
     @property
     def cipher(self) -> str | None:
         """The cipher as GnuTLS names it, "AES-256-GCM"; None before the handshake ended."""
         if not self._established:
             return None
-        return _text(lib.gnutls_cipher_get_name(lib.gnutls_cipher_get(self._pointer)))
+        return c_text(lib.gnutls_cipher_get_name(lib.gnutls_cipher_get(self._pointer)))
 
     @property
     def description(self) -> str | None:
@@ -341,7 +340,7 @@ class Session:
         if line == ffi.NULL:
             return None
         try:
-            return _text(line)
+            return c_text(line)
         finally:
             lib.gc_free(line)
 
@@ -411,13 +410,14 @@ class Session:
         raw = ffi.new("char[]", c_string("priority", text))
         position = ffi.new("char **")
         if lib.gnutls_priority_set_direct(self._pointer, raw, position) < 0:
-            rest = "" if position[0] == ffi.NULL else f" at {_text(position[0])!r}"
+            rest = "" if position[0] == ffi.NULL else f" at {c_text(position[0])!r}"
             raise ValueError(f"priority is not understood{rest}: {text!r}")
 
     def _set_verification(
         self, server_name: str | None, verify_peer: bool | None, alive: list[Any]
     ) -> None:
         certificates = any(isinstance(one, CertificateCredentials) for one in alive[0])
+        name = b""
         if server_name is not None:
             name = c_string("server_name", server_name)
             if len(name) > 255:  # RFC 1035 2.3.4
@@ -437,11 +437,11 @@ class Session:
             raise ValueError("verify_peer needs CertificateCredentials")
         hostname = ffi.NULL
         if self.role == "client":
-            if server_name is None:
+            if not name:
                 raise ValueError(
                     "server_name is needed to verify the server (or verify_peer=False)"
                 )
-            hostname = ffi.new("char[]", c_string("server_name", server_name))
+            hostname = ffi.new("char[]", name)
             alive.append(hostname)  # libgnutls keeps the pointer
         else:
             lib.gnutls_certificate_server_set_request(self._pointer, lib.GNUTLS_CERT_REQUIRE)
@@ -491,7 +491,7 @@ class Session:
         detail = ""
         if code == lib.GNUTLS_E_FATAL_ALERT_RECEIVED:
             name = lib.gnutls_alert_get_name(lib.gnutls_alert_get(self._pointer))
-            detail = "" if name == ffi.NULL else _text(name)
+            detail = "" if name == ffi.NULL else c_text(name)
         elif code != lib.GNUTLS_E_TIMEDOUT:  # silence is not answered
             if code == lib.GNUTLS_E_CERTIFICATE_VERIFICATION_ERROR:
                 detail = self._verification_text()
@@ -608,14 +608,6 @@ def _identity(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
-def _bytes(name: str, value: Buffer) -> bytes:
-    try:
-        return bytes(memoryview(value))
-    except TypeError:
-        kind = type(value).__name__
-        raise TypeError(f"{name} must be a bytes-like object, not {kind}") from None
-
-
 def _milliseconds(name: str, seconds: float) -> int:
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
         raise TypeError(f"{name} must be a number of seconds, not {type(seconds).__name__}")
@@ -632,7 +624,3 @@ def _is_ip_address(name: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _text(pointer: Any) -> str:
-    return ffi.string(pointer).decode("utf-8", "replace")

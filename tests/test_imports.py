@@ -17,6 +17,7 @@ PACKAGE = ROOT / "gnutls_cookie"
 # package; a folder stands here as a whole. Names of modules still to come do no harm.
 LAYERS = (
     {"_ffi", "_version"},
+    {"_convert"},
     {"_library", "address", "errors"},
     {"credentials", "handles"},
     {"cookie"},
