@@ -8,7 +8,6 @@ import json
 import os
 import platform
 import random
-import shlex
 import signal
 import statistics
 import subprocess
@@ -19,6 +18,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
+from build_ffi import find_libgnutls
 from gnutls_cookie import (
     BadCookieError,
     CookieGate,
@@ -40,13 +40,11 @@ Figures = dict[str, list[float]]
 
 def build(folder: Path, name: str) -> Path:
     """Compile a peer with -O2."""
-    flags = subprocess.run(
-        ["pkg-config", "--cflags", "--libs", "gnutls"], capture_output=True, text=True, check=True
-    )
+    cflags, libs = find_libgnutls()
     program = folder / name
     subprocess.run(
         [os.environ.get("CC", "cc"), "-std=gnu11", "-O2", "-Wall", "-Wextra", "-o", str(program),
-         str(PEERS / f"{name}.c"), *shlex.split(flags.stdout)],
+         str(PEERS / f"{name}.c"), *cflags, *libs],
         check=True,
     )  # fmt: skip
     return program

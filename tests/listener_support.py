@@ -150,3 +150,18 @@ class ListenerServer:
         self._heard.pop(address, None)
         self.established.discard(address)
         self.listener.forget(address)
+
+
+# Polls until Ctrl-C; prints its port first, then when it was stopped and what it had received.
+POLL = """
+import socket, time
+from gnutls_cookie import CookieGate, CookieListener
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    sock.bind(("127.0.0.1", 0))
+    with CookieListener(sock, CookieGate(b"k" * 16)) as listener:
+        print(sock.getsockname()[1], flush=True)
+        try:
+            listener.poll()
+        except KeyboardInterrupt:
+            print(time.monotonic(), listener.counters.received, flush=True)
+"""

@@ -68,24 +68,11 @@ def compiler() -> list[str]:
 
 @functools.cache
 def gnutls_flags() -> list[str]:
-    """Compiler and linker flags for libgnutls, found as build_ffi.py finds them."""
-    flags: list[str] = []
-    for variable, option, default in (
-        ("GNUTLS_CFLAGS", "--cflags", ""),
-        ("GNUTLS_LIBS", "--libs", "-lgnutls"),
-    ):
-        if variable in os.environ:
-            flags += shlex.split(os.environ[variable])
-            continue
-        pkg_config = shlex.split(os.environ.get("PKG_CONFIG", "pkg-config"))
-        try:
-            answer = subprocess.run(
-                [*pkg_config, option, "gnutls"], capture_output=True, text=True, check=True
-            ).stdout
-        except (OSError, subprocess.CalledProcessError):
-            answer = default
-        flags += shlex.split(answer)
-    return flags
+    """Compiler and linker flags for libgnutls, as the build finds them."""
+    from build_ffi import find_libgnutls  # here: it reads the whole cdef
+
+    cflags, libs = find_libgnutls()
+    return [*cflags, *libs]
 
 
 _built: dict[tuple[str, tuple[str, ...]], Path] = {}

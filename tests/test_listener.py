@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 from listener_support import (
     KEY,
+    POLL,
     ListenerServer,
     address_of,
     client_of,
@@ -835,19 +836,6 @@ def test_repr_shows_no_key(listener: CookieListener) -> None:
 
 
 # --- signals --------------------------------------------------------------------------------------
-
-POLL = """
-import signal, socket, sys, time
-from gnutls_cookie import CookieGate, CookieListener
-with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-    sock.bind(("127.0.0.1", 0))
-    with CookieListener(sock, CookieGate(b"k" * 16)) as listener:
-        print(sock.getsockname()[1], flush=True)
-        try:
-            listener.poll()
-        except KeyboardInterrupt:
-            print(time.monotonic(), listener.counters.received, flush=True)
-"""
 
 
 def interrupt(between: Callable[[int], None]) -> tuple[float, int]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from listener_support import POLL
 from peers_support import CERTS, SocketClient, psk
 from support import ROOT, compile_peer, gnutls_cli, openssl, running, udp_socket
 
@@ -214,20 +215,6 @@ def test_detector_of_growth_detects() -> None:
         before = server.tell()
         handshakes(server.port, 5, time.monotonic() + 60)
         assert server.tell(b"leak\n")["resident"] - before["resident"] >= MIB
-
-
-POLL = """
-import socket, time
-from gnutls_cookie import CookieGate, CookieListener
-with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-    sock.bind(("127.0.0.1", 0))
-    with CookieListener(sock, CookieGate(b"k" * 16)) as listener:
-        print(sock.getsockname()[1], flush=True)
-        try:
-            listener.poll()
-        except KeyboardInterrupt:
-            print(time.monotonic(), listener.counters.received, flush=True)
-"""
 
 
 @pytest.mark.parametrize("kind", ["hello", "junk", "long"])
