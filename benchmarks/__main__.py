@@ -84,8 +84,10 @@ def python_calls() -> dict[str, Callable[[], object]]:
 
     def rejected(datagram: bytes) -> Callable[[], object]:
         def call() -> None:
-            with contextlib.suppress(BadCookieError):
+            try:  # noqa: SIM105 - contextlib.suppress would be measured as well
                 cookie_verify(KEY, WHO, datagram, prestate)
+            except BadCookieError:
+                pass
 
         return call
 

@@ -21,17 +21,20 @@ __all__ = [
 
 
 class GnuTLSError(Exception):
-    """An error code of libgnutls.
-
-    Attributes:
-        code: the negative GNUTLS_E_* value, as C returned it.
-        detail: what is known beyond the code ("" where nothing is).
-    """
+    """An error code of libgnutls: `code`, `name` and `detail`."""
 
     def __init__(self, code: int, detail: str = "") -> None:
         self.args = (code, detail)  # OSError, a base of some kinds, would leave it empty
-        self.code = code
-        self.detail = detail
+
+    @property
+    def code(self) -> int:
+        """The negative GNUTLS_E_* value, as C returned it."""
+        return int(self.args[0])
+
+    @property
+    def detail(self) -> str:
+        """What is known beyond the code; "" where nothing is."""
+        return str(self.args[1])
 
     @property
     def name(self) -> str:

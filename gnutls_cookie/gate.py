@@ -189,9 +189,10 @@ class CookieGate:
             ValueError: datagram or client_data is not contiguous.
         """
         keys = self._native_keys(now)
-        verdict = ffi.new(_VERDICT)
+        seat = _SEATS.pop() if _SEATS else _new_seat()
+        verdict, reply = seat
         if type(datagram) is bytes and type(client_data) is bytes:
-            lib.gc_gate_counted(
+            kind = lib.gc_gate_counted(
                 keys, client_data, len(client_data), datagram, len(datagram), verdict,
                 self._counters,
             )  # fmt: skip
@@ -200,13 +201,18 @@ class CookieGate:
                 view("datagram", datagram) as d,
                 view("client_data", _or_empty(client_data)) as c,
             ):
-                lib.gc_gate_counted(keys, c, len(c), d, len(d), verdict, self._counters)
-        kind = verdict.kind
+                kind = lib.gc_gate_counted(keys, c, len(c), d, len(d), verdict, self._counters)
+        answer: Challenge | Verified | Discarded
         if kind == _CHALLENGE:
-            return Challenge(bytes(ffi.buffer(verdict.reply)), verdict.presented != 0)
-        if kind == _VERIFIED:
-            return Verified(_owner(ffi.new(_PRESTATE, verdict.prestate)), verdict.key_age)
-        return _DISCARDED[verdict.reason]
+            answer = _new(Challenge)  # a frozen dataclass' own __init__ takes twice as long
+            _set_datagram(answer, reply[:])
+            _set_presented_cookie(answer, verdict.presented != 0)
+        elif kind == _VERIFIED:
+            answer = Verified(_owner(ffi.new(_PRESTATE, verdict.prestate)), verdict.key_age)
+        else:
+            answer = _DISCARDED[verdict.reason]
+        _SEATS.append(seat)
+        return answer
 
     def __repr__(self) -> str:
         return f"<CookieGate {self._ring!r}>"
@@ -214,7 +220,9 @@ class CookieGate:
     def _native_keys(self, now: float | None = None) -> Any:
         """The keys as C wants them. Made anew where they changed, never changed in place: a thread
         may be at work with the old ones, which are wiped when nobody is any more."""
-        keys = self._ring.keys_at(time.time() if now is None else now)
+        keys = self._ring.fixed_keys
+        if keys is None:
+            keys = self._ring.keys_at(time.time() if now is None else now)
         made_of, native = self._made
         if keys is not made_of:
             native = _native(keys)
@@ -225,6 +233,19 @@ class CookieGate:
 _CHALLENGE: int = lib.GC_CHALLENGE
 _VERIFIED: int = lib.GC_VERIFIED
 _DISCARDED = {int(reason): Discarded(reason) for reason in DiscardReason}
+
+_new = object.__new__
+_set_datagram = vars(Challenge)["datagram"].__set__
+_set_presented_cookie = vars(Challenge)["presented_cookie"].__set__
+
+# Where C writes its verdicts, each with a view of its reply. A call takes one and gives it back, so
+# that there are as many as threads ever were in receive() at once. list.pop and append are atomic.
+_SEATS: list[tuple[Any, Any]] = []
+
+
+def _new_seat() -> tuple[Any, Any]:
+    verdict = ffi.new(_VERDICT)
+    return verdict, ffi.buffer(verdict.reply)
 
 
 def _ring(key: Buffer) -> KeyRing:

@@ -102,6 +102,11 @@ class KeyRing:
         new = generate_key() if key is None else _key("key", key)
         self._keys = (new, self._keys[0])
 
+    @property
+    def fixed_keys(self) -> Keys | None:
+        """The current and the previous key (or None); None where they depend on the time."""
+        return self._keys if self._secret is None else None
+
     def keys_at(self, now: float) -> Keys:
         """The current and the previous key (or None) at a time.
 
