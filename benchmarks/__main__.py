@@ -102,6 +102,7 @@ def python_calls() -> dict[str, Callable[[], object]]:
     }
     calls.update(pyopenssl_call(hello))
     calls.update(trio_call(hello))
+    calls.update(mbedtls_call())
     return calls
 
 
@@ -124,6 +125,29 @@ def pyopenssl_call(hello: bytes) -> dict[str, Callable[[], object]]:
 
     assert wire.HelloVerifyRequest.decode(call()).cookie
     return {"pyOpenSSL DTLSv1_listen, no cookie": call}
+
+
+def mbedtls_call() -> dict[str, Callable[[], object]]:
+    """Mbed TLS' server through python-mbedtls, where it is installed: a new session for each hello,
+    as it wants it after a HelloVerifyRequest."""
+    try:
+        from mbedtls import tls
+    except ImportError:
+        return {}
+    server = tls.ServerContext(tls.DTLSConfiguration(pre_shared_key_store={"client": KEY}))
+    hello = wire.client_hello(cipher_suites=(0x00A8,))  # TLS_PSK_WITH_AES_128_GCM_SHA256, RFC 5487
+
+    def call() -> bytes:
+        buffer = server.wrap_buffers()
+        buffer.setcookieparam(WHO)
+        buffer.receive_from_network(hello)
+        with contextlib.suppress(tls.WantWriteError):
+            for _ in range(4):
+                buffer.do_handshake()
+        return bytes(buffer.peek_outgoing(4096))
+
+    assert wire.HelloVerifyRequest.decode(call()).cookie
+    return {"python-mbedtls, no cookie": call}
 
 
 def trio_call(hello: bytes) -> dict[str, Callable[[], object]]:
@@ -162,7 +186,7 @@ def measure_calls(folder: Path, rounds: int, quick: bool) -> Figures:
                     what, value = line.split()
                     figures[f"C {what}"].append(float(value))
             else:
-                slow = 10 if "pyOpenSSL" in name or "trio" in name else 1
+                slow = 1 if name.startswith(("cookie_", "CookieGate")) else 10
                 timer = timed_in_trio if "trio" in name else timed
                 figures[name].append(timer(calls[name], count // slow))
     return dict(figures)

@@ -42,6 +42,7 @@ HELLO_VERIFY_REQUEST_SIZE: int = lib.GC_HELLO_VERIFY_REQUEST_SIZE
 
 T = TypeVar("T")
 
+_C_VERIFY = lib.gc_cookie_verify
 _UINT_MAX = 0xFFFFFFFF
 _UINTPTR_MAX = 2 ** (8 * ffi.sizeof("uintptr_t")) - 1
 _SSIZE_MAX = sys.maxsize
@@ -257,15 +258,18 @@ def cookie_verify(
 
     Stands on gnutls_dtls_cookie_verify; RFC 6347 4.2.1.
     """
-    struct = ffi.new(_PRESTATE) if prestate is None else _prestate(prestate)
+    if type(prestate) is Prestate:
+        struct = prestate._struct
+    else:
+        struct = ffi.new(_PRESTATE) if prestate is None else _prestate(prestate)
     if (
         type(key) is bytes
         and type(client_data) is bytes
         and type(message) is bytes
-        and len(key) <= _UINT_MAX
+        and (key_size := len(key)) <= _UINT_MAX
     ):
-        result = lib.gc_cookie_verify(
-            key, len(key), client_data, len(client_data), message, len(message), struct
+        result = _C_VERIFY(
+            key, key_size, client_data, len(client_data), message, len(message), struct
         )
     else:
         with (
@@ -273,7 +277,7 @@ def cookie_verify(
             view("client_data", _or_empty(client_data)) as c,
             view("message", message) as m,
         ):
-            result = lib.gc_cookie_verify(k, _key_size(k), c, len(c), m, len(m), struct)
+            result = _C_VERIFY(k, _key_size(k), c, len(c), m, len(m), struct)
     if result < 0:
         raise error_from_code(result)
     return _owner(struct) if prestate is None else prestate

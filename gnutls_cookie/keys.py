@@ -41,15 +41,19 @@ class KeyRing:
         >>> ring.rotate(b"second key")
         >>> ring.keys_at(0.0)
         (b'second key', b'first key')
+
+    Attributes:
+        fixed_keys: what keys_at() gives at any time; None where it depends on the time. Not to be
+            set.
     """
 
-    __slots__ = ("_keys", "_period", "_periods", "_secret")
+    __slots__ = ("_period", "_periods", "_secret", "fixed_keys")
 
     def __init__(self, current: Buffer, previous: Buffer | None = None) -> None:
         self._secret: bytes | None = None
         self._period = math.inf
         self._periods: dict[int, Keys] = {}
-        self._keys: Keys = (
+        self.fixed_keys: Keys | None = (
             _key("current", current),
             None if previous is None else _key("previous", previous),
         )
@@ -86,6 +90,7 @@ class KeyRing:
         if not 1 <= period < math.inf:
             raise ValueError(f"period must be at least 1 second, not {period}")
         ring._period = float(period)
+        ring.fixed_keys = None
         return ring
 
     def rotate(self, key: Buffer | None = None) -> None:
@@ -97,15 +102,11 @@ class KeyRing:
         Raises:
             RuntimeError: the ring was made by from_secret(), and rotates with time alone.
         """
-        if self._secret is not None:
+        fixed = self.fixed_keys
+        if fixed is None:
             raise RuntimeError("a ring made by from_secret() rotates with time alone")
         new = generate_key() if key is None else _key("key", key)
-        self._keys = (new, self._keys[0])
-
-    @property
-    def fixed_keys(self) -> Keys | None:
-        """The current and the previous key (or None); None where they depend on the time."""
-        return self._keys if self._secret is None else None
+        self.fixed_keys = (new, fixed[0])
 
     def keys_at(self, now: float) -> Keys:
         """The current and the previous key (or None) at a time.
@@ -119,8 +120,9 @@ class KeyRing:
             ValueError: now is no number at all (NaN).
             OverflowError: the number of the period at that time does not fit into 8 bytes.
         """
-        if self._secret is None:
-            return self._keys
+        fixed = self.fixed_keys
+        if fixed is not None:
+            return fixed
         number = math.floor(now / self._period)
         keys = self._periods.get(number)
         if keys is None:
@@ -129,9 +131,10 @@ class KeyRing:
         return keys
 
     def __repr__(self) -> str:
-        if self._secret is not None:
+        fixed = self.fixed_keys
+        if fixed is None:
             return f"<KeyRing from a secret, period {self._period:g} s>"
-        return f"<KeyRing of {1 if self._keys[1] is None else 2} keys>"
+        return f"<KeyRing of {1 if fixed[1] is None else 2} keys>"
 
     def _derived(self, number: int) -> bytes:
         assert self._secret is not None

@@ -249,3 +249,12 @@ def test_counts_of_8_threads_are_exact() -> None:
     for thread in threads:
         thread.join()
     assert gate.counters == GateCounters(16000, 0, 16000, 0, {DiscardReason.RECORD_HEADER: 16000})
+
+
+def test_first_datagram_with_keys_of_a_secret() -> None:
+    """Keys that follow from a secret and the time serve the very first datagram too."""
+    gate = CookieGate(KeyRing.from_secret(b"sixteen bytes ok", period=60))
+    first = gate.receive(HELLO, WHO, now=0.0)
+    assert isinstance(first, Challenge)
+    assert gate.receive(HELLO, WHO, now=59.0) == first
+    assert gate.receive(HELLO, WHO, now=60.0) != first
