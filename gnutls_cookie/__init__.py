@@ -27,6 +27,7 @@ from .gate import Challenge, CookieGate, Discarded, DiscardReason, Verified
 from .handles import HandleTable
 from .keys import KeyRing
 from .listener import Arrival, CookieListener
+from .server import Server
 from .session import CertificateCredentials, PSKCredentials, Session
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "PSKCredentials",
     "Prestate",
     "PushError",
+    "Server",
     "Session",
     "UnexpectedPacketLengthError",
     "Verified",

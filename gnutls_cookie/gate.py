@@ -149,8 +149,15 @@ class CookieGate:
 
     @property
     def keys(self) -> KeyRing:
-        """The KeyRing in use."""
+        """The KeyRing in use. Another may be set, from any thread: cookies of the former one are
+        then good no more, which costs a client in mid-exchange one round trip."""
         return self._ring
+
+    @keys.setter
+    def keys(self, keys: KeyRing) -> None:
+        if not isinstance(keys, KeyRing):
+            raise TypeError(f"keys must be a KeyRing, not {type(keys).__name__}")
+        self._ring = keys
 
     @property
     def counters(self) -> GateCounters:

@@ -258,3 +258,14 @@ def test_first_datagram_with_keys_of_a_secret() -> None:
     assert isinstance(first, Challenge)
     assert gate.receive(HELLO, WHO, now=59.0) == first
     assert gate.receive(HELLO, WHO, now=60.0) != first
+
+
+def test_another_key_ring() -> None:
+    """A ring that is set signs from then on; its predecessor's cookies are challenged anew."""
+    gate = CookieGate(KEY)
+    good = hello_with(COOKIE)
+    assert isinstance(gate.receive(good, WHO), Verified)
+    gate.keys = KeyRing(b"another key")
+    assert isinstance(gate.receive(good, WHO), Challenge)
+    with pytest.raises(TypeError, match="keys"):
+        gate.keys = b"no ring"  # type: ignore[assignment]

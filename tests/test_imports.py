@@ -25,8 +25,9 @@ LAYERS = (
     {"gate"},
     {"listener"},
     {"server"},
+    {"endpoint"},
     {"aio", "blocking", "reference"},
-    {"demo", "differential"},
+    {"client", "demo", "differential", "serve"},
     {"__main__"},
     {"__init__"},
 )

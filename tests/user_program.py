@@ -28,6 +28,7 @@ from gnutls_cookie import (
     Prestate,
     PSKCredentials,
     PushError,
+    Server,
     Session,
     UnexpectedPacketLengthError,
     Verified,
@@ -40,6 +41,7 @@ from gnutls_cookie import (
     prestate_set,
 )
 from gnutls_cookie.reference.wire import client_hello
+from gnutls_cookie.server import Connected
 
 
 def main() -> None:
@@ -52,6 +54,7 @@ def main() -> None:
     gate()
     listener()
     sessions()
+    serving()
     print("every public name was used")
 
 
@@ -221,6 +224,29 @@ def sessions() -> None:
     message: bytes | None = server.receive()
     version: str | None = client.version
     assert (message, version) == (b"ping", "DTLS1.2")
+
+
+def serving() -> None:
+    """Server: sans-IO, with a clock that is an argument."""
+    secret = PSKCredentials("sensor-1", b"0123456789abcdef")
+    client, served = Session("client", secret), Server(secret, max_sessions=10)
+    judge, address, now = CookieGate(KeyRing.random()), ("192.0.2.1", 5684), 0.0
+    while not client.handshake():
+        for datagram in client.datagrams_to_send():
+            verdict = judge.receive(datagram, client_data.sockaddr(address))
+            if isinstance(verdict, Challenge):
+                client.receive_datagram(verdict.datagram)
+                continue
+            prestate = verdict.prestate if isinstance(verdict, Verified) else None
+            served.receive(Arrival(address, datagram, prestate), now)
+        for datagram, to in served.datagrams_to_send():
+            assert to == address
+            client.receive_datagram(datagram)
+    connected = [event.connection for event in served.events() if isinstance(event, Connected)]
+    assert len(served) == 1
+    assert served.timeout(now) is not None
+    sent: int = served.send(connected[0], b"hello", now)
+    assert (sent, served.counters.messages_sent) == (5, 1)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,185 @@
+"""One UDP socket that is served: the listener at it and the sessions behind. For aio and blocking.
+
+The socket is used here, the clock is asked by who calls. Nothing waits but poll().
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from .address import SocketAddress
+from .gate import CookieGate, GateCounters
+from .listener import Arrival, CookieListener, ListenerCounters
+from .server import Event, Server, ServerCounters
+
+__all__ = ["Counters", "Endpoint", "bound", "send_or_lose"]
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What happened at a server so far.
+
+    Attributes:
+        gate: what became of the datagrams of unknown clients.
+        listener: what passed through the socket.
+        server: what the sessions did.
+        send_errors: datagrams of sessions that the kernel did not take: lost, as on the network.
+    """
+
+    gate: GateCounters
+    listener: ListenerCounters
+    server: ServerCounters
+    send_errors: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as dicts, strings and numbers, for JSON."""
+        plain = _plain(self)
+        assert isinstance(plain, dict)
+        return plain
+
+
+class Endpoint:
+    """A socket, the listener at it and the server behind. Its caller keeps threads apart: poll()
+    may run beside everything else, the rest one at a time.
+
+    Args:
+        sock: a bound UDP socket; closed by close().
+        gate: judges unknown clients; may be shared.
+        server: the sessions of this socket alone.
+    """
+
+    def __init__(self, sock: socket.socket, gate: CookieGate, server: Server) -> None:
+        self.sock = sock
+        self.server = server
+        self._send_errors = 0
+        self._listener = CookieListener(sock, gate, max_peers=server.max_sessions)
+        self._counted = self._listener.counters
+
+    def poll(self, timeout: float | None, limit: int) -> list[Arrival]:
+        """CookieListener.poll()."""
+        return self._listener.poll(timeout, limit)
+
+    def receive(self, arrivals: Iterable[Arrival], now: float) -> None:
+        """Hand what poll() gave to the sessions; settle() afterwards."""
+        for arrival in arrivals:
+            known = arrival.address in self.server
+            self.server.receive(arrival, now)
+            self._forget()
+            if not known and arrival.address in self.server:
+                self._listener.admit(arrival.address)
+
+    def settle(self) -> list[Event]:
+        """Send what the sessions have to send; returns what happened."""
+        for datagram, address in self.server.datagrams_to_send():
+            if not send_or_lose(self.sock, datagram, address):
+                self._send_errors += 1
+        self._forget()
+        return self.server.events()
+
+    @property
+    def counters(self) -> Counters:
+        """What happened so far; the last of it, once closed."""
+        if not self._listener.closed:
+            self._counted = self._listener.counters
+        gate = self._listener.gate.counters
+        return Counters(gate, self._counted, self.server.counters, self._send_errors)
+
+    def close(self) -> None:
+        """Close listener and socket. Goodbyes have been said: Server.close_all(), settle()."""
+        self._counted = self.counters.listener
+        self._listener.close()
+        self.sock.close()
+
+    def _forget(self) -> None:
+        for address in self.server.forgotten():
+            self._listener.forget(address)
+
+
+def total(endpoints: Sequence[Endpoint]) -> Counters:
+    """The sums over endpoints that share a gate."""
+    first, *others = [endpoint.counters for endpoint in endpoints]
+    for other in others:
+        first = dataclasses.replace(
+            first,
+            listener=_sum(first.listener, other.listener),
+            server=_sum(first.server, other.server),
+            send_errors=first.send_errors + other.send_errors,
+        )
+    return first
+
+
+def send_or_lose(sock: socket.socket, datagram: bytes, address: SocketAddress | None) -> bool:
+    """Send a datagram, to `address` or to whom the socket is connected.
+
+    Returns:
+        False where the kernel did not take it (ENOBUFS, EPERM, ECONNREFUSED, ...): it is lost, as
+        the network may lose it, and sent again where that is due.
+    """
+    try:
+        if address is None:
+            sock.send(datagram)
+        else:
+            sock.sendto(datagram, address)
+    except OSError:
+        return False
+    return True
+
+
+def bound(found: Sequence[Any], reuse_port: bool = False) -> list[socket.socket]:
+    """UDP sockets bound to what getaddrinfo found, non-blocking; all of them to one port.
+
+    Raises:
+        OSError: one cannot be bound.
+    """
+    sockets: list[socket.socket] = []
+    try:
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            sock = socket.socket(family, kind, protocol)
+            sockets.append(sock)
+            if reuse_port:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            if family == socket.AF_INET6 and len(found) > 1:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # IPv4 has its own
+            sock.setblocking(False)
+            if address[1] == 0 and len(sockets) > 1:
+                address = (address[0], sockets[0].getsockname()[1], *address[2:])
+            sock.bind(address)
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+def _sum(one: Any, other: Any) -> Any:
+    """Two counters of a kind: numbers are added, in dicts too; of others the later one stays."""
+
+    def add(a: Any, b: Any) -> Any:
+        if isinstance(a, dict):
+            return {key: a.get(key, 0) + b.get(key, 0) for key in {**a, **b}}
+        return a + b if isinstance(a, int) else b if b is not None else a
+
+    return type(one)(
+        **{
+            field.name: add(getattr(one, field.name), getattr(other, field.name))
+            for field in dataclasses.fields(one)
+        }
+    )
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {
+            field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)
+        }
+    if isinstance(value, dict):
+        return {
+            key.name.lower() if isinstance(key, Enum) else str(key): _plain(each)
+            for key, each in value.items()
+        }
+    return value if value is None or isinstance(value, int) else str(value)

@@ -1,0 +1,468 @@
+"""A sans-IO DTLS server: sessions by address, with timers and limits.
+
+Verified clients and datagrams of admitted peers go in as Arrivals, datagrams and events come out.
+No socket, and no clock but libgnutls' own: `now` is what time.monotonic() gives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from .address import SocketAddress
+from .errors import GnuTLSError, TimedOutError
+from .listener import Arrival
+from .session import Credentials, Session
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = [
+    "CloseReason",
+    "Closed",
+    "Connected",
+    "Connection",
+    "Event",
+    "MessageReady",
+    "Server",
+    "ServerCounters",
+]
+
+# Where the random of a ClientHello stands in its datagram: behind the record header (13), the
+# handshake header (12) and client_version (2). A retransmitted hello has the same (RFC 6347 4.2.4).
+_RANDOM = slice(27, 59)
+
+
+_TICK = 0.001  # seconds; the unit of libgnutls' timers
+
+
+class CloseReason(Enum):
+    """Why a connection ended."""
+
+    LOCAL = "closed here"
+    PEER = "the peer said goodbye"
+    REPLACED = "the client came back from the same port with a new session"
+    IDLE = "nothing came or went for idle_timeout"
+    TIMED_OUT = "the handshake took longer than handshake_timeout"
+    FAILED = "the session failed"
+
+
+class Connection:
+    """One session of a Server, with the messages that wait to be taken.
+
+    Attributes:
+        address: the peer's, as the socket module gives it.
+        session: the Session; what was agreed on stands there. Do not feed it.
+    """
+
+    __slots__ = (
+        "_hello_random",
+        "_last_active",
+        "_limit",
+        "_messages",
+        "_open",
+        "_started",
+        "_wake",
+        "address",
+        "session",
+    )
+
+    def __init__(
+        self, address: SocketAddress, session: Session, random: bytes, limit: int, now: float
+    ) -> None:
+        self.address = address
+        self.session = session
+        self._hello_random = random
+        self._limit = limit
+        self._messages: deque[bytes] = deque()
+        self._started = now
+        self._last_active = now
+        self._open = True
+        self._wake: float | None = None  # when its one live entry among the timers is due
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the server still serves it."""
+        return self._open
+
+    def receive(self) -> bytes | None:
+        """Take the next message of the peer; None where none is waiting."""
+        return self._messages.popleft() if self._messages else None
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.address} {self.session!r}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """A handshake is complete."""
+
+    connection: Connection
+
+
+@dataclass(frozen=True, slots=True)
+class MessageReady:
+    """A connection has messages where it had none: take them by its receive()."""
+
+    connection: Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A connection ended. One whose handshake was never complete ends without an event.
+
+    Attributes:
+        reason: why.
+        error: what its session or a PSK lookup raised, where that was the reason.
+    """
+
+    connection: Connection
+    reason: CloseReason
+    error: Exception | None = None
+
+
+Event = Connected | MessageReady | Closed
+
+
+@dataclass(slots=True)
+class ServerCounters:
+    """What happened so far, and (the first two) what is.
+
+    One beyond a limit and one that the network lost are told apart by these alone: nothing is
+    logged here.
+
+    Attributes:
+        sessions: connections whose handshake is complete, now.
+        handshaking: connections whose handshake is under way, now.
+        connected: handshakes completed.
+        refused: verified clients turned away at the limit of sessions.
+        duplicates: repeated hellos that went to the session they had opened.
+        strays: datagrams of addresses without a session.
+        messages_received: messages of peers.
+        messages_dropped: of these, how many a full queue did not take.
+        messages_sent: messages to peers.
+        closed: connections that ended, by reason.
+        last_error: what the last failed session failed with.
+    """
+
+    sessions: int = 0
+    handshaking: int = 0
+    connected: int = 0
+    refused: int = 0
+    duplicates: int = 0
+    strays: int = 0
+    messages_received: int = 0
+    messages_dropped: int = 0
+    messages_sent: int = 0
+    closed: dict[CloseReason, int] = field(default_factory=lambda: dict.fromkeys(CloseReason, 0))
+    last_error: Exception | None = None
+
+
+@dataclass(slots=True)
+class _Peer:
+    """The connections of one address: the one that is served, and one that would replace it."""
+
+    current: Connection | None = None
+    pending: Connection | None = None
+
+    def __iter__(self) -> Iterator[Connection]:
+        if self.pending is not None:
+            yield self.pending
+        if self.current is not None:
+            yield self.current
+
+
+class Server:
+    """Sessions by address, with timers and limits. Not for two threads at once.
+
+    Goes behind a CookieListener (or a CookieGate): what comes in has been verified. Of each address
+    it keeps one connection, and while a client comes back from the same port a second one, which
+    takes the place of the first once its handshake is complete (RFC 6347 4.2.8).
+
+    Args:
+        credentials: as for a Session.
+        priority: as for a Session.
+        verify_peer: as for a Session.
+        mtu: as for a Session.
+        max_sessions: connections at once, those in their handshake included; a verified client
+            beyond is refused in silence, and counted.
+        handshake_timeout: seconds that a handshake may take.
+        idle_timeout: seconds without any message after which a connection is closed.
+        max_queue: messages that wait in a connection; a further one is dropped, and counted.
+        retransmit_timeout: seconds until a flight is sent again for the first time.
+
+    Attributes:
+        credentials: what new sessions prove themselves with; may be set anew.
+        max_sessions: connections at once.
+        counters: a ServerCounters, kept up to date.
+
+    Raises:
+        ValueError, TypeError: as of Session, and for a limit that is no positive number.
+
+    Example:
+        >>> from gnutls_cookie import PSKCredentials, Server
+        >>> server = Server(PSKCredentials("sensor-1", b"0123456789abcdef"), max_sessions=100)
+        >>> len(server), server.timeout(now=0.0), server.datagrams_to_send()
+        (0, None, [])
+    """
+
+    def __init__(
+        self,
+        credentials: Credentials | Sequence[Credentials],
+        *,
+        priority: str | None = None,
+        verify_peer: bool = False,
+        mtu: int | None = None,
+        max_sessions: int = 10_000,
+        handshake_timeout: float = 30.0,
+        idle_timeout: float = 300.0,
+        max_queue: int = 256,
+        retransmit_timeout: float = 1.0,
+    ) -> None:
+        _check_limit("max_sessions", max_sessions, int)
+        _check_limit("max_queue", max_queue, int)
+        _check_limit("idle_timeout", idle_timeout, float)
+        self.credentials = credentials
+        self._priority = priority
+        self._verify_peer = verify_peer
+        self._mtu = mtu
+        self._handshake_timeout = handshake_timeout
+        self._retransmit_timeout = retransmit_timeout
+        self.max_sessions = max_sessions
+        self._idle_timeout = idle_timeout
+        self._max_queue = max_queue
+        self._peers: dict[SocketAddress, _Peer] = {}
+        self._outgoing: list[tuple[bytes, SocketAddress]] = []
+        self._events: list[Event] = []
+        self._forgotten: set[SocketAddress] = set()
+        self._timers: list[tuple[float, int, Connection]] = []
+        self._order = itertools.count()
+        self.counters = ServerCounters()
+        self._new_session()  # what is wrong with the arguments is said here, not at a client
+
+    # --- in and out -------------------------------------------------------------------------------
+
+    def receive(self, arrival: Arrival, now: float) -> None:
+        """Take what a listener brought: a verified client, or a datagram of an admitted peer."""
+        peer = self._peers.get(arrival.address)
+        if arrival.prestate is not None:
+            self._receive_hello(arrival, peer, now)
+        elif peer is None:
+            self.counters.strays += 1
+        else:
+            # With two sessions each reads what its keys open, and libgnutls drops the rest.
+            for connection in tuple(peer):
+                connection.session.receive_datagram(arrival.datagram)
+                self._advance(connection, now)
+
+    def datagrams_to_send(self) -> list[tuple[bytes, SocketAddress]]:
+        """Take the datagrams that are to be sent, in order."""
+        outgoing, self._outgoing = self._outgoing, []
+        return outgoing
+
+    def events(self) -> list[Event]:
+        """Take what happened since the last time, in order."""
+        events, self._events = self._events, []
+        return events
+
+    def forgotten(self) -> list[SocketAddress]:
+        """Take the addresses that have no connection any more, for a listener's forget()."""
+        forgotten = [address for address in self._forgotten if address not in self._peers]
+        self._forgotten.clear()
+        return forgotten
+
+    def timeout(self, now: float) -> float | None:
+        """Seconds until handle_timeout() wants to be called; None where no timer runs."""
+        while self._timers and self._timers[0][0] != self._timers[0][2]._wake:
+            heapq.heappop(self._timers)  # of a closed connection, or one that wakes earlier
+        return max(0.0, self._timers[0][0] - now) if self._timers else None
+
+    def handle_timeout(self, now: float) -> None:
+        """Send flights again, end handshakes and idle connections whose time is over."""
+        while self._timers and self._timers[0][0] <= now:
+            when, _, connection = heapq.heappop(self._timers)
+            if when != connection._wake:
+                continue
+            connection._wake = None
+            if not connection.session.established:
+                if now - connection._started >= self._handshake_timeout:
+                    self._close(connection, CloseReason.TIMED_OUT)
+                else:
+                    self._advance(connection, now)
+            elif now - connection._last_active >= self._idle_timeout:
+                self._close(connection, CloseReason.IDLE)
+            else:
+                self._schedule(connection, connection._last_active + self._idle_timeout)
+
+    # --- connections ------------------------------------------------------------------------------
+
+    def send(self, connection: Connection, data: Buffer, now: float) -> int:
+        """Send a message to a peer.
+
+        Returns:
+            The number of bytes sent: all.
+
+        Raises:
+            LargePacketError: data is longer than the session's `data_mtu`.
+            GnuTLSError: the connection is closed, or its handshake is not complete.
+        """
+        sent = connection.session.send(data)
+        self.counters.messages_sent += 1
+        connection._last_active = now
+        self._collect(connection)
+        return sent
+
+    def close(self, connection: Connection) -> None:
+        """Say goodbye to a peer, and forget it."""
+        self._close(connection, CloseReason.LOCAL)
+
+    def close_all(self) -> None:
+        """Say goodbye to every peer, and forget them."""
+        for peer in tuple(self._peers.values()):
+            for connection in tuple(peer):
+                self._close(connection, CloseReason.LOCAL)
+
+    def __len__(self) -> int:
+        """Connections at present, those in their handshake included."""
+        return self.counters.sessions + self.counters.handshaking
+
+    def __contains__(self, address: object) -> bool:
+        """Whether an address has a connection."""
+        return address in self._peers
+
+    # --- helpers ----------------------------------------------------------------------------------
+
+    def _receive_hello(self, arrival: Arrival, peer: _Peer | None, now: float) -> None:
+        random = arrival.datagram[_RANDOM]
+        for connection in tuple(peer) if peer is not None else ():
+            if connection._hello_random == random:
+                self.counters.duplicates += 1
+                connection.session.receive_datagram(arrival.datagram)
+                self._advance(connection, now)
+                return
+        if peer is not None and peer.pending is not None:
+            self._close(peer.pending, CloseReason.REPLACED)
+        if len(self) >= self.max_sessions:
+            self.counters.refused += 1
+            return
+        session = self._new_session(arrival)
+        connection = Connection(arrival.address, session, random, self._max_queue, now)
+        self._peers.setdefault(arrival.address, _Peer()).pending = connection
+        self.counters.handshaking += 1
+        session.receive_datagram(arrival.datagram)
+        self._advance(connection, now)
+
+    def _new_session(self, arrival: Arrival | None = None) -> Session:
+        return Session(
+            "server",
+            self.credentials,
+            priority=self._priority,
+            verify_peer=self._verify_peer,
+            mtu=self._mtu,
+            prestate=None if arrival is None else arrival.prestate,
+            retransmit_timeout=self._retransmit_timeout,
+            handshake_timeout=self._handshake_timeout,
+        )
+
+    def _advance(self, connection: Connection, now: float) -> None:
+        """Let a session work on what it was given; a failure of it ends this connection alone."""
+        session = connection.session
+        try:
+            if not session.established:
+                if session.handshake():
+                    self._establish(connection, now)
+                else:
+                    # libgnutls rounds: what is due at once may turn out not to be due yet.
+                    self._schedule(connection, now + max(session.timeout() or 0.0, _TICK))
+            if session.established:
+                self._take_messages(connection, now)
+        except TimedOutError as error:
+            self._close(connection, CloseReason.TIMED_OUT, error)
+        except Exception as error:  # of libgnutls, or of a PSK lookup
+            self._close(connection, CloseReason.FAILED, error)
+        else:
+            self._collect(connection)
+            if session.peer_closed:
+                self._close(connection, CloseReason.PEER)
+
+    def _establish(self, connection: Connection, now: float) -> None:
+        """The handshake is complete: only now a former session of this address is replaced."""
+        peer = self._peers[connection.address]
+        former, peer.current, peer.pending = peer.current, connection, None
+        self.counters.handshaking -= 1
+        self.counters.sessions += 1
+        self.counters.connected += 1
+        connection._last_active = now
+        self._schedule(connection, now + self._idle_timeout)
+        if former is not None:
+            self._end(former, CloseReason.REPLACED, None)
+        self._events.append(Connected(connection))
+
+    def _take_messages(self, connection: Connection, now: float) -> None:
+        while (message := connection.session.receive()) is not None:
+            self.counters.messages_received += 1
+            connection._last_active = now
+            if len(connection._messages) >= connection._limit:
+                self.counters.messages_dropped += 1
+                continue
+            connection._messages.append(message)
+            if len(connection._messages) == 1:
+                self._events.append(MessageReady(connection))
+
+    def _collect(self, connection: Connection) -> None:
+        for datagram in connection.session.datagrams_to_send():
+            self._outgoing.append((datagram, connection.address))
+
+    def _close(
+        self, connection: Connection, reason: CloseReason, error: Exception | None = None
+    ) -> None:
+        """Say goodbye where that is possible, and forget."""
+        if not connection.is_open:
+            return
+        if reason is not CloseReason.REPLACED:  # whoever replaces it would hear the goodbye
+            with contextlib.suppress(GnuTLSError):
+                connection.session.close()
+            self._collect(connection)
+        peer = self._peers[connection.address]
+        if peer.current is connection:
+            peer.current = None
+        else:
+            peer.pending = None
+        if peer.current is None and peer.pending is None:
+            del self._peers[connection.address]
+            self._forgotten.add(connection.address)
+        self._end(connection, reason, error)
+
+    def _end(self, connection: Connection, reason: CloseReason, error: Exception | None) -> None:
+        connection._open = False
+        connection._wake = None
+        self.counters.closed[reason] += 1
+        if error is not None:
+            self.counters.last_error = error
+        if connection.session.established:
+            self.counters.sessions -= 1
+            self._events.append(Closed(connection, reason, error))
+        else:
+            self.counters.handshaking -= 1
+
+    def _schedule(self, connection: Connection, when: float) -> None:
+        """Wake for a connection at a time; where it wakes before that, it looks again then."""
+        if connection._wake is not None and connection._wake <= when:
+            return
+        connection._wake = when
+        heapq.heappush(self._timers, (when, next(self._order), connection))
+
+
+def _check_limit(name: str, value: object, kind: type[int] | type[float]) -> None:
+    kinds = (int,) if kind is int else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        what = "an int" if kind is int else "a number of seconds"
+        raise TypeError(f"{name} must be {what}, not {type(value).__name__}")
+    if not value > 0:
+        raise ValueError(f"{name} must be above 0, not {value}")
