@@ -27,7 +27,8 @@ static inline void gc_count(struct gc_counters *counters, const struct gc_verdic
     }
 }
 
-/* gc_gate, counted: for callers that hand over one datagram at a time. Returns the verdict's kind. */
+/* gc_gate, counted: for callers that hand over one datagram at a time. Returns the verdict's kind.
+ */
 static inline int gc_gate_counted(const struct gc_keys *keys, const void *client_data,
                                   size_t client_data_size, const uint8_t *datagram, size_t size,
                                   struct gc_verdict *out, struct gc_counters *counters) {
