@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from . import client, demo, serve
 from ._version import __version__
 from .cookie import library_version
 
@@ -22,10 +23,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("demo", help="show the exchange step by step on loopback")
-    parser.parse_args(arguments)
-    from .demo import run
-
-    return run()
+    serving = commands.add_parser("serve", help="a DTLS echo server, as gnutls-serv --udp")
+    serve.add_arguments(serving)
+    connecting = commands.add_parser("connect", help="a DTLS client, a line at a time")
+    client.add_arguments(connecting)
+    options = parser.parse_args(arguments)
+    if options.command == "serve":
+        return serve.run(options)
+    if options.command == "connect":
+        return client.run(options)
+    return demo.run()
 
 
 if __name__ == "__main__":
