@@ -27,7 +27,8 @@ from .credentials import CertificateCredentials, PSKCredentials
 from .endpoint import bound
 from .errors import GnuTLSError
 from .keys import KeyRing
-from .session import Credentials, Session
+from .server import Server
+from .session import Credentials
 
 __all__ = ["add_arguments", "psk_file", "run", "secret_file"]
 
@@ -164,13 +165,7 @@ class _Service:
         if options.stats is not None and not options.stats > 0:
             raise _Unusable("--stats must be above 0")
         try:
-            Session(
-                "server",
-                self.credentials,
-                priority=options.priority,
-                mtu=options.mtu,
-                verify_peer=options.require_client_cert,
-            )
+            Server(self.credentials, **self._limits)
         except (ValueError, TypeError, GnuTLSError) as error:
             raise _Unusable(str(error)) from None
 
