@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 from pathlib import Path
 from typing import Any
 
-from gnutls_cookie import Session
+from gnutls_cookie import Session, aio
 from gnutls_cookie.reference import wire
 
 README = Path(__file__).resolve().parent.parent / "README.md"
@@ -17,7 +18,7 @@ def run_examples() -> dict[str, Any]:
     """Run the README's Python blocks one after the other in one namespace."""
     names: dict[str, Any] = {}
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     for block in blocks:
         exec(compile(block, str(README), "exec"), names)
     return names
@@ -39,6 +40,23 @@ def test_the_examples_challenge_and_verify_a_client() -> None:
         assert isinstance(verified, Session)
     finally:
         sock.close()
+
+
+def test_the_asyncio_example_serves() -> None:
+    """Its handler, with the credentials of the example before it, echoes to a client."""
+    names = run_examples()
+    names["sock"].close()
+
+    async def run() -> None:
+        credentials = names["credentials"]
+        server = await aio.start_server(names["echo"], "127.0.0.1", credentials=credentials)
+        async with server:
+            client = await aio.connect(*server.address[:2], credentials=credentials)
+            async with client:
+                await client.send(b"hello")
+                assert await asyncio.wait_for(client.receive(), 20) == b"hello"
+
+    asyncio.run(run())
 
 
 def udp_client() -> socket.socket:
