@@ -1,13 +1,28 @@
-"""Servers in Python to measure: listener [ADMITTED] | loop. Prints as peers/servers.c does."""
+"""Servers in Python to measure: listener [ADMITTED] | loop print as peers/servers.c does;
+aio x509|psk CERT|IDENTITY KEY|HEXKEY PRIORITY MTU is an echo server as peers/echo.c is."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import signal
 import socket
 import sys
 import time
 
-from gnutls_cookie import Challenge, CookieGate, CookieListener, KeyRing, client_data
+from gnutls_cookie import (
+    CertificateCredentials,
+    Challenge,
+    CookieGate,
+    CookieListener,
+    KeyRing,
+    PSKCredentials,
+    aio,
+    client_data,
+)
+
+_RECEIVE_BUFFER = 8 << 20  # bytes, as in peers/echo.c
+_SO_RCVBUFFORCE = 33  # asm-generic/socket.h; for root
 
 
 class Stop(BaseException):
@@ -18,8 +33,45 @@ def stop(number: int, frame: object) -> None:
     raise Stop
 
 
+def enlarge(sock: socket.socket) -> None:
+    """A receive buffer for many clients at once."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
+    except OSError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+
+
+async def echo(connection: aio.Connection) -> None:
+    """Send every message back."""
+    async for message in connection:
+        await connection.send(message)
+
+
+async def serve(kind: str, one: str, two: str, priority: str, mtu: str) -> None:
+    """Print the port, and echo until SIGTERM."""
+    credentials: CertificateCredentials | PSKCredentials = (
+        CertificateCredentials.from_files(one, two)
+        if kind == "x509"
+        else PSKCredentials(one, bytes.fromhex(two))
+    )
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind(("127.0.0.1", 0))
+    enlarge(sock)
+    server = await aio.start_server(
+        echo, sock=sock, credentials=credentials, priority=priority, mtu=int(mtu)
+    )
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.close)
+    async with server:
+        print(sock.getsockname()[1], flush=True)
+        await server.serve_forever()
+
+
 def main() -> None:
     """Serve until SIGTERM, then print answers and nanoseconds of CPU."""
+    if sys.argv[1] == "aio":
+        with contextlib.suppress(KeyboardInterrupt):
+            asyncio.run(serve(*sys.argv[2:]))
+        return
     gate = CookieGate(KeyRing.random())
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
