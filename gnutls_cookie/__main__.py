@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from . import client, demo, serve
 from ._version import __version__
 from .cookie import library_version
+from .differential import command as diff
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,11 +28,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     serve.add_arguments(serving)
     connecting = commands.add_parser("connect", help="a DTLS client, a line at a time")
     client.add_arguments(connecting)
+    comparing = commands.add_parser("diff", help="an implementation beside the real one")
+    diff.add_arguments(comparing)
     options = parser.parse_args(arguments)
     if options.command == "serve":
         return serve.run(options)
     if options.command == "connect":
         return client.run(options)
+    if options.command == "diff":
+        return diff.run(options)
     return demo.run()
 
 

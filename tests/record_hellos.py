@@ -1,4 +1,4 @@
-"""Makes tests/hellos.json: the first ClientHello datagrams of real clients, recorded on loopback.
+"""Records the first ClientHello datagrams of real clients, on loopback, for the generator of cases.
 
 python tests/record_hellos.py; needs gnutls-cli, openssl and python-mbedtls.
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 from gnutls_cookie import PSKCredentials, Session
 
 HERE = Path(__file__).resolve().parent
+HELLOS = HERE.parent / "gnutls_cookie" / "differential" / "hellos.json"
 ALPN = ",".join(f"protocol-number-{number:03}" for number in range(40))
 
 PROGRAMS = {
@@ -70,7 +71,7 @@ def main() -> None:
     session.handshake()
     hellos["gnutls_cookie.Session, PSK"] = [one.hex() for one in session.datagrams_to_send()]
     text = json.dumps(hellos, indent=1)
-    (HERE / "hellos.json").write_text(text + "\n", encoding="utf-8")
+    HELLOS.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
