@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ __all__ = ["Connection", "DTLSServer", "connect", "start_server"]
 _ARRIVALS = 256  # taken from a socket before the event loop turns to others
 _DATAGRAMS = 64
 _LARGEST_DATAGRAM = 65535
+_MESSAGES = 256  # that wait in a client; a further one is dropped, as UDP does
+_TICK = 0.001  # seconds; the unit of libgnutls' timers
 
 Handler = Callable[["Connection"], Coroutine[Any, Any, object]]
 
@@ -100,9 +103,14 @@ class Connection:
         """Whether the connection has not ended."""
         return not self._ended.is_set()
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        while (message := await self.receive()) is not None:
-            yield message
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        message = await self.receive()
+        if message is None:
+            raise StopAsyncIteration
+        return message
 
     async def __aenter__(self) -> Connection:
         return self
@@ -260,16 +268,15 @@ class DTLSServer:
 
     async def wait_closed(self) -> None:
         """Wait until the server is closed and every handler has returned, or was cancelled after
-        its `grace`."""
+        its `grace`. One that takes no notice of that for as long again is left behind."""
         await self._closed.wait()
-        deadline = self._loop.time() + self._grace
-        while self._tasks:
-            tasks = tuple(self._tasks)
-            await asyncio.wait(tasks, timeout=max(0.0, deadline - self._loop.time()))
-            if self._loop.time() >= deadline:
-                for task in self._tasks:
-                    task.cancel()
-                await asyncio.sleep(0)
+        tasks = self._tasks - {asyncio.current_task()}  # a handler may wait for all the others
+        if tasks:
+            _, tasks = await asyncio.wait(tasks, timeout=self._grace)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=max(self._grace, _TICK))
 
     async def serve_forever(self) -> None:
         """Serve until the server is closed or this task is cancelled; then close it."""
@@ -360,10 +367,14 @@ class _Served:
         for event in self.endpoint.settle():
             if isinstance(event, Connected):
                 self._connect(event.connection)
-            elif isinstance(event, MessageReady):
-                self._connections[event.connection]._wake()
-            elif isinstance(event, Closed):
-                self._connections.pop(event.connection)._end(event.error)
+                continue
+            # None: a handler that ran at once (asyncio.eager_task_factory) has closed it meanwhile.
+            connection = self._connections.get(event.connection)
+            if connection is not None and isinstance(event, MessageReady):
+                connection._wake()
+            elif connection is not None and isinstance(event, Closed):
+                del self._connections[event.connection]
+                connection._end(event.error)
         self._set_timer()
 
     def _connect(self, served: Served) -> None:
@@ -432,58 +443,52 @@ async def connect(
         if local_address is not None:
             sock.bind(local_address)
         sock.connect(address)
-        client = _Client(loop, sock, session, address)
+        peer: SocketAddress = sock.getpeername()
     except BaseException:
         sock.close()
         raise
+    client = _Client(loop, sock, session)
+    connection = Connection(peer, session, client.take, client.send, client.close)
     try:
+        client.start(connection)
         await client.shaken
     except BaseException:
         client.close()
         raise
-    return client.connection
+    finally:
+        del client  # its future holds the exception, whose traceback holds this frame
+    return connection
 
 
 class _Client:
     """A client's socket, session and timer."""
 
     def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        sock: socket.socket,
-        session: Session,
-        address: Any,
+        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, session: Session
     ) -> None:
         self._loop = loop
         self._sock = sock
         self._session = session
+        self._messages: deque[bytes] = deque()
         self._timer: asyncio.TimerHandle | None = None
+        self._connection: Connection | None = None
         self.shaken: asyncio.Future[None] = loop.create_future()
-        self.connection = Connection(address, session, self._take, self._send, self.close)
-        loop.add_reader(sock.fileno(), self._on_readable)
+
+    def start(self, connection: Connection) -> None:
+        self._connection = connection
+        self._loop.add_reader(self._sock.fileno(), self._on_readable)
         self._advance()
 
-    def close(self) -> None:
-        self._finish(None)
+    def take(self) -> bytes | None:
+        return self._messages.popleft() if self._messages else None
 
-    def _take(self) -> bytes | None:
-        """The next message: the session's own queue is the connection's."""
-        if not self._session.established:
-            return None
-        try:
-            message = self._session.receive()
-        except GnuTLSError as error:
-            self._finish(error)
-            raise
-        self._flush()
-        if self._session.peer_closed:
-            self._finish(None)
-        return message
-
-    def _send(self, data: Buffer) -> int:
+    def send(self, data: Buffer) -> int:
         sent = self._session.send(data)
         self._flush()
         return sent
+
+    def close(self) -> None:
+        self._finish(None)
 
     def _on_readable(self) -> None:
         error: Exception | None = None
@@ -506,16 +511,30 @@ class _Client:
         self._advance()
 
     def _advance(self) -> None:
-        if not self._session.established:
-            try:
-                if self._session.handshake() and not self.shaken.done():
-                    self.shaken.set_result(None)
-            except GnuTLSError as error:
-                self._finish(error)
-                return
+        """Let the session work on what it was given."""
+        session = self._session
+        try:
+            if session.handshake():
+                self._take_messages()
+        except GnuTLSError as error:
+            self._finish(error)
+            return
         self._flush()
-        self._set_timer()
-        self.connection._wake()
+        if session.established and not self.shaken.done():
+            self.shaken.set_result(None)
+        if session.peer_closed:
+            self._finish(None)
+        else:
+            self._set_timer()
+
+    def _take_messages(self) -> None:
+        """Read at once what came: only so is the peer's goodbye seen where nobody reads."""
+        before = len(self._messages)
+        while (message := self._session.receive()) is not None:
+            if len(self._messages) < _MESSAGES:
+                self._messages.append(message)
+        if len(self._messages) > before and self._connection is not None:
+            self._connection._wake()
 
     def _flush(self) -> None:
         for datagram in self._session.datagrams_to_send():
@@ -527,9 +546,11 @@ class _Client:
             self._timer = None
         seconds = self._session.timeout()
         if seconds is not None:
-            self._timer = self._loop.call_later(seconds, self._on_timer)
+            # libgnutls rounds: what is due at once may turn out not to be due yet.
+            self._timer = self._loop.call_later(max(seconds, _TICK), self._on_timer)
 
     def _finish(self, error: Exception | None) -> None:
+        connection, self._connection = self._connection, None  # no cycle stays behind
         if self._sock.fileno() < 0:
             return
         self._session.close()
@@ -538,6 +559,9 @@ class _Client:
         self._sock.close()
         if self._timer is not None:
             self._timer.cancel()
+        if error is not None:
+            error.__traceback__ = None  # its frames would keep the session alive
         if error is not None and not self.shaken.done():
             self.shaken.set_exception(error)
-        self.connection._end(error)
+        if connection is not None:
+            connection._end(error)

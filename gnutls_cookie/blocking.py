@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import threading
@@ -143,10 +144,7 @@ def serve(
     if sock is None:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE)
         sock = bound(found[:1])[0]
-    serving = _Serving(handler, Endpoint(sock, gate, server))
-    if started is not None:
-        started(sock.getsockname())
-    serving.run(stop, grace)
+    _Serving(handler, Endpoint(sock, gate, server)).run(stop, started, grace)
 
 
 class _Serving:
@@ -161,8 +159,15 @@ class _Serving:
         self._threads: set[threading.Thread] = set()
         self._open = True
 
-    def run(self, stop: threading.Event | None, grace: float) -> None:
+    def run(
+        self,
+        stop: threading.Event | None,
+        started: Callable[[SocketAddress], object] | None,
+        grace: float,
+    ) -> None:
         try:
+            if started is not None:
+                started(self._endpoint.sock.getsockname())
             while stop is None or not stop.is_set():
                 with self._changed:
                     timer = self._server.timeout(time.monotonic())
@@ -191,8 +196,9 @@ class _Serving:
         events = self._endpoint.settle()
         for event in events:
             if isinstance(event, Connected):
+                self._errors[event.connection] = None
                 self._start(event.connection)
-            elif isinstance(event, Closed):
+            elif isinstance(event, Closed) and event.connection in self._errors:
                 self._errors[event.connection] = event.error
         if any(isinstance(event, (MessageReady, Closed)) for event in events):
             self._changed.notify_all()
@@ -205,7 +211,7 @@ class _Serving:
                     if not served.is_open:
                         error = self._errors.get(served)
                         if error is not None:
-                            raise error
+                            raise error.with_traceback(None)  # not with those of former calls
                         return None
                     left = None if deadline is None else deadline - time.monotonic()
                     if left is not None and left <= 0:
@@ -233,7 +239,13 @@ class _Serving:
             name=f"connection of {served.address}",
         )
         self._threads.add(thread)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:  # the system gives no more threads: the others are served on
+            _log.exception("no thread for the handler of %s", connection.address)
+            self._threads.discard(thread)
+            self._errors.pop(served, None)
+            self._server.close(served)
 
     def _run_handler(self, served: Served, connection: Connection) -> None:
         try:
@@ -304,43 +316,53 @@ class _Client:
 
     def shake(self) -> None:
         session = self._session
-        while not session.handshake():
-            self._flush()
-            timer = session.timeout()
-            self._sock.settimeout(_PATIENCE if timer is None else max(timer, 0.001))
-            try:
-                session.receive_datagram(self._sock.recv(_LARGEST_DATAGRAM))
-            except TimeoutError:
-                session.handle_timeout()
-        self._flush()
+        try:
+            while not session.handshake():
+                self._flush()
+                timer = session.timeout()
+                # libgnutls rounds: what is due at once may turn out not to be due yet.
+                self._sock.settimeout(_PATIENCE if timer is None else max(timer, 0.001))
+                with contextlib.suppress(TimeoutError):
+                    session.receive_datagram(self._sock.recv(_LARGEST_DATAGRAM))
+        finally:
+            self._flush()  # the last flight, or the alert that says why there is none
 
     def receive(self, timeout: float | None) -> bytes | None:
         deadline = None if timeout is None else time.monotonic() + timeout
-        with self._reader:
+        if not self._reader.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
+            raise TimeoutError(f"no message came within {timeout} s")
+        try:
             while True:
                 with self._guard:
                     if not self._open:
                         return None
-                    message = self._session.receive()
-                    self._flush()
-                    if message is not None:
+                    message = self._read()
+                    if message is not None or self._session.peer_closed:
                         return message
-                    if self._session.peer_closed:
-                        return None
-                left = _PATIENCE if deadline is None else deadline - time.monotonic()
-                if left <= 0:
+                left = _PATIENCE if deadline is None else max(0.0, deadline - time.monotonic())
+                datagram = self._wait(min(left, _PATIENCE))
+                if datagram is not None:
+                    with self._guard:
+                        self._session.receive_datagram(datagram)
+                elif left <= 0:
                     raise TimeoutError(f"no message came within {timeout} s")
-                self._sock.settimeout(min(left, _PATIENCE))
-                try:
-                    datagram = self._sock.recv(_LARGEST_DATAGRAM)
-                except TimeoutError:
-                    continue
-                except OSError:
-                    if self._sock.fileno() < 0:
-                        return None  # closed by another thread
-                    continue  # ICMP says nobody listens: it may be forged, or a restart
-                with self._guard:
-                    self._session.receive_datagram(datagram)
+        finally:
+            self._reader.release()
+
+    def _read(self) -> bytes | None:
+        try:
+            return self._session.receive()
+        finally:
+            self._flush()  # an answer to the peer's goodbye, or an alert
+
+    def _wait(self, seconds: float) -> bytes | None:
+        """The next datagram of the socket; None where none came, or it was closed meanwhile."""
+        try:
+            self._sock.settimeout(seconds)
+            return self._sock.recv(_LARGEST_DATAGRAM)
+        except OSError:
+            # The time is over; or ICMP says nobody listens: it may be forged, or a restart.
+            return None
 
     def send(self, data: Buffer) -> int:
         with self._guard:

@@ -6,6 +6,7 @@ The socket is used here, the clock is asked by who calls. Nothing waits but poll
 from __future__ import annotations
 
 import dataclasses
+import errno
 import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,10 @@ from .gate import CookieGate, GateCounters
 from .listener import Arrival, CookieListener, ListenerCounters
 from .server import Event, Server, ServerCounters
 
-__all__ = ["Counters", "Endpoint", "bound", "send_or_lose"]
+__all__ = ["Counters", "Endpoint", "bound", "send_or_lose", "total"]
+
+_MAX_PEERS = 0xFFFFFFFF  # no limit: the server has its own, which may be set anew
+_TRIES = 20  # to find a port that is free for each of several addresses
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ class Endpoint:
         self.sock = sock
         self.server = server
         self._send_errors = 0
-        self._listener = CookieListener(sock, gate, max_peers=server.max_sessions)
+        self._listener = CookieListener(sock, gate, max_peers=_MAX_PEERS)
         self._counted = self._listener.counters
 
     def poll(self, timeout: float | None, limit: int) -> list[Arrival]:
@@ -136,9 +140,20 @@ def bound(found: Sequence[Any], reuse_port: bool = False) -> list[socket.socket]
     Raises:
         OSError: one cannot be bound.
     """
+    found = list(dict.fromkeys(found))
+    for _ in range(_TRIES if len(found) > 1 and found[0][4][1] == 0 else 0):
+        try:
+            return _bound(found, reuse_port)
+        except OSError as error:  # what is free at the first address may be taken at the next
+            if error.errno != errno.EADDRINUSE:
+                raise
+    return _bound(found, reuse_port)
+
+
+def _bound(found: Sequence[Any], reuse_port: bool) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     try:
-        for family, kind, protocol, _, address in dict.fromkeys(found):
+        for family, kind, protocol, _, address in found:
             sock = socket.socket(family, kind, protocol)
             sockets.append(sock)
             if reuse_port:

@@ -16,6 +16,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from .address import SocketAddress
+from .cookie import Prestate
 from .errors import GnuTLSError, TimedOutError
 from .listener import Arrival
 from .session import Credentials, Session
@@ -38,8 +39,10 @@ __all__ = [
 # handshake header (12) and client_version (2). A retransmitted hello has the same (RFC 6347 4.2.4).
 _RANDOM = slice(27, 59)
 
-
 _TICK = 0.001  # seconds; the unit of libgnutls' timers
+_DEAD_TIMERS = 64  # that may lie about before they are swept out
+
+_Timer = tuple[float, int]  # when it is due, and its number
 
 
 class CloseReason(Enum):
@@ -62,13 +65,14 @@ class Connection:
     """
 
     __slots__ = (
+        "__weakref__",
         "_hello_random",
         "_last_active",
         "_limit",
         "_messages",
         "_open",
         "_started",
-        "_wake",
+        "_timer",
         "address",
         "session",
     )
@@ -84,7 +88,7 @@ class Connection:
         self._started = now
         self._last_active = now
         self._open = True
-        self._wake: float | None = None  # when its one live entry among the timers is due
+        self._timer: _Timer | None = None  # its one live entry among the timers
 
     @property
     def is_open(self) -> bool:
@@ -198,7 +202,6 @@ class Server:
         retransmit_timeout: seconds until a flight is sent again for the first time.
 
     Attributes:
-        credentials: what new sessions prove themselves with; may be set anew.
         max_sessions: connections at once.
         counters: a ServerCounters, kept up to date.
 
@@ -228,7 +231,7 @@ class Server:
         _check_limit("max_sessions", max_sessions, int)
         _check_limit("max_queue", max_queue, int)
         _check_limit("idle_timeout", idle_timeout, float)
-        self.credentials = credentials
+        self._credentials = credentials
         self._priority = priority
         self._verify_peer = verify_peer
         self._mtu = mtu
@@ -241,10 +244,26 @@ class Server:
         self._outgoing: list[tuple[bytes, SocketAddress]] = []
         self._events: list[Event] = []
         self._forgotten: set[SocketAddress] = set()
-        self._timers: list[tuple[float, int, Connection]] = []
+        # Whom a timer wakes stands apart: a dead timer, due in minutes, keeps no connection alive.
+        self._timers: list[_Timer] = []
+        self._waking: dict[int, Connection] = {}
         self._order = itertools.count()
         self.counters = ServerCounters()
-        self._new_session()  # what is wrong with the arguments is said here, not at a client
+        self._new_session(credentials)  # what is wrong with the arguments is said here
+
+    @property
+    def credentials(self) -> Credentials | Sequence[Credentials]:
+        """What new sessions prove themselves with; may be set anew.
+
+        Raises:
+            ValueError, TypeError, GnuTLSError: on setting, as of Session; then nothing is changed.
+        """
+        return self._credentials
+
+    @credentials.setter
+    def credentials(self, credentials: Credentials | Sequence[Credentials]) -> None:
+        self._new_session(credentials)  # what is wrong with them is said here, not at a client
+        self._credentials = credentials
 
     # --- in and out -------------------------------------------------------------------------------
 
@@ -258,8 +277,9 @@ class Server:
         else:
             # With two sessions each reads what its keys open, and libgnutls drops the rest.
             for connection in tuple(peer):
-                connection.session.receive_datagram(arrival.datagram)
-                self._advance(connection, now)
+                if connection.is_open:  # else the one before has just replaced it
+                    connection.session.receive_datagram(arrival.datagram)
+                    self._advance(connection, now)
 
     def datagrams_to_send(self) -> list[tuple[bytes, SocketAddress]]:
         """Take the datagrams that are to be sent, in order."""
@@ -279,23 +299,25 @@ class Server:
 
     def timeout(self, now: float) -> float | None:
         """Seconds until handle_timeout() wants to be called; None where no timer runs."""
-        while self._timers and self._timers[0][0] != self._timers[0][2]._wake:
-            heapq.heappop(self._timers)  # of a closed connection, or one that wakes earlier
+        while self._timers and self._timers[0][1] not in self._waking:
+            heapq.heappop(self._timers)
         return max(0.0, self._timers[0][0] - now) if self._timers else None
 
     def handle_timeout(self, now: float) -> None:
         """Send flights again, end handshakes and idle connections whose time is over."""
         while self._timers and self._timers[0][0] <= now:
-            when, _, connection = heapq.heappop(self._timers)
-            if when != connection._wake:
+            connection = self._waking.pop(heapq.heappop(self._timers)[1], None)
+            if connection is None:
                 continue
-            connection._wake = None
+            connection._timer = None
+            # The sums are those by which the timers were set: a difference could be rounded to less
+            # than the timeout, and the same timer would be due for ever.
             if not connection.session.established:
-                if now - connection._started >= self._handshake_timeout:
+                if now >= connection._started + self._handshake_timeout:
                     self._close(connection, CloseReason.TIMED_OUT)
                 else:
                     self._advance(connection, now)
-            elif now - connection._last_active >= self._idle_timeout:
+            elif now >= connection._last_active + self._idle_timeout:
                 self._close(connection, CloseReason.IDLE)
             else:
                 self._schedule(connection, connection._last_active + self._idle_timeout)
@@ -351,21 +373,23 @@ class Server:
         if len(self) >= self.max_sessions:
             self.counters.refused += 1
             return
-        session = self._new_session(arrival)
+        session = self._new_session(self._credentials, arrival.prestate)
         connection = Connection(arrival.address, session, random, self._max_queue, now)
         self._peers.setdefault(arrival.address, _Peer()).pending = connection
         self.counters.handshaking += 1
         session.receive_datagram(arrival.datagram)
         self._advance(connection, now)
 
-    def _new_session(self, arrival: Arrival | None = None) -> Session:
+    def _new_session(
+        self, credentials: Credentials | Sequence[Credentials], prestate: Prestate | None = None
+    ) -> Session:
         return Session(
             "server",
-            self.credentials,
+            credentials,
             priority=self._priority,
             verify_peer=self._verify_peer,
             mtu=self._mtu,
-            prestate=None if arrival is None else arrival.prestate,
+            prestate=prestate,
             retransmit_timeout=self._retransmit_timeout,
             handshake_timeout=self._handshake_timeout,
         )
@@ -425,10 +449,6 @@ class Server:
         """Say goodbye where that is possible, and forget."""
         if not connection.is_open:
             return
-        if reason is not CloseReason.REPLACED:  # whoever replaces it would hear the goodbye
-            with contextlib.suppress(GnuTLSError):
-                connection.session.close()
-            self._collect(connection)
         peer = self._peers[connection.address]
         if peer.current is connection:
             peer.current = None
@@ -441,8 +461,14 @@ class Server:
 
     def _end(self, connection: Connection, reason: CloseReason, error: Exception | None) -> None:
         connection._open = False
-        connection._wake = None
+        self._cancel_timer(connection)
+        with contextlib.suppress(GnuTLSError):
+            connection.session.close()
+        if reason is not CloseReason.REPLACED:  # whoever replaces it would hear the goodbye
+            self._collect(connection)
         self.counters.closed[reason] += 1
+        if isinstance(error, GnuTLSError):
+            error.__traceback__ = None  # its frames would keep the session alive as long as itself
         if error is not None:
             self.counters.last_error = error
         if connection.session.established:
@@ -453,10 +479,21 @@ class Server:
 
     def _schedule(self, connection: Connection, when: float) -> None:
         """Wake for a connection at a time; where it wakes before that, it looks again then."""
-        if connection._wake is not None and connection._wake <= when:
-            return
-        connection._wake = when
-        heapq.heappush(self._timers, (when, next(self._order), connection))
+        if connection._timer is not None:
+            if connection._timer[0] <= when:
+                return
+            self._cancel_timer(connection)
+        if len(self._timers) > 2 * len(self) + _DEAD_TIMERS:
+            self._timers = [timer for timer in self._timers if timer[1] in self._waking]
+            heapq.heapify(self._timers)
+        connection._timer = (when, next(self._order))
+        self._waking[connection._timer[1]] = connection
+        heapq.heappush(self._timers, connection._timer)
+
+    def _cancel_timer(self, connection: Connection) -> None:
+        if connection._timer is not None:
+            del self._waking[connection._timer[1]]
+            connection._timer = None
 
 
 def _check_limit(name: str, value: object, kind: type[int] | type[float]) -> None:
