@@ -20,6 +20,7 @@ C_SOURCES = [
     "gnutls_cookie/native/transport.c",
     "gnutls_cookie/native/gate.c",
     "gnutls_cookie/native/udp.c",
+    "gnutls_cookie/native/wire.c",
 ]
 
 # GNUTLS_COOKIE_PORTABLE_LOOP=1: one datagram a system call, as on systems without recvmmsg.
@@ -29,6 +30,7 @@ PREAMBLE = """
 #include "transport.h"
 #include "counters.h"
 #include "udp.h"
+#include "wire.h"
 static const char *const gc_package_version = "%s";
 static const char *const gc_built_with_libgnutls = GNUTLS_VERSION;
 static const char *const gc_oldest_libgnutls = GC_OLDEST_LIBGNUTLS;

@@ -11,7 +11,6 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from errno import EAGAIN, EIO
 from types import TracebackType
 from typing import Any
 
@@ -24,7 +23,7 @@ _PSK_NO_SUCH_USER = 1  # lib/auth/psk_passwd.c: libgnutls then goes on with a ra
 
 
 class Transport:
-    """What C's callbacks reach through a lent handle. The defaults send, receive and know nothing.
+    """What C's callbacks reach through a lent handle. The defaults send and know nothing.
 
     Attributes:
         raised: what a callback raised; the call that lent the handle raises it again.
@@ -38,14 +37,6 @@ class Transport:
     def push(self, data: bytes) -> int:
         """gnutls_push_func: the number of bytes sent, negative for a failure."""
         return -1
-
-    def pull(self, size: int) -> bytes | None:
-        """gnutls_pull_func: one datagram, cut to `size`; None where none is waiting (EAGAIN)."""
-        return None
-
-    def waiting(self) -> bool:
-        """gnutls_pull_timeout_func: whether a datagram is waiting."""
-        return False
 
     def psk(self, identity: bytes) -> bytes | None:
         """gnutls_psk_server_credentials_function: the key of an identity; None for a stranger."""
@@ -179,35 +170,6 @@ def gc_py_push(handle: int, data: Any, size: int) -> int:
         return -1
     try:
         return lent.push(ffi.buffer(data, size)[:])
-    except BaseException as error:
-        lent.raised = error
-        return -1
-
-
-@ffi.def_extern(error=-EIO, onerror=_outside)
-def gc_py_pull(handle: int, data: Any, size: int) -> int:
-    lent = _find(handle)
-    if lent is None:
-        return -EIO
-    try:
-        datagram = lent.pull(size)
-        if datagram is None:
-            return -EAGAIN
-        taken = min(len(datagram), size)
-        ffi.memmove(data, datagram, taken)
-        return taken
-    except BaseException as error:
-        lent.raised = error
-        return -EIO
-
-
-@ffi.def_extern(error=-1, onerror=_outside)
-def gc_py_pull_timeout(handle: int, milliseconds: int) -> int:
-    lent = _find(handle)
-    if lent is None:
-        return -1
-    try:
-        return 1 if lent.waiting() else 0
     except BaseException as error:
         lent.raised = error
         return -1

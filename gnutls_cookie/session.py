@@ -7,6 +7,8 @@ says when it wants to be called.
 
 from __future__ import annotations
 
+import functools
+import sys
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -30,9 +32,16 @@ Role = Literal["client", "server"]
 Credentials = CertificateCredentials | PSKCredentials
 
 MTU_MIN, MTU_MAX = 128, 65507  # bytes of a UDP payload; below, no handshake fragment would fit
-_RECORD_HEADER = 13  # bytes; the last two are the record's length (RFC 6347 4.1)
+_RECORD_HEADER = 13  # bytes; the last two are the record's length (RFC 6347 4.1), big-endian
 _INBOX_LIMIT = 256  # datagrams that wait to be read; a further one is dropped, as UDP does
-_STEPS = 1024  # calls of libgnutls in one call of ours: many alerts in one datagram end somewhere
+_STEPS = 1024  # calls of libgnutls in one call of ours
+_SIZE = ffi.sizeof("uint32_t")  # bytes; stands before each datagram that a call sent
+
+_SESSION = ffi.typeof("gnutls_session_t *")
+_WIRE = ffi.typeof("struct gc_wire *")
+_HANDSHAKE, _RECEIVE, _SEND = lib.gc_wire_handshake, lib.gc_wire_receive, lib.gc_wire_send
+_AGAIN: int = lib.GNUTLS_E_AGAIN
+_BUSY: int = lib.GC_BUSY
 
 _PRIORITY = {
     (lib.GNUTLS_CRD_CERTIFICATE,): "NORMAL",
@@ -103,8 +112,11 @@ class Session:
             raise ValueError("server_name is for a client")
         self.role: Role = role
         listed = _listed(credentials)
-        self._wire = _Wire(_lookup(listed))
-        self._calls: dict[int, None] = {}  # the handles of calls under way: one at most
+        self._inbox: deque[bytes] = deque()
+        self._outbox: list[bytes] = []
+        self._dropped = 0
+        lookup = _lookup(listed) if is_server else None
+        self._lookup = None if lookup is None else _Lookup(lookup)
         self._handshake_timeout = handshake_timeout
         self._deadline: float | None = None
         self._established = False
@@ -113,17 +125,19 @@ class Session:
         self._peer_closed = False
 
         kinds_and_pointers = [one._of_role(role) for one in listed]
-        out = ffi.new("gnutls_session_t *")
+        out = ffi.new(_SESSION)
         flags = lib.GNUTLS_SERVER if is_server else lib.GNUTLS_CLIENT
         flags |= lib.GNUTLS_DATAGRAM | lib.GNUTLS_NONBLOCK | lib.GNUTLS_NO_SIGNAL
         check(lib.gnutls_init(out, flags))
         # The destructor holds what C looks at: it goes when the session is gone, not before.
-        alive: list[Any] = [listed, kinds_and_pointers]
+        self._wire = ffi.new(_WIRE)
+        alive: list[Any] = [listed, kinds_and_pointers, self._wire]
         self._pointer = ffi.gc(out[0], _Deinit(alive))
-        lib.gc_session_set_callbacks(self._pointer)
+        lib.gc_wire_attach(self._pointer, self._wire)
         for kind, pointer in kinds_and_pointers:
             check(lib.gnutls_credentials_set(self._pointer, kind, pointer))
-        self._set_priority(priority, tuple(sorted(kind for kind, _ in kinds_and_pointers)))
+        kinds = tuple(sorted(kind for kind, _ in kinds_and_pointers))
+        self._set_priority(_PRIORITY[kinds] if priority is None else priority, alive)
         self._set_verification(server_name, verify_peer, alive)
         lib.gnutls_dtls_set_timeouts(
             self._pointer,
@@ -134,7 +148,6 @@ class Session:
             self.mtu = mtu
         if prestate is not None:
             prestate_set(self, prestate)
-        self._packet = ffi.new("gnutls_packet_t *")
 
     # --- datagrams --------------------------------------------------------------------------------
 
@@ -148,22 +161,29 @@ class Session:
             TypeError: data is not bytes-like.
         """
         datagram = data if type(data) is bytes else to_bytes("data", data)
-        whole = _whole_records(datagram, len(datagram))
-        if whole and len(self._wire.inbox) < _INBOX_LIMIT:
-            self._wire.inbox.append(datagram if whole == len(datagram) else datagram[:whole])
+        size = whole = len(datagram)
+        if size < _RECORD_HEADER or size != _RECORD_HEADER + (datagram[11] << 8 | datagram[12]):
+            # More than one record, or none. A record lies within one datagram (RFC 6347 4.1.1).
+            # libgnutls (lib/buffers.c) keeps a cut one and takes the datagrams that follow for its
+            # rest: a stranger's 13 bytes would cost the peer's next 16384. And zero bytes would be
+            # the end of the stream to it.
+            whole = lib.gc_whole_records(datagram, size, size)
+        if whole and len(self._inbox) < _INBOX_LIMIT:
+            self._inbox.append(datagram if whole == size else datagram[:whole])
         else:
-            self._wire.dropped += 1
+            self._dropped += 1
 
     def datagrams_to_send(self) -> list[bytes]:
         """Take the datagrams that are to be sent to the peer, in order."""
-        datagrams = list(self._wire.outbox)
-        self._wire.outbox.clear()
+        if not self._outbox:
+            return []
+        datagrams, self._outbox = self._outbox, []
         return datagrams
 
     @property
     def dropped(self) -> int:
         """How many datagrams receive_datagram() dropped."""
-        return self._wire.dropped
+        return self._dropped + int(self._wire.dropped)
 
     # --- the handshake ----------------------------------------------------------------------------
 
@@ -190,17 +210,21 @@ class Session:
         elif time.monotonic() >= self._deadline:
             # libgnutls looks at its total time only when a retransmission is due.
             self._fail(lib.GNUTLS_E_TIMEDOUT)
+        inbox, wire = self._inbox, self._wire
         for _ in range(_STEPS):
-            self._wire.starved = False
-            code = self._call(lib.gnutls_handshake)
+            datagram = inbox[0] if inbox else b""
+            seat = _take_seat()
+            code = self._shake(seat[0], datagram)
+            if datagram and wire.taken:
+                inbox.popleft()
+            _SEATS.append(seat)
             if code == 0:
                 self._established = True
                 return True
-            if code in (lib.GNUTLS_E_AGAIN, lib.GNUTLS_E_INTERRUPTED):
-                if self._wire.starved:
-                    return False  # else a record was dropped, and the next one is to be read
-            elif lib.gnutls_error_is_fatal(code):
+            if code != _AGAIN:
                 self._fail(code)
+            if not inbox or not wire.starved:
+                return False
         return False
 
     def timeout(self) -> float | None:
@@ -212,7 +236,7 @@ class Session:
         if self._deadline is None or self._established or self.closed:
             return None
         left = max(0.0, self._deadline - time.monotonic())
-        if not self._wire.sent:
+        if not self._wire.ever_sent:
             return left  # a server that waits for the ClientHello has nothing to send again
         return min(left, float(lib.gnutls_dtls_get_timeout(self._pointer)) / 1000)
 
@@ -245,10 +269,13 @@ class Session:
         """
         message = data if type(data) is bytes else to_bytes("data", data)
         self._check_usable(established=True)
-        code = self._call(lib.gnutls_record_send, message, len(message))
-        return check(
-            code, "" if 0 < len(message) <= self.data_mtu else f"data of {len(message)} bytes"
-        )
+        seat = _take_seat()
+        code = self._call(seat[0], _SEND, message, len(message))
+        _SEATS.append(seat)
+        if code < 0:
+            fits = 0 < len(message) <= self.data_mtu
+            check(code, "" if fits else f"data of {len(message)} bytes")
+        return code
 
     def receive(self) -> bytes | None:
         """The next message of the peer (gnutls_record_recv_packet).
@@ -264,24 +291,33 @@ class Session:
         if self._peer_closed:
             return None
         self._check_usable(established=True, closed_too=True)
+        inbox, wire = self._inbox, self._wire
         for _ in range(_STEPS):
-            self._wire.starved = False
-            code = self._call(lib.gnutls_record_recv_packet, self._packet)
-            if code > 0:
-                return self._take_packet()
-            if code == 0:
-                if self._packet[0] != ffi.NULL:
-                    return self._take_packet()
+            if inbox:
+                datagram = inbox[0]
+            elif wire.starved:
+                return None
+            else:
+                datagram = b""
+            seat = _take_seat()
+            code = self._call(seat[0], _RECEIVE, datagram, len(datagram))
+            if datagram and wire.taken:
+                inbox.popleft()
+            message: bytes | None = seat[1][:code] if code >= 0 else None
+            _SEATS.append(seat)
+            if message is not None:
+                return message
+            if code == _AGAIN:
+                if not wire.starved:
+                    return None
+            elif code == lib.GC_GOODBYE:
                 self._peer_closed = True
                 self.close()  # RFC 5246 7.2.1: a close_notify is answered with one
                 return None
-            if code in (lib.GNUTLS_E_AGAIN, lib.GNUTLS_E_INTERRUPTED):
-                if self._wire.starved:
-                    return None
             elif code == lib.GNUTLS_E_REHANDSHAKE:
                 if not self._closed:
                     self._alert(lib.GNUTLS_AL_WARNING, lib.GNUTLS_A_NO_RENEGOTIATION)
-            elif lib.gnutls_error_is_fatal(code):
+            else:
                 self._fail(code)
         return None
 
@@ -295,8 +331,8 @@ class Session:
             return
         self._closed = True
         if self._established:
-            self._call(lib.gnutls_bye, lib.GNUTLS_SHUT_WR)
-        elif self._wire.sent:
+            self._say(lib.gc_wire_bye)
+        elif self._wire.ever_sent:
             self._alert(lib.GNUTLS_AL_WARNING, lib.GNUTLS_A_USER_CANCELED)
             self._alert(lib.GNUTLS_AL_WARNING, lib.GNUTLS_A_CLOSE_NOTIFY)
 
@@ -405,13 +441,10 @@ class Session:
             raise ValueError("session is closed")
         return int(ffi.cast("uintptr_t", self._pointer))
 
-    def _set_priority(self, priority: str | None, kinds: tuple[int, ...]) -> None:
-        text = _PRIORITY[kinds] if priority is None else priority
-        raw = ffi.new("char[]", c_string("priority", text))
-        position = ffi.new("char **")
-        if lib.gnutls_priority_set_direct(self._pointer, raw, position) < 0:
-            rest = "" if position[0] == ffi.NULL else f" at {c_text(position[0])!r}"
-            raise ValueError(f"priority is not understood{rest}: {text!r}")
+    def _set_priority(self, text: str, alive: list[Any]) -> None:
+        priority = _priority(c_string("priority", text))
+        alive.append(priority)
+        check(lib.gnutls_priority_set(self._pointer, priority), "priority")
 
     def _set_verification(
         self, server_name: str | None, verify_peer: bool | None, alive: list[Any]
@@ -453,37 +486,55 @@ class Session:
         if established and not self._established:
             raise error_from_code(lib.GNUTLS_E_INVALID_SESSION, "the handshake is not complete")
 
-    def _call(self, function: Any, *arguments: Any) -> int:
-        """One call of libgnutls on this session, its wire lent for the time.
+    def _call(self, seat: Any, function: Any, *arguments: Any) -> int:
+        """One call of libgnutls on this session by native/wire.c; what it sent is kept."""
+        code = int(function(self._pointer, self._wire, seat, *arguments))
+        if code == _BUSY:
+            raise RuntimeError("another call of this session is under way")
+        if seat.sent:
+            sent = ffi.buffer(seat.out, seat.out_size)
+            if seat.sent == 1:
+                self._outbox.append(sent[_SIZE:])
+                return code
+            at = 0
+            while at < len(sent):
+                end = at + _SIZE + int.from_bytes(sent[at : at + _SIZE], sys.byteorder)
+                self._outbox.append(sent[at + _SIZE : end])
+                at = end
+        return code
 
-        What a callback raised comes out here, and the session has failed.
+    def _shake(self, seat: Any, datagram: bytes) -> int:
+        """gnutls_handshake, with the PSK lookup lent for the time.
+
+        What a lookup raised comes out here, and the session has failed.
         """
+        lookup = self._lookup
+        if lookup is None:
+            return self._call(seat, _HANDSHAKE, 0, datagram, len(datagram))
         handle = new_handle()
         try:
-            self._calls[handle] = None
-            if len(self._calls) > 1:
-                raise RuntimeError("another call of this session is under way")
-            try:
-                LENT[handle] = self._wire
-                lib.gc_session_set_handle(self._pointer, handle)
-                code = int(function(self._pointer, *arguments))
-            finally:
-                LENT.pop(handle, None)
+            LENT[handle] = lookup
+            code = self._call(seat, _HANDSHAKE, handle, datagram, len(datagram))
         finally:
-            self._calls.pop(handle, None)
-        raised, self._wire.raised = self._wire.raised, None
+            LENT.pop(handle, None)
+        raised, lookup.raised = lookup.raised, None
         if raised is not None:
-            if not self._failed:
-                self._failed = True
-                self._alert(lib.GNUTLS_AL_FATAL, lib.GNUTLS_A_INTERNAL_ERROR)
+            self._failed = True
+            self._alert(lib.GNUTLS_AL_FATAL, lib.GNUTLS_A_INTERNAL_ERROR)
             try:
                 raise raised
             finally:
                 del raised
         return code
 
+    def _say(self, function: Any, *arguments: Any) -> None:
+        """A call that only sends; an alert that cannot be sent is lost."""
+        seat = _take_seat()
+        self._call(seat[0], function, *arguments)
+        _SEATS.append(seat)
+
     def _alert(self, level: int, description: int) -> None:
-        self._call(lib.gnutls_alert_send, level, description)
+        self._say(lib.gc_wire_alert, level, description)
 
     def _fail(self, code: int) -> None:
         """The session has failed: tell the peer, and raise the error that `code` is."""
@@ -495,7 +546,7 @@ class Session:
         elif code != lib.GNUTLS_E_TIMEDOUT:  # silence is not answered
             if code == lib.GNUTLS_E_CERTIFICATE_VERIFICATION_ERROR:
                 detail = self._verification_text()
-            self._call(lib.gnutls_alert_send_appropriate, code)
+            self._say(lib.gc_wire_alert_for, code)
         raise error_from_code(code, detail)
 
     def _verification_text(self) -> str:
@@ -509,15 +560,6 @@ class Session:
         finally:
             lib.gc_free(out.data)
 
-    def _take_packet(self) -> bytes:
-        packet, self._packet[0] = self._packet[0], ffi.NULL
-        datum = ffi.new("gnutls_datum_t *")
-        try:
-            lib.gnutls_packet_get(packet, datum, ffi.NULL)
-            return bytes(ffi.buffer(datum.data, datum.size))
-        finally:
-            lib.gnutls_packet_deinit(packet)
-
 
 class _Deinit:
     """gnutls_deinit that keeps alive what the session looks at until it has run."""
@@ -530,61 +572,46 @@ class _Deinit:
         self._alive.clear()
 
 
-class _Wire(Transport):
-    """Both directions of a session, and its PSK lookup: what C's callbacks work on."""
+class _Lookup(Transport):
+    """The PSK lookup of a server: what C's callback works on."""
 
-    __slots__ = ("dropped", "inbox", "lookup", "outbox", "sent", "starved")
+    __slots__ = ("lookup",)
 
-    def __init__(self, lookup: PSKLookup | None) -> None:
+    def __init__(self, lookup: PSKLookup) -> None:
         super().__init__()
-        self.inbox: deque[bytes] = deque()
-        self.outbox: deque[bytes] = deque()
         self.lookup = lookup
-        self.dropped = 0
-        self.sent = False
-        self.starved = False  # whether libgnutls has asked for more than there was
-
-    def push(self, data: bytes) -> int:
-        self.sent = True
-        self.outbox.append(data)
-        return len(data)
-
-    def pull(self, size: int) -> bytes | None:
-        while self.inbox:
-            datagram = self.inbox.popleft()
-            if len(datagram) <= size:
-                return datagram
-            whole = _whole_records(datagram, size)
-            if whole:
-                return datagram[:whole]
-            self.dropped += 1  # no record of DTLS is that long (RFC 6347 4.1)
-        self.starved = True
-        return None
-
-    def waiting(self) -> bool:
-        if not self.inbox:
-            self.starved = True
-        return bool(self.inbox)
 
     def psk(self, identity: bytes) -> bytes | None:
-        key = self.lookup(_identity(identity)) if self.lookup is not None else None
+        key = self.lookup(_identity(identity))
         return None if key is None else psk_key("the key that lookup gave", key)
 
 
-def _whole_records(datagram: bytes, limit: int) -> int:
-    """Bytes at the start of a datagram that are whole records and end within `limit`.
+# What calls need for their length, each with a view of its message. A call takes one and gives it
+# back, so that there are as many as calls ever were under way at once.
+_SEATS: list[tuple[Any, Any]] = []
 
-    A record lies within one datagram (RFC 6347 4.1.1). libgnutls (lib/buffers.c) keeps a cut one
-    and takes the datagrams that follow for its rest: a stranger's 13 bytes would cost the peer's
-    next 16384. And zero bytes would be the end of the stream to it.
-    """
-    whole = 0
-    while (end := whole + _RECORD_HEADER) <= limit:
-        end += datagram[end - 2] << 8 | datagram[end - 1]
-        if end > limit:
-            break
-        whole = end
-    return whole
+
+def _take_seat() -> tuple[Any, Any]:
+    try:
+        return _SEATS.pop()
+    except IndexError:
+        native = lib.gc_seat_new()
+        if native == ffi.NULL:
+            raise MemoryError("no memory for a call of a session") from None
+        native = ffi.gc(native, lib.gc_seat_free)
+        return native, ffi.buffer(native.message)
+
+
+@functools.lru_cache(maxsize=64)
+def _priority(text: bytes) -> Any:
+    """A priority string as libgnutls has parsed it, for any number of sessions."""
+    out = ffi.new("gnutls_priority_t *")
+    raw = ffi.new("char[]", text)
+    position = ffi.new("char **")
+    if lib.gnutls_priority_init(out, raw, position) < 0:
+        rest = "" if position[0] == ffi.NULL else f" at {c_text(position[0])!r}"
+        raise ValueError(f"priority is not understood{rest}: {_identity(text)!r}")
+    return ffi.gc(out[0], lib.gnutls_priority_deinit)
 
 
 def _listed(credentials: Credentials | Sequence[Credentials]) -> list[Credentials]:

@@ -196,16 +196,6 @@ def call_push(handle: int, data: bytes = b"datagram") -> int:
     return int(lib.gc_push(ffi.cast("void *", handle), data, len(data)))
 
 
-def call_pull(handle: int) -> tuple[int, int]:
-    buffer = ffi.new("char[]", 64)
-    result = int(lib.gc_pull(ffi.cast("void *", handle), buffer, 64))
-    return result, ffi.errno  # type: ignore[attr-defined]
-
-
-def call_pull_timeout(handle: int) -> int:
-    return int(lib.gc_pull_timeout(ffi.cast("void *", handle), 0))
-
-
 def stale() -> int:
     handle = TABLE.lend(Transport())
     TABLE.reclaim(handle)
@@ -226,14 +216,9 @@ OTHER = HandleTable()
 def test_handle_that_is_not_lent_makes_callbacks_fail(
     kind: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """-1 (and EIO from pull), no crash, no other object, nothing on stderr."""
+    """-1, no crash, no other object, nothing on stderr."""
     with TABLE.lent(Recorder()) as _:
-        handle = STALE[kind]()
-        assert call_push(handle) == -1
-        result, errno = call_pull(handle)
-        assert result == -1
-        assert os.strerror(errno) == "Input/output error"
-        assert call_pull_timeout(handle) == -1
+        assert call_push(STALE[kind]()) == -1
     assert capfd.readouterr() == ("", "")
 
 
@@ -250,34 +235,23 @@ class Recorder(Transport):
         self.pushed.append(data)
         return len(data)
 
-    def pull(self, size: int) -> bytes | None:
-        return b"x" * 100
-
-    def waiting(self) -> bool:
-        return True
-
 
 def test_lent_transport_is_reached() -> None:
-    """push, pull and pull_timeout come to the object behind the handle; pull cuts to size."""
+    """push comes to the object behind the handle."""
     with TABLE.lent(Recorder()) as handle:
         assert call_push(handle, b"abc") == 3
         assert TABLE.get(handle).pushed == [b"abc"]
-        assert call_pull(handle)[0] == 64
-        assert call_pull_timeout(handle) == 1
 
 
-def test_transport_by_default_sends_and_receives_nothing() -> None:
-    """-1 from push, EAGAIN from pull, nothing waiting, no identity."""
+def test_transport_by_default_sends_and_knows_nothing() -> None:
+    """-1 from push, no identity."""
     with TABLE.lent(Transport()) as handle:
         assert call_push(handle) == -1
-        result, errno = call_pull(handle)
-        assert (result, os.strerror(errno)) == (-1, "Resource temporarily unavailable")
-        assert call_pull_timeout(handle) == 0
     assert Transport().psk(b"somebody") is None
 
 
 class Failing(Transport):
-    """A transport whose every method raises."""
+    """A transport whose push raises."""
 
     __slots__ = ("error",)
 
@@ -288,17 +262,9 @@ class Failing(Transport):
     def push(self, data: bytes) -> int:
         raise self.error
 
-    def pull(self, size: int) -> bytes | None:
-        raise self.error
-
-    def waiting(self) -> bool:
-        raise self.error
-
 
 @pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit])
-@pytest.mark.parametrize("call", [call_push, call_pull, call_pull_timeout])
 def test_exception_in_a_callback_is_stored_and_c_sees_a_failure(
-    call: Callable[[int], object],
     kind: type[BaseException],
     capfd: pytest.CaptureFixture[str],
 ) -> None:
@@ -306,8 +272,7 @@ def test_exception_in_a_callback_is_stored_and_c_sees_a_failure(
     error = kind()
     transport = Failing(error)
     with TABLE.lent(transport) as handle:
-        result = call(handle)
-    assert (result[0] if isinstance(result, tuple) else result) == -1
+        assert call_push(handle) == -1
     assert transport.raised is error
     assert capfd.readouterr() == ("", "")
 

@@ -1,49 +1,13 @@
-/* Trampolines from gnutls_*_func to Python by integer handle, and the capture push. */
+/* The push that reaches Python by integer handle, the capture push, and the cookie functions. */
 #include "transport.h"
 
-#include <errno.h>
 #include <string.h>
 
 /* Defined by the generated module: extern "Python+C" in ffi.cdef. */
 extern ssize_t gc_py_push(uintptr_t handle, const void *data, size_t size);
-extern ssize_t gc_py_pull(uintptr_t handle, void *data, size_t size);
-extern int gc_py_pull_timeout(uintptr_t handle, unsigned int milliseconds);
-extern int gc_py_psk(uintptr_t handle, const char *username, gnutls_datum_t *key);
 
 ssize_t gc_push(gnutls_transport_ptr_t ptr, const void *data, size_t size) {
     return gc_py_push((uintptr_t)ptr, data, size);
-}
-
-ssize_t gc_pull(gnutls_transport_ptr_t ptr, void *data, size_t size) {
-    ssize_t received = gc_py_pull((uintptr_t)ptr, data, size);
-    if (received >= 0)
-        return received;
-    /* Python answers with a negated errno. It is set here, after cffi has put back the errno that
-     * was in force before the callback. */
-    errno = received >= -4096 ? (int)-received : EIO;
-    return -1;
-}
-
-int gc_pull_timeout(gnutls_transport_ptr_t ptr, unsigned int milliseconds) {
-    return gc_py_pull_timeout((uintptr_t)ptr, milliseconds);
-}
-
-int gc_psk(gnutls_session_t session, const char *username, gnutls_datum_t *key) {
-    return gc_py_psk((uintptr_t)gnutls_transport_get_ptr(session), username, key);
-}
-
-void gc_session_set_callbacks(gnutls_session_t session) {
-    gnutls_transport_set_push_function(session, gc_push);
-    gnutls_transport_set_pull_function(session, gc_pull);
-    gnutls_transport_set_pull_timeout_function(session, gc_pull_timeout);
-}
-
-void gc_session_set_handle(gnutls_session_t session, uintptr_t handle) {
-    gnutls_transport_set_ptr(session, (gnutls_transport_ptr_t)handle);
-}
-
-void gc_psk_set_callback(gnutls_psk_server_credentials_t credentials) {
-    gnutls_psk_set_server_credentials_function(credentials, gc_psk);
 }
 
 int gc_datum_copy(gnutls_datum_t *out, const void *data, unsigned int size) {

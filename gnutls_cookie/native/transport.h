@@ -1,5 +1,5 @@
-/* Where libgnutls meets Python: gnutls_*_func callbacks whose gnutls_transport_ptr_t carries an
- * integer handle, never a Python pointer; and a push that needs no Python at all. */
+/* Where libgnutls' cookie functions meet Python: a gnutls_push_func whose gnutls_transport_ptr_t
+ * carries an integer handle, never a Python pointer; and one that needs no Python at all. */
 #ifndef GNUTLS_COOKIE_TRANSPORT_H
 #define GNUTLS_COOKIE_TRANSPORT_H
 
@@ -18,18 +18,8 @@
 /* A handshake header, its body and a record header around it (RFC 6347 4.1, 4.2.1, 4.2.2). */
 enum { GC_HELLO_VERIFY_REQUEST_SIZE = 44 };
 
-/* gnutls_push_func, gnutls_pull_func, gnutls_pull_timeout_func and
- * gnutls_psk_server_credentials_function over the handle table. A handle that is not lent gives -1
- * (push, pull, pull_timeout) or "no such user" (psk). */
+/* gnutls_push_func over the handle table. A handle that is not lent gives -1. */
 ssize_t gc_push(gnutls_transport_ptr_t ptr, const void *data, size_t size);
-ssize_t gc_pull(gnutls_transport_ptr_t ptr, void *data, size_t size);
-int gc_pull_timeout(gnutls_transport_ptr_t ptr, unsigned int milliseconds);
-int gc_psk(gnutls_session_t session, const char *username, gnutls_datum_t *key);
-
-/* Setters: the callbacks of a session, the handle they find it by, the lookup of PSK identities. */
-void gc_session_set_callbacks(gnutls_session_t session);
-void gc_session_set_handle(gnutls_session_t session, uintptr_t handle);
-void gc_psk_set_callback(gnutls_psk_server_credentials_t credentials);
 
 /* Memory that libgnutls frees itself, and memory that it allocated. 0, or GNUTLS_E_MEMORY_ERROR. */
 int gc_datum_copy(gnutls_datum_t *out, const void *data, unsigned int size);

@@ -1,0 +1,75 @@
+/* Calls of libgnutls on a session with both directions of its wire in C: the one datagram that a
+ * call may read, and those that it sends. Python is called only for PSK lookups. */
+#ifndef GNUTLS_COOKIE_WIRE_H
+#define GNUTLS_COOKIE_WIRE_H
+
+#include "transport.h"
+
+/* What a call needs for its length, whichever session's: given by the caller, one for each thread
+ * that is in a call. */
+struct gc_seat {
+    /* The datagrams that were sent, `sent` of them: each behind its size (uint32_t). */
+    unsigned char *out;
+    size_t out_size;
+    size_t out_capacity;
+    unsigned int sent;
+    /* The message that gc_wire_receive read. No record is longer (RFC 6347 4.1: 2^14 and, where a
+     * peer ignores that, what libgnutls takes besides). */
+    unsigned char message[(1 << 14) + (1 << 11)];
+};
+
+/* One for each session, behind its gnutls_transport_ptr_t; outlives the session. */
+struct gc_wire {
+    /* for the length of a call */
+    int busy;                /* set and cleared atomically */
+    struct gc_seat *seat;    /* where the call writes */
+    uintptr_t handle;        /* what PSK lookups go to; 0: nobody */
+    const unsigned char *in; /* the datagram that is to be read, or NULL */
+    size_t in_size;
+    /* after it */
+    int taken;        /* 1: the datagram was read, or dropped */
+    int starved;      /* 1: nothing is left to be read: all further calls wait for a datagram */
+    int ever_sent;    /* 1: something was sent, in whichever call */
+    uint64_t dropped; /* datagrams that held no record of a length that DTLS has */
+};
+
+/* Answers that are none of libgnutls'. */
+enum {
+    GC_BUSY = -1000001,   /* another call of this session is under way; nothing was done */
+    GC_GOODBYE = -1000002 /* gc_wire_receive: the peer said close_notify */
+};
+
+struct gc_seat *gc_seat_new(void); /* NULL: no memory */
+void gc_seat_free(struct gc_seat *seat);
+
+void gc_wire_attach(gnutls_session_t session, struct gc_wire *wire);
+
+/* gnutls_psk_server_credentials_function for sessions with a wire: asks Python by the handle of the
+ * call. Without one it is an error, and the handshake fails. */
+void gc_psk_set_callback(gnutls_psk_server_credentials_t credentials);
+
+/* Bytes at the start of a datagram that are whole records and end within `limit`. */
+size_t gc_whole_records(const unsigned char *datagram, size_t size, size_t limit);
+
+/* gnutls_handshake until it is complete (0), fails, or has read all (GNUTLS_E_AGAIN, starved). `in`
+ * may be NULL with in_size 0: no datagram. What a bounded number of steps did not finish gives
+ * GNUTLS_E_AGAIN without `starved`. */
+int gc_wire_handshake(gnutls_session_t session, struct gc_wire *wire, struct gc_seat *seat,
+                      uintptr_t handle, const unsigned char *in, size_t in_size);
+
+/* The next message: its size (0 too), in seat->message; GC_GOODBYE; GNUTLS_E_REHANDSHAKE; a fatal
+ * error; or GNUTLS_E_AGAIN as above. */
+ssize_t gc_wire_receive(gnutls_session_t session, struct gc_wire *wire, struct gc_seat *seat,
+                        const unsigned char *in, size_t in_size);
+
+/* gnutls_record_send, gnutls_bye (GNUTLS_SHUT_WR), gnutls_alert_send and
+ * gnutls_alert_send_appropriate. */
+ssize_t gc_wire_send(gnutls_session_t session, struct gc_wire *wire, struct gc_seat *seat,
+                     const void *data, size_t size);
+int gc_wire_bye(gnutls_session_t session, struct gc_wire *wire, struct gc_seat *seat);
+int gc_wire_alert(gnutls_session_t session, struct gc_wire *wire, struct gc_seat *seat, int level,
+                  int description);
+int gc_wire_alert_for(gnutls_session_t session, struct gc_wire *wire, struct gc_seat *seat,
+                      int error);
+
+#endif
