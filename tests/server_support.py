@@ -1,0 +1,222 @@
+"""What the tests of the server share: a Server behind a gate without any socket, and its clients.
+
+The clock is the real one and what a test adds to it: minutes pass without waiting for them.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from peers_support import certificate, client_of, messages, psk
+from support import Address
+
+from gnutls_cookie import (
+    Arrival,
+    Challenge,
+    CookieGate,
+    Discarded,
+    Server,
+    Session,
+    Verified,
+    client_data,
+)
+from gnutls_cookie.server import CloseReason, Connected, Connection, Event
+from gnutls_cookie.session import Credentials
+
+RETRANSMIT = 0.02  # seconds
+SECONDS = 20.0  # a bound, never a measure
+
+
+@dataclass(eq=False)
+class Client:
+    """A client session and the address that it sends from."""
+
+    session: Session
+    address: Address
+
+
+class Bench:
+    """A Server behind a CookieGate as a listener would put it there; memory between it and clients.
+
+    Attributes:
+        events: all that the server told so far, in order.
+        heard: the datagrams of the server so far.
+        arrivals: all that the server was given so far.
+        challenges: HelloVerifyRequests so far.
+    """
+
+    def __init__(
+        self, credentials: Credentials | Sequence[Credentials] | None = None, **limits: Any
+    ) -> None:
+        limits = {"retransmit_timeout": RETRANSMIT} | limits
+        self.server = Server(
+            [certificate(), psk()] if credentials is None else credentials, **limits
+        )
+        self.gate = CookieGate(b"k" * 16)
+        self.events: list[Event] = []
+        self.heard: list[tuple[bytes, Address]] = []
+        self.arrivals: list[Arrival] = []
+        self.challenges = 0
+        self._waiting: list[tuple[bytes, Address]] = []
+        self._added = 0.0
+        self._ports = iter(range(40_000, 65_536))
+
+    # --- the clock
+
+    def now(self) -> float:
+        """What the server is told."""
+        return time.monotonic() + self._added
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass, and the server's timers go off."""
+        self._added += seconds
+        self.server.handle_timeout(self.now())
+        self._gather()
+
+    # --- clients
+
+    def client(self, kind: str = "PSK", address: Address | None = None, **options: Any) -> Client:
+        """A new client, at an address of its own or at the given one."""
+        if address is None:
+            address = ("192.0.2.1", next(self._ports))
+        return Client(client_of(kind, **options), address)
+
+    def connected(self, kind: str = "PSK", address: Address | None = None) -> Client:
+        """A client after its handshake."""
+        client = self.client(kind, address)
+        self.talk(client)
+        assert client.session.established
+        return client
+
+    def at_server_hello(self, client: Client) -> None:
+        """Let a client bring its cookie back, and not yet read the flight that answers it."""
+        self.send(client)
+        self.deliver(client)
+        before = len(self.arrivals)
+        self.send(client)
+        assert self.arrivals[before].prestate is not None
+        self._gather()
+
+    def connection(self, client: Client) -> Connection:
+        """The server's side of a client: the one that was connected last at its address."""
+        return [
+            event.connection
+            for event in self.events
+            if isinstance(event, Connected) and event.connection.address == client.address
+        ][-1]
+
+    def echoes(self, client: Client, message: bytes = b"hello") -> bool:
+        """Whether a message of a client comes to the server, and one goes back."""
+        served = self.connection(client)
+        client.session.send(message)
+        self.send(client)
+        there = served.receive()
+        if there != message or not served.is_open:
+            return False
+        self.server.send(served, there, self.now())
+        self._gather()
+        self.deliver(client)
+        return messages(client.session) == [message]
+
+    # --- datagrams
+
+    def arrive(self, datagram: bytes, address: Address) -> None:
+        """What the listener does with a datagram, and the server with what the listener lets in."""
+        verdict = self.gate.receive(datagram, client_data.sockaddr(address))
+        match verdict:
+            case Challenge(reply):
+                self.challenges += 1
+                self.heard.append((reply, address))
+                self._waiting.append((reply, address))
+            case Verified(prestate):
+                self._give(Arrival(address, datagram, prestate))
+            case Discarded() if address in self.server:
+                self._give(Arrival(address, datagram, None))
+
+    def send(self, client: Client) -> list[bytes]:
+        """Whatever the client has to send at present comes to the server; gives the datagrams."""
+        session = client.session
+        if not session.established and not session.closed:
+            session.handshake()
+        datagrams = session.datagrams_to_send()
+        for datagram in datagrams:
+            self.arrive(datagram, client.address)
+        return datagrams
+
+    def deliver(self, *clients: Client) -> None:
+        """Give the clients what the server has sent to their addresses."""
+        self._gather()
+        addresses = {client.address for client in clients}
+        arrived = [one for one in self._waiting if one[1] in addresses]
+        self._waiting = [one for one in self._waiting if one[1] not in addresses]
+        for datagram, address in arrived:
+            for client in clients:
+                if client.address == address:
+                    client.session.receive_datagram(datagram)
+
+    def lose(self) -> list[tuple[bytes, Address]]:
+        """What the server has sent, and nobody gets."""
+        self._gather()
+        lost, self._waiting = self._waiting, []
+        return lost
+
+    @contextmanager
+    def delayed(self) -> Iterator[None]:
+        """What the server has sent so far arrives after the block."""
+        late = self.lose()
+        yield
+        self._waiting += late
+
+    def talk(self, *clients: Client) -> None:
+        """Datagrams go both ways, and timers go off, until all have shaken hands; bounded."""
+        deadline = time.monotonic() + SECONDS
+        while time.monotonic() < deadline:
+            sent = [self.send(client) for client in clients]
+            if not any(sent) and not self._waiting:
+                time.sleep(0.002)
+                self.pass_time(0.0)
+            self.deliver(*clients)
+            for client in clients:
+                client.session.handshake()
+            if all(client.session.established for client in clients):
+                return
+        raise AssertionError(f"not in {SECONDS} s: {clients}")
+
+    # --- helpers
+
+    def _give(self, arrival: Arrival) -> None:
+        self.arrivals.append(arrival)
+        self.server.receive(arrival, self.now())
+        self._gather()
+
+    def _gather(self) -> None:
+        self.events += self.server.events()
+        outgoing = self.server.datagrams_to_send()
+        self.heard += outgoing
+        self._waiting += outgoing
+
+
+def closed_by(server: Server) -> dict[CloseReason, int]:
+    """How many connections ended, by reason; those that occurred."""
+    return {reason: number for reason, number in server.counters.closed.items() if number}
+
+
+@contextmanager
+def bounded(seconds: int = 20) -> Iterator[None]:
+    """What would hang raises after so many seconds: a bound, never a measure."""
+
+    def give_up(*_: object) -> None:
+        raise AssertionError(f"not done in {seconds} s")
+
+    former = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, former)
