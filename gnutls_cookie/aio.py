@@ -25,6 +25,7 @@ __all__ = ["Connection", "DTLSServer", "connect", "start_server"]
 
 _ARRIVALS = 256  # taken from a socket before the event loop turns to others
 _DATAGRAMS = 64
+_SENDS = 16  # by a task that does nothing but send, before others have their turn
 _LARGEST_DATAGRAM = 65535
 _MESSAGES = 256  # that wait in a client; a further one is dropped, as UDP does
 _TICK = 0.001  # seconds; the unit of libgnutls' timers
@@ -57,7 +58,9 @@ class Connection:
         self._take = take
         self._send = send
         self._close = close
-        self._readable = asyncio.Event()
+        # Tasks in receive(). An asyncio.Event would make the same futures, and four calls besides.
+        self._waiters: list[asyncio.Future[None]] = []
+        self._sends = 0  # since a task of this connection last let the others go on
         self._ended = asyncio.Event()
         self._error: Exception | None = None
 
@@ -72,8 +75,14 @@ class Connection:
                 if self._error is not None:
                     raise self._error
                 return None
-            self._readable.clear()
-            await self._readable.wait()
+            self._sends = 0
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            try:
+                await waiter
+            finally:
+                if waiter in self._waiters:  # cancelled
+                    self._waiters.remove(waiter)
         return message
 
     async def send(self, data: Buffer) -> int:
@@ -87,7 +96,10 @@ class Connection:
             GnuTLSError: the connection has ended.
         """
         sent = self._send(data)
-        await asyncio.sleep(0)  # a task that does nothing but send lets the others go on
+        self._sends += 1
+        if self._sends >= _SENDS:
+            self._sends = 0
+            await asyncio.sleep(0)
         return sent
 
     def close(self) -> None:
@@ -122,13 +134,16 @@ class Connection:
         return f"<Connection {self.address} {self.session!r}>"
 
     def _wake(self) -> None:
-        self._readable.set()
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
     def _end(self, error: Exception | None) -> None:
         if not self._ended.is_set():
             self._error = error
             self._ended.set()
-            self._readable.set()
+            self._wake()
 
 
 async def start_server(
@@ -331,6 +346,7 @@ class _Served:
         self._connections: dict[Served, Connection] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._open = True
+        self._settling = False  # whether _settle() is to be called in this turn of the loop
 
     def start(self) -> None:
         self.endpoint.sock.setblocking(False)
@@ -364,6 +380,9 @@ class _Served:
 
     def _settle(self) -> None:
         """Send what is to be sent, tell what happened, set the timer."""
+        self._settling = False
+        if not self._open:
+            return
         for event in self.endpoint.settle():
             if isinstance(event, Connected):
                 self._connect(event.connection)
@@ -382,7 +401,9 @@ class _Served:
 
         def send(data: Buffer) -> int:
             sent = server.send(served, data, time.monotonic())
-            self._settle()
+            if not self._settling:  # once for all that the tasks of this turn send
+                self._settling = True
+                self._loop.call_soon(self._settle)
             return sent
 
         def close() -> None:

@@ -71,6 +71,9 @@ class Endpoint:
     def receive(self, arrivals: Iterable[Arrival], now: float) -> None:
         """Hand what poll() gave to the sessions; settle() afterwards."""
         for arrival in arrivals:
+            if arrival.prestate is None:
+                self.server.receive(arrival, now)  # admitted long ago, or to nobody
+                continue
             known = arrival.address in self.server
             self.server.receive(arrival, now)
             self._forget()

@@ -292,8 +292,17 @@ def _arrival(found: Any) -> Arrival:
     else:
         host = socket.inet_ntop(socket.AF_INET6, ip)
         address = (host, found.port, found.flowinfo, found.scope_id)
-    prestate = _owner(ffi.new(_PRESTATE, found.prestate)) if found.verified else None
-    return Arrival(address, bytes(ffi.buffer(found.datagram, found.size)), prestate)
+    arrival = _new(Arrival)  # a frozen dataclass' own __init__ takes twice as long
+    _set_address(arrival, address)
+    _set_datagram(arrival, ffi.buffer(found.datagram, found.size)[:])
+    _set_prestate(arrival, _owner(ffi.new(_PRESTATE, found.prestate)) if found.verified else None)
+    return arrival
+
+
+_new = object.__new__
+_set_address = vars(Arrival)["address"].__set__
+_set_datagram = vars(Arrival)["datagram"].__set__
+_set_prestate = vars(Arrival)["prestate"].__set__
 
 
 def _family(sock: socket.socket) -> int:

@@ -274,6 +274,9 @@ class Server:
             self._receive_hello(arrival, peer, now)
         elif peer is None:
             self.counters.strays += 1
+        elif peer.pending is None and peer.current is not None:
+            peer.current.session.receive_datagram(arrival.datagram)
+            self._advance(peer.current, now)
         else:
             # With two sessions each reads what its keys open, and libgnutls drops the rest.
             for connection in tuple(peer):
@@ -429,19 +432,22 @@ class Server:
         self._events.append(Connected(connection))
 
     def _take_messages(self, connection: Connection, now: float) -> None:
-        while (message := connection.session.receive()) is not None:
+        receive, messages = connection.session.receive, connection._messages
+        while (message := receive()) is not None:
             self.counters.messages_received += 1
             connection._last_active = now
-            if len(connection._messages) >= connection._limit:
+            if not messages:
+                self._events.append(MessageReady(connection))
+            elif len(messages) >= connection._limit:
                 self.counters.messages_dropped += 1
                 continue
-            connection._messages.append(message)
-            if len(connection._messages) == 1:
-                self._events.append(MessageReady(connection))
+            messages.append(message)
 
     def _collect(self, connection: Connection) -> None:
-        for datagram in connection.session.datagrams_to_send():
-            self._outgoing.append((datagram, connection.address))
+        datagrams = connection.session.datagrams_to_send()
+        if datagrams:
+            address = connection.address
+            self._outgoing += [(datagram, address) for datagram in datagrams]
 
     def _close(
         self, connection: Connection, reason: CloseReason, error: Exception | None = None

@@ -488,14 +488,11 @@ class Session:
 
     def _call(self, seat: Any, function: Any, *arguments: Any) -> int:
         """One call of libgnutls on this session by native/wire.c; what it sent is kept."""
-        code = int(function(self._pointer, self._wire, seat, *arguments))
+        code: int = function(self._pointer, self._wire, seat, *arguments)
         if code == _BUSY:
             raise RuntimeError("another call of this session is under way")
         if seat.sent:
             sent = ffi.buffer(seat.out, seat.out_size)
-            if seat.sent == 1:
-                self._outbox.append(sent[_SIZE:])
-                return code
             at = 0
             while at < len(sent):
                 end = at + _SIZE + int.from_bytes(sent[at : at + _SIZE], sys.byteorder)
