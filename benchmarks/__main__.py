@@ -32,6 +32,8 @@ from gnutls_cookie import (
 from gnutls_cookie.reference import cookie as reference
 from gnutls_cookie.reference import wire
 
+from .sessions import BASE, measure_sessions
+
 PEERS = Path(__file__).resolve().parent / "peers"
 KEY, WHO = bytes(16), bytes(16)
 
@@ -296,13 +298,13 @@ def measure_growth(folder: Path, rounds: int, quick: bool) -> dict[str, float]:
 
 def table(title: str, figures: Figures, unit: str, base: str) -> str:
     """Median, spread and ratio to the base, a line each."""
-    lines = [f"\n{title} ({unit}; ratio to: {base})"]
+    lines = [f"\n{title} ({unit}; ratio to: {base})".replace("(; ", "(")]
     reference_value = statistics.median(figures[base])
     for name, values in figures.items():
         median = statistics.median(values)
         lines.append(
             f"  {name:<52}{median:12.2f}  {min(values):10.2f} ..{max(values):10.2f}"
-            f"  x{median / reference_value:.2f}"
+            f"  x{median / (reference_value or 1):.2f}"
         )
     return "\n".join(lines)
 
@@ -334,7 +336,9 @@ def main() -> None:
     """Measure, print, and write what was asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--only", default="a,b,c", help="a: calls, b: UDP, c: growth")
+    parser.add_argument(
+        "--only", default="a,b,c,d", help="a: calls, b: UDP, c: growth, d: sessions"
+    )
     parser.add_argument("--quick", action="store_true", help="short runs, of no worth as figures")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--svg", type=Path)
@@ -366,6 +370,12 @@ def main() -> None:
             print("\nAs it grows")
             for what, value in growth.items():
                 print(f"  {what:<52}{value:12.2f}")
+        if "d" in wanted:
+            echo, clients = build(folder, "echo"), build(folder, "clients")
+            sessions = measure_sessions(echo, clients, options.rounds, options.quick)
+            results["d"] = sessions
+            for measure, figures in sessions.items():
+                print(table(f"Sessions, {measure}", figures, "", BASE))
     if options.json:
         options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 

@@ -30,4 +30,9 @@ def test_quick_run_measures_everything(tmp_path: Path) -> None:
     assert len(results["b"]["cpu"]) == len(results["b"]["rate"]) == 8
     assert all(value > 0 for values in results["b"]["rate"].values() for value in values)
     assert "listener: bytes an admitted peer" in results["c"]
+    for kind in ("X.509", "ECDHE-PSK", "PSK"):
+        for measure in ("handshakes a second", "messages a second", "server's CPU us a message"):
+            figures = results["d"][f"{kind}: {measure}"]
+            assert set(figures) == {"C server over libgnutls", "aio.start_server"}
+            assert all(value > 0 for values in figures.values() for value in values)
     assert picture.read_text(encoding="utf-8").startswith("<svg ")

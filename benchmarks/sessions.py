@@ -1,0 +1,142 @@
+"""Part d: sessions of our asyncio server beside those of a C server over libgnutls (peers/echo.c).
+
+The server has one core, the load generator (peers/clients.c) the other. Where the generator is the
+bottleneck the rates of all servers are its own, so the server's CPU time is measured as well.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+
+__all__ = ["BASE", "OURS", "measure_sessions"]
+
+BASE = "C server over libgnutls"
+OURS = "aio.start_server"
+
+CERTS = Path(__file__).resolve().parent.parent / "tests" / "certs"
+IDENTITY, HEX_KEY = "sensor-1", "000102030405060708090a0b0c0d0e0f"
+MTU = "1400"
+WINDOW = 64  # handshakes at once: with all of them the socket's buffer would be what is measured
+
+# What the handshake is: credentials as peers/echo.c takes them, and GnuTLS' priority string.
+KINDS = {
+    "X.509": (
+        ["x509", str(CERTS / "localhost.pem"), str(CERTS / "localhost.key")],
+        "NORMAL",
+    ),
+    "ECDHE-PSK": (["psk", IDENTITY, HEX_KEY], "NORMAL:-KX-ALL:+ECDHE-PSK"),
+    "PSK": (["psk", IDENTITY, HEX_KEY], "NORMAL:-KX-ALL:+PSK"),
+}
+
+Measures = dict[str, dict[str, list[float]]]
+
+
+def measure_sessions(echo: Path, clients: Path, rounds: int, quick: bool) -> Measures:
+    """Figures by measure and by server, servers and kinds in a new order each round.
+
+    Args:
+        echo: peers/echo.c, compiled.
+        clients: peers/clients.c, compiled.
+        rounds: how often each is measured.
+        quick: few sessions and messages: whether it runs, not how fast.
+    """
+    python = [sys.executable, "-m", "benchmarks.server", "aio"]
+    servers = {BASE: [str(echo)], OURS: python}
+    count, echoes = (50, 5) if quick else (1000, 100)
+    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for _ in range(rounds):
+        order = [(server, kind) for server in servers for kind in KINDS]
+        random.shuffle(order)
+        for server, kind in order:
+            for measure, value in one_run(servers[server], clients, kind, count, echoes).items():
+                found[f"{kind}: {measure}"][server].append(value)
+    names = sorted(found, key=lambda name: list(KINDS).index(name.split(":")[0]))
+    return {name: {server: found[name][server] for server in servers} for name in names}
+
+
+def one_run(
+    server: list[str], clients: Path, kind: str, count: int, echoes: int
+) -> dict[str, float]:
+    """One server in a fresh process: `count` handshakes, then `echoes` messages in each session."""
+    credentials, priority = KINDS[kind]
+    child = started([*server, *credentials, priority, MTU], 0)
+    try:
+        assert child.stdout is not None
+        port = child.stdout.readline().strip()
+        load = started(
+            [str(clients), port, str(count), str(echoes), str(WINDOW), credentials[0], IDENTITY,
+             HEX_KEY, priority, MTU],
+            1,
+        )  # fmt: skip
+        try:
+            return phases(child.pid, load, count, echoes)
+        finally:
+            load.kill()
+            load.communicate()
+    finally:
+        child.send_signal(signal.SIGTERM)
+        try:
+            child.wait(20)
+        finally:
+            child.kill()
+            child.communicate()
+
+
+def phases(server: int, load: subprocess.Popen[str], count: int, echoes: int) -> dict[str, float]:
+    """Let the generator go through its phases, and look at the server before and after each."""
+    assert load.stdin is not None
+    assert load.stdout is not None
+    assert load.stdout.readline() == "ready\n"
+    before, empty = cpu_seconds(server), resident(server)
+    load.stdin.write("\n")
+    load.stdin.flush()
+    _, wall, busy, failed, _ = load.stdout.readline().split()
+    after = cpu_seconds(server)
+    assert failed == "0", f"{failed} of {count} handshakes failed"
+    found = {
+        "handshakes a second": count / float(wall),
+        "server's CPU us a handshake": (after - before) / count * 1e6,
+        "clients' core in use, handshakes": float(busy) / float(wall),
+    }
+    load.stdin.write("\n")
+    load.stdin.flush()
+    _, wall, busy, resent, lost = load.stdout.readline().split()
+    messages = count * echoes
+    assert lost == "0", f"{lost} of {messages} echoes never came"
+    found |= {
+        "messages a second": messages / float(wall),
+        "server's CPU us a message": (cpu_seconds(server) - after) / messages * 1e6,
+        "clients' core in use, messages": float(busy) / float(wall),
+        "messages sent again": float(resent),
+        "KiB of memory a session": (resident(server) - empty) / count / 1024,
+    }
+    load.stdin.write("\n")
+    load.stdin.flush()
+    assert load.stdout.readline() == f"closed {count}\n", "not every goodbye was answered"
+    return found
+
+
+def started(command: list[str], core: int) -> subprocess.Popen[str]:
+    """A process on one core of those that there are."""
+    cores = sorted(os.sched_getaffinity(0))
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    os.sched_setaffinity(child.pid, {cores[core % len(cores)]})
+    return child
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time of a process: clock_getcpuclockid(3), as Linux makes it of a pid."""
+    return time.clock_gettime_ns((~pid << 3) | 2) / 1e9
+
+
+def resident(pid: int) -> int:
+    """Bytes of resident memory of a process."""
+    pages = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
