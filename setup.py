@@ -1,12 +1,15 @@
-"""Builds gnutls_cookie._ffi with cffi against the libgnutls found. Metadata: pyproject.toml."""
+"""Builds gnutls_cookie._ffi with cffi against the libgnutls found, and the library that `run`
+preloads. Metadata: pyproject.toml."""
 
+import runpy
+import sys
 import sysconfig
 import tempfile
 from pathlib import Path
 
 # Without cffi setuptools would only warn about cffi_modules and build a wheel with no extension.
 import cffi  # noqa: F401
-from setuptools import setup
+from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
@@ -47,10 +50,31 @@ class BuildExt(build_ext):
             self.compiler.compile([str(probe)], output_dir=folder, extra_preargs=flags)
 
 
+# A plain shared library with no Python in it, where there is LD_PRELOAD. What of gate.c it does not
+# use is left out: it must not ask for a symbol of libgnutls in a process that has none.
+find_libgnutls = runpy.run_path("build_ffi.py", run_name="__cffi__")["find_libgnutls"]
+preload = Extension(
+    "gnutls_cookie._preload",
+    sources=["gnutls_cookie/native/preload.c", "gnutls_cookie/native/gate.c"],
+    include_dirs=["gnutls_cookie/native"],
+    extra_compile_args=[
+        "-std=gnu11",
+        "-pthread",
+        "-fvisibility=hidden",
+        "-ffunction-sections",
+        "-fdata-sections",
+        "-ftls-model=initial-exec",
+        *find_libgnutls()[0],
+    ],
+    extra_link_args=["-Wl,--gc-sections", "-pthread", "-ldl"],
+    py_limited_api=True,
+)
+
 # One wheel for CPython 3.10 and all after it; a free-threaded build has no stable ABI.
 limited = not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 setup(
+    ext_modules=[preload] if sys.platform == "linux" else [],
     cffi_modules=["build_ffi.py:ffibuilder"],
     cmdclass={"build_ext": BuildExt},
     options={"bdist_wheel": {"py_limited_api": "cp310"}} if limited else {},

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from . import client, demo, serve
+from . import client, demo, run, serve
 from ._version import __version__
 from .cookie import library_version
 from .differential import command as diff
+
+_Parser = argparse.ArgumentParser
+_Command = tuple[str, Callable[[_Parser], None], Callable[[argparse.Namespace], int]]
+
+COMMANDS: dict[str, _Command] = {
+    "demo": ("show the exchange step by step on loopback", lambda _: None, lambda _: demo.run()),
+    "serve": ("a DTLS echo server, as gnutls-serv --udp", serve.add_arguments, serve.run),
+    "connect": ("a DTLS client, a line at a time", client.add_arguments, client.run),
+    "diff": ("an implementation beside the real one", diff.add_arguments, diff.run),
+    "run": ("a server of others with the gate in front", run.add_arguments, run.run),
+    "stats": ("what `run --stats` has counted", run.add_stats_arguments, run.run_stats),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,21 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         version=f"gnutls-cookie {__version__}, libgnutls {library_version()}",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("demo", help="show the exchange step by step on loopback")
-    serving = commands.add_parser("serve", help="a DTLS echo server, as gnutls-serv --udp")
-    serve.add_arguments(serving)
-    connecting = commands.add_parser("connect", help="a DTLS client, a line at a time")
-    client.add_arguments(connecting)
-    comparing = commands.add_parser("diff", help="an implementation beside the real one")
-    diff.add_arguments(comparing)
+    for name, (text, add_arguments, _) in COMMANDS.items():
+        add_arguments(commands.add_parser(name, help=text, description=text))
     options = parser.parse_args(arguments)
-    if options.command == "serve":
-        return serve.run(options)
-    if options.command == "connect":
-        return client.run(options)
-    if options.command == "diff":
-        return diff.run(options)
-    return demo.run()
+    return COMMANDS[options.command][2](options)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,8 @@ LAYERS = (
     {"server"},
     {"endpoint"},
     {"aio", "blocking", "reference"},
-    {"client", "demo", "differential", "serve"},
+    {"client", "demo", "differential", "probe", "serve"},
+    {"run"},
     {"__main__"},
     {"__init__"},
 )

@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", metavar="S", type=int, help="of the cases; a random one is printed")
     add("--operation", choices=OPERATIONS, action="append", help="these alone; may be repeated")
     add("--corpus", metavar="DIR", type=Path, help="cases to begin with; findings are added")
+    add("--replay", metavar="FILE", type=Path, help="what `run --record` wrote, alone")
     add("--case", metavar="JSON", help="this one case alone")
     add("--against", choices=["libgnutls", "reference"], default="libgnutls", help="(libgnutls)")
     add("--findings", metavar="N", type=int, default=1, help="end after so many (1)")
@@ -67,7 +68,7 @@ def _run(options: argparse.Namespace, target: Target) -> int:
     except (OSError, ValueError) as error:
         return _unusable(str(error))
     seed = random.SystemRandom().getrandbits(32) if options.seed is None else options.seed
-    count = 0 if options.case else max(0, options.cases)
+    count = 0 if options.case or options.replay else max(0, options.cases)
     try:
         with _progress(count + len(corpus), options.json) as progress:
             report = compare(
@@ -77,11 +78,12 @@ def _run(options: argparse.Namespace, target: Target) -> int:
                 count,
                 operations=operations,
                 corpus=corpus,
+                replay=options.replay,
                 most=max(1, options.findings),
                 timeout=options.timeout,
                 progress=progress,
             )
-    except Unusable as error:
+    except (Unusable, OSError, ValueError) as error:
         return _unusable(str(error))
     if options.corpus is not None:
         options.corpus.mkdir(parents=True, exist_ok=True)

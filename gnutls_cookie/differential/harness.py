@@ -15,8 +15,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 
-from .cases import BLOCK, Case, cases
+from .cases import BLOCK, Case, case_of_json, cases
 from .shrink import shrunk
 from .targets import (
     ExecTarget,
@@ -94,6 +95,7 @@ def compare(
     *,
     operations: Sequence[str] | None = None,
     corpus: Iterable[Case] = (),
+    replay: Path | None = None,
     most: int = 1,
     timeout: float = 10.0,
     progress: Progress | None = None,
@@ -107,6 +109,7 @@ def compare(
         count: how many.
         operations: of the cases; None: those that the target answers.
         corpus: cases that come first.
+        replay: a file of cases, a line of JSON each, that come next; it may be larger than memory.
         most: ends after so many findings.
         timeout: seconds that the target has for one case; an ExecTarget brings its own.
         progress: is told now and then how many cases have been compared.
@@ -123,7 +126,10 @@ def compare(
 
     known = [case for case in corpus if case.operation in asked]
     runner = _in_this_process if isinstance(target, ExecTarget) else _in_a_child
-    for made in (_Listed(known), _Seeded(seed, asked, count)):
+    sources: list[_Made] = [_Listed(known), _Seeded(seed, asked, count)]
+    if replay is not None:
+        sources.insert(1, _Recorded(replay, asked))
+    for made in sources:
         start = 0
         while start < made.count and len(report.findings) < most:
             number, answer = runner(target, oracle, made, start, timeout, told)
@@ -172,6 +178,40 @@ class _Listed:
             yield first, self.found[first : first + _CHUNK]
 
 
+class _Recorded:
+    """Cases of a file, read again for each run. A last line without an end is still being written.
+
+    Raises:
+        ValueError: a line is no case; the text names file and line.
+    """
+
+    def __init__(self, path: Path, operations: tuple[str, ...]) -> None:
+        self._path = path
+        self._operations = operations
+        self.count = sum(1 for _ in self._cases())
+
+    def named(self, number: int) -> int:
+        return -1
+
+    def runs(self, start: int) -> Iterator[tuple[int, list[Case]]]:
+        found = islice(self._cases(), start, None)
+        while chunk := list(islice(found, BLOCK)):
+            yield start, chunk
+            start += len(chunk)
+
+    def _cases(self) -> Iterator[Case]:
+        with open(self._path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.endswith(b"\n") or not line.strip():
+                    continue
+                try:
+                    case = case_of_json(line)
+                except ValueError as error:
+                    raise ValueError(f"{self._path}, line {number}: {error}") from None
+                if case.operation in self._operations:
+                    yield case
+
+
 @dataclass(frozen=True)
 class _Seeded:
     """Cases of a seed."""
@@ -190,7 +230,7 @@ class _Seeded:
             start += len(found)
 
 
-_Made = _Listed | _Seeded
+_Made = _Listed | _Recorded | _Seeded
 
 
 def _case(made: _Made, number: int) -> Case:
