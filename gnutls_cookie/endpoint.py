@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from .address import SocketAddress
+from .address import SocketAddress, client_data
 from .gate import CookieGate, GateCounters
-from .listener import Arrival, CookieListener, ListenerCounters
+from .listener import Arrival, CookieListener, ListenerCounters, send_each
 from .server import Event, Server, ServerCounters
 
 __all__ = ["Counters", "Endpoint", "bound", "send_or_lose", "total"]
@@ -61,6 +61,7 @@ class Endpoint:
         self.sock = sock
         self.server = server
         self._send_errors = 0
+        self._names: dict[SocketAddress, bytes] = {}  # of peers, as the kernel writes them
         self._listener = CookieListener(sock, gate, max_peers=_MAX_PEERS)
         self._counted = self._listener.counters
 
@@ -82,9 +83,12 @@ class Endpoint:
 
     def settle(self) -> list[Event]:
         """Send what the sessions have to send; returns what happened."""
-        for datagram, address in self.server.datagrams_to_send():
-            if not send_or_lose(self.sock, datagram, address):
-                self._send_errors += 1
+        outgoing = self.server.datagrams_to_send()
+        if len(outgoing) == 1:
+            self._send_errors += not send_or_lose(self.sock, *outgoing[0])
+        elif outgoing:
+            names = [self._names.get(address) or self._name(address) for _, address in outgoing]
+            self._send_errors += send_each(self.sock, [one for one, _ in outgoing], names)
         self._forget()
         return self.server.events()
 
@@ -105,6 +109,13 @@ class Endpoint:
     def _forget(self) -> None:
         for address in self.server.forgotten():
             self._listener.forget(address)
+            self._names.pop(address, None)
+
+    def _name(self, address: SocketAddress) -> bytes:
+        name = client_data.sockaddr(address, self.sock.family)
+        if address in self.server:  # else this is its goodbye
+            self._names[address] = name
+        return name
 
 
 def total(endpoints: Sequence[Endpoint]) -> Counters:

@@ -11,6 +11,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -282,6 +283,23 @@ class CookieListener:
         if native is None:
             raise ValueError("the listener is closed")
         return native
+
+
+def send_each(sock: socket.socket, datagrams: Sequence[bytes], names: Sequence[bytes]) -> int:
+    """Send datagrams[i] to names[i], client_data.sockaddr() of the socket's family; many in one
+    system call, none of them waits.
+
+    Returns:
+        How many the kernel did not take (ENOBUFS, EPERM, ...): lost, as the network loses some.
+    """
+    if not datagrams:
+        return 0
+    data, addresses = b"".join(datagrams), b"".join(names)
+    sizes = [len(datagram) for datagram in datagrams]
+    lost: int = lib.gc_udp_send(
+        sock.fileno(), addresses, len(addresses), len(names[0]), data, len(data), sizes, len(sizes)
+    )
+    return lost
 
 
 def _arrival(found: Any) -> Arrival:

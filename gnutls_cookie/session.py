@@ -37,6 +37,7 @@ _INBOX_LIMIT = 256  # datagrams that wait to be read; a further one is dropped, 
 _STEPS = 1024  # calls of libgnutls in one call of ours
 _SIZE = ffi.sizeof("uint32_t")  # bytes; stands before each datagram that a call sent
 
+_FIRST: int = lib.GC_FIRST  # bytes
 _SESSION = ffi.typeof("gnutls_session_t *")
 _WIRE = ffi.typeof("struct gc_wire *")
 _HANDSHAKE, _RECEIVE, _SEND = lib.gc_wire_handshake, lib.gc_wire_receive, lib.gc_wire_send
@@ -214,7 +215,7 @@ class Session:
         for _ in range(_STEPS):
             datagram = inbox[0] if inbox else b""
             seat = _take_seat()
-            code = self._shake(seat[0], datagram)
+            code = self._shake(seat, datagram)
             if datagram and wire.taken:
                 inbox.popleft()
             _SEATS.append(seat)
@@ -268,9 +269,10 @@ class Session:
             TypeError: data is not bytes-like.
         """
         message = data if type(data) is bytes else to_bytes("data", data)
-        self._check_usable(established=True)
+        if self._failed or self._closed or not self._established:
+            self._check_usable(established=True)
         seat = _take_seat()
-        code = self._call(seat[0], _SEND, message, len(message))
+        code = self._call(seat, _SEND, message, len(message))
         _SEATS.append(seat)
         if code < 0:
             fits = 0 < len(message) <= self.data_mtu
@@ -290,7 +292,8 @@ class Session:
         """
         if self._peer_closed:
             return None
-        self._check_usable(established=True, closed_too=True)
+        if self._failed or not self._established:
+            self._check_usable(established=True, closed_too=True)
         inbox, wire = self._inbox, self._wire
         for _ in range(_STEPS):
             if inbox:
@@ -300,7 +303,7 @@ class Session:
             else:
                 datagram = b""
             seat = _take_seat()
-            code = self._call(seat[0], _RECEIVE, datagram, len(datagram))
+            code = self._call(seat, _RECEIVE, datagram, len(datagram))
             if datagram and wire.taken:
                 inbox.popleft()
             message: bytes | None = seat[1][:code] if code >= 0 else None
@@ -486,21 +489,23 @@ class Session:
         if established and not self._established:
             raise error_from_code(lib.GNUTLS_E_INVALID_SESSION, "the handshake is not complete")
 
-    def _call(self, seat: Any, function: Any, *arguments: Any) -> int:
+    def _call(self, seat: _Seat, function: Any, *arguments: Any) -> int:
         """One call of libgnutls on this session by native/wire.c; what it sent is kept."""
-        code: int = function(self._pointer, self._wire, seat, *arguments)
+        native = seat[0]
+        code: int = function(self._pointer, self._wire, native, *arguments)
         if code == _BUSY:
             raise RuntimeError("another call of this session is under way")
-        if seat.sent:
-            sent = ffi.buffer(seat.out, seat.out_size)
+        size = native.out_size
+        if size:
+            sent = seat[2] if size <= _FIRST else ffi.buffer(native.out, size)
             at = 0
-            while at < len(sent):
+            while at < size:
                 end = at + _SIZE + int.from_bytes(sent[at : at + _SIZE], sys.byteorder)
                 self._outbox.append(sent[at + _SIZE : end])
                 at = end
         return code
 
-    def _shake(self, seat: Any, datagram: bytes) -> int:
+    def _shake(self, seat: _Seat, datagram: bytes) -> int:
         """gnutls_handshake, with the PSK lookup lent for the time.
 
         What a lookup raised comes out here, and the session has failed.
@@ -527,7 +532,7 @@ class Session:
     def _say(self, function: Any, *arguments: Any) -> None:
         """A call that only sends; an alert that cannot be sent is lost."""
         seat = _take_seat()
-        self._call(seat[0], function, *arguments)
+        self._call(seat, function, *arguments)
         _SEATS.append(seat)
 
     def _alert(self, level: int, description: int) -> None:
@@ -583,12 +588,13 @@ class _Lookup(Transport):
         return None if key is None else psk_key("the key that lookup gave", key)
 
 
-# What calls need for their length, each with a view of its message. A call takes one and gives it
-# back, so that there are as many as calls ever were under way at once.
-_SEATS: list[tuple[Any, Any]] = []
+# What calls need for their length, each with views of its message and of what it sent first. A call
+# takes one and gives it back, so that there are as many as calls ever were under way at once.
+_Seat = tuple[Any, Any, Any]
+_SEATS: list[_Seat] = []
 
 
-def _take_seat() -> tuple[Any, Any]:
+def _take_seat() -> _Seat:
     try:
         return _SEATS.pop()
     except IndexError:
@@ -596,7 +602,7 @@ def _take_seat() -> tuple[Any, Any]:
         if native == ffi.NULL:
             raise MemoryError("no memory for a call of a session") from None
         native = ffi.gc(native, lib.gc_seat_free)
-        return native, ffi.buffer(native.message)
+        return native, ffi.buffer(native.message), ffi.buffer(native.first)
 
 
 @functools.lru_cache(maxsize=64)

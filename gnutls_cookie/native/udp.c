@@ -465,6 +465,53 @@ static int send_messages(int fd, struct message *messages, unsigned int count) {
 #endif
 }
 
+enum { SENT_AT_ONCE = 64 }; /* messages in one system call */
+
+/* The messages of one batch, all of them: what the kernel refuses is passed over. */
+static unsigned int send_or_lose(int fd, struct message *messages, unsigned int count) {
+    unsigned int lost = 0;
+    for (unsigned int at = 0; at < count;) {
+        const int sent = send_messages(fd, messages + at, count - at);
+        if (sent > 0) {
+            at += (unsigned int)sent;
+        } else if (sent == 0 || errno != EINTR) {
+            at++;
+            lost++;
+        }
+    }
+    return lost;
+}
+
+unsigned int gc_udp_send(int fd, const void *names, size_t names_size, size_t name_size,
+                         const void *data, size_t data_size, const unsigned int *sizes,
+                         unsigned int count) {
+    struct message messages[SENT_AT_ONCE];
+    struct iovec vectors[SENT_AT_ONCE];
+    const unsigned char *name = names, *datagram = data;
+    unsigned int lost = 0, batch = 0, at = 0;
+
+    memset(messages, 0, sizeof messages);
+    while (at < count && name_size > 0 && name_size <= names_size && sizes[at] <= data_size) {
+        /* sendmsg reads through these pointers to non-const. */
+        vectors[batch].iov_base = (void *)datagram;
+        vectors[batch].iov_len = sizes[at];
+        messages[batch].msg_hdr.msg_iov = &vectors[batch];
+        messages[batch].msg_hdr.msg_iovlen = 1;
+        messages[batch].msg_hdr.msg_name = (void *)name;
+        messages[batch].msg_hdr.msg_namelen = (socklen_t)name_size;
+        datagram += sizes[at];
+        data_size -= sizes[at];
+        name += name_size;
+        names_size -= name_size;
+        at++;
+        if (++batch == SENT_AT_ONCE) {
+            lost += send_or_lose(fd, messages, batch);
+            batch = 0;
+        }
+    }
+    return lost + send_or_lose(fd, messages, batch) + (count - at);
+}
+
 static int64_t monotonic_ns(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);

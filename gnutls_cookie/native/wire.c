@@ -9,8 +9,7 @@
 extern int gc_py_psk(uintptr_t handle, const char *username, gnutls_datum_t *key);
 
 enum { RECORD_HEADER = 13 }; /* bytes; the last two are the record's length (RFC 6347 4.1) */
-enum { STEPS = 1024 };     /* of libgnutls in one call: many alerts in one datagram end somewhere */
-enum { FIRST_OUT = 4096 }; /* bytes for the datagrams of a call; more where a flight needs more */
+enum { STEPS = 1024 }; /* of libgnutls in one call: many alerts in one datagram end somewhere */
 
 /* --- what libgnutls calls --------------------------------------------------------------------- */
 
@@ -26,9 +25,11 @@ static int make_room(struct gc_seat *seat, size_t more) {
             return 0;
         capacity *= 2;
     }
-    grown = realloc(seat->out, capacity);
+    grown = realloc(seat->out == seat->first ? NULL : seat->out, capacity);
     if (grown == NULL)
         return 0;
+    if (seat->out == seat->first)
+        memcpy(grown, seat->first, seat->out_size);
     seat->out = grown;
     seat->out_capacity = capacity;
     return 1;
@@ -47,7 +48,6 @@ static ssize_t push(gnutls_transport_ptr_t ptr, const void *data, size_t size) {
     memcpy(seat->out + seat->out_size, &prefix, sizeof prefix);
     memcpy(seat->out + seat->out_size + sizeof prefix, data, size);
     seat->out_size += sizeof prefix + size;
-    seat->sent++;
     wire->ever_sent = 1;
     return (ssize_t)size;
 }
@@ -107,22 +107,27 @@ size_t gc_whole_records(const unsigned char *datagram, size_t size, size_t limit
 
 struct gc_seat *gc_seat_new(void) {
     struct gc_seat *seat = calloc(1, sizeof *seat);
-    if (seat == NULL)
-        return NULL;
-    seat->out = malloc(FIRST_OUT);
-    if (seat->out == NULL) {
-        free(seat);
-        return NULL;
+    if (seat != NULL) {
+        seat->out = seat->first;
+        seat->out_capacity = sizeof seat->first;
     }
-    seat->out_capacity = FIRST_OUT;
     return seat;
+}
+
+/* Nothing is sent yet. */
+static void clear(struct gc_seat *seat) {
+    if (seat->out != seat->first)
+        free(seat->out);
+    seat->out = seat->first;
+    seat->out_capacity = sizeof seat->first;
+    seat->out_size = 0;
 }
 
 void gc_seat_free(struct gc_seat *seat) {
     if (seat == NULL)
         return;
     gnutls_memset(seat->message, 0, sizeof seat->message);
-    free(seat->out);
+    clear(seat);
     free(seat);
 }
 
@@ -137,8 +142,7 @@ void gc_wire_attach(gnutls_session_t session, struct gc_wire *wire) {
 static int enter(struct gc_wire *wire, struct gc_seat *seat) {
     if (__atomic_exchange_n(&wire->busy, 1, __ATOMIC_ACQUIRE) != 0)
         return 0;
-    seat->out_size = 0;
-    seat->sent = 0;
+    clear(seat);
     wire->seat = seat;
     return 1;
 }

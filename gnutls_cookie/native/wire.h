@@ -5,14 +5,17 @@
 
 #include "transport.h"
 
+enum { GC_FIRST = 1 << 13 }; /* bytes for what a call sends, as a rule */
+
 /* What a call needs for its length, whichever session's: given by the caller, one for each thread
  * that is in a call. */
 struct gc_seat {
-    /* The datagrams that were sent, `sent` of them: each behind its size (uint32_t). */
+    /* The datagrams that were sent, each behind its size (uint32_t): in `first`, or where a flight
+     * is longer than that, in memory of its own, which the next call frees. */
     unsigned char *out;
     size_t out_size;
     size_t out_capacity;
-    unsigned int sent;
+    unsigned char first[GC_FIRST];
     /* The message that gc_wire_receive read. No record is longer (RFC 6347 4.1: 2^14 and, where a
      * peer ignores that, what libgnutls takes besides). */
     unsigned char message[(1 << 14) + (1 << 11)];
