@@ -5,7 +5,14 @@ The clock is the real one and what a test adds to it: minutes pass without waiti
 
 from __future__ import annotations
 
+import contextlib
+import heapq
+import itertools
+import random
+import selectors
 import signal
+import socket
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -220,3 +227,83 @@ def bounded(seconds: int = 20) -> Iterator[None]:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, former)
+
+
+class LossyRelay:
+    """A UDP relay in a thread, which loses and doubles and delays; `with` ends it.
+
+    Each client has a socket of its own towards the server, as behind a NAT.
+
+    Args:
+        there: the server's address, IPv4.
+        chance: seeded; decides each fate.
+        rate: 0..1: how likely each of the three misfortunes is for each datagram of either way.
+
+    Attributes:
+        address: what clients connect to.
+        carried: datagrams that arrived.
+        lost: datagrams that did not.
+    """
+
+    def __init__(self, there: Address, chance: random.Random, rate: float) -> None:
+        self.carried = self.lost = 0
+        self._there = there
+        self._chance = chance
+        self._rate = rate
+        self._front = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._front.bind(("127.0.0.1", 0))
+        self.address: Address = self._front.getsockname()
+        self._backs: dict[Address, socket.socket] = {}
+        self._flying: list[tuple[float, int, socket.socket, Address, bytes]] = []
+        self._order = itertools.count()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="lossy relay")
+
+    def __enter__(self) -> LossyRelay:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        for sock in (self._front, *self._backs.values()):
+            sock.close()
+
+    def _run(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._front, selectors.EVENT_READ, None)
+            while not self._over.is_set():
+                for key, _ in selector.select(0.005 if self._flying else 0.05):
+                    self._take(selector, key.data)
+                now = time.monotonic()
+                while self._flying and self._flying[0][0] <= now:
+                    _, _, sock, address, datagram = heapq.heappop(self._flying)
+                    with contextlib.suppress(OSError):  # the client is gone
+                        sock.sendto(datagram, address)
+                        self.carried += 1
+
+    def _take(self, selector: selectors.DefaultSelector, client: Address | None) -> None:
+        """One datagram of a client (None), or one for it."""
+        try:
+            if client is not None:
+                datagram, _ = self._backs[client].recvfrom(65535)
+                self._fly(self._front, client, datagram)
+                return
+            datagram, client = self._front.recvfrom(65535)
+        except OSError:
+            return  # ICMP
+        if client not in self._backs:
+            sock = self._backs[client] = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            selector.register(sock, selectors.EVENT_READ, client)
+        self._fly(self._backs[client], self._there, datagram)
+
+    def _fly(self, sock: socket.socket, address: Address, datagram: bytes) -> None:
+        if self._unlucky():
+            self.lost += 1
+            return
+        for _ in range(2 if self._unlucky() else 1):
+            when = time.monotonic() + (self._chance.random() / 20 if self._unlucky() else 0.0)
+            heapq.heappush(self._flying, (when, next(self._order), sock, address, datagram))
+
+    def _unlucky(self) -> bool:
+        return self._chance.random() < self._rate
