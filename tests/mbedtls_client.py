@@ -1,11 +1,14 @@
-"""A DTLS client of Mbed TLS (python-mbedtls): mbedtls_client.py PORT TRUST.
+"""A DTLS client of Mbed TLS (python-mbedtls): mbedtls_client.py PORT SECRET [HOST].
 
-Sends each line of stdin to 127.0.0.1:PORT once the handshake is done, and writes what comes back to
-stdout. It does what s_client and gnutls-cli do: Mbed TLS's own timer decides what is sent again.
+SECRET is a file of trusted certificates, or psk:IDENTITY:HEX. Sends each line of stdin to HOST
+(127.0.0.1) once the handshake is done, writes what comes back to stdout, and says goodbye when
+stdin ends. It does what s_client and gnutls-cli do: Mbed TLS's own timer decides what is sent
+again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import socket
@@ -16,13 +19,23 @@ from mbedtls import tls
 
 def main() -> None:
     """Run until stdin ends."""
-    port, trust = int(sys.argv[1]), sys.argv[2]
-    configuration = tls.DTLSConfiguration(trust_store=tls.TrustStore.from_pem_file(trust))
-    buffer = tls.ClientContext(configuration).wrap_buffers("localhost")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.connect(("127.0.0.1", port))
+    port, secret, host = [*sys.argv[1:], "127.0.0.1"][:3]
+    buffer = tls.ClientContext(configuration(secret)).wrap_buffers("localhost")
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.connect(address)
         shake(buffer, sock)
         talk(buffer, sock)
+
+
+def configuration(secret: str) -> tls.DTLSConfiguration:
+    """What the server must prove itself with."""
+    if not secret.startswith("psk:"):
+        return tls.DTLSConfiguration(trust_store=tls.TrustStore.from_pem_file(secret))
+    _, identity, key = secret.split(":")
+    return tls.DTLSConfiguration(
+        pre_shared_key=(identity, bytes.fromhex(key)), validate_certificates=False
+    )
 
 
 def shake(buffer: tls.TLSWrappedBuffer, sock: socket.socket) -> None:
@@ -56,6 +69,9 @@ def talk(buffer: tls.TLSWrappedBuffer, sock: socket.socket) -> None:
                     buffer.write(line)
                     flush(buffer, sock)
                 else:
+                    with contextlib.suppress(tls.WantWriteError):
+                        buffer.shutdown()
+                    flush(buffer, sock)
                     return
 
 
