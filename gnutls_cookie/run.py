@@ -16,7 +16,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from .serve import secret_file
 
@@ -70,6 +70,10 @@ def run(options: argparse.Namespace) -> int:
         return 2
     if options.record is not None:
         print(f"gnutls-cookie run: cookie keys go into {options.record}", file=sys.stderr)
+    return _become(program, command, environment)
+
+
+def _become(program: str, command: list[str], environment: dict[str, str]) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     for name in ("SIGPIPE", "SIGXFSZ"):  # Python ignores them, and COMMAND would inherit that

@@ -1,0 +1,482 @@
+"""`run`: unmodified servers of others gain the gate. Each claim is shown with and without it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from peers_support import CERTS, IDENTITY, PSK_KEY
+from support import (
+    compile_peer,
+    compiler,
+    free_udp_port,
+    gnutls_cli,
+    gnutls_flags,
+    hello_with,
+    openssl,
+    peer_required,
+    udp_socket,
+)
+from test_serve import CERT, LINE, PSK_PRIORITY, SECONDS, TRUST, Served
+
+from gnutls_cookie import KeyRing, client_data
+from gnutls_cookie.differential import LIBGNUTLS, REFERENCE, case_of_json
+from gnutls_cookie.differential.datagrams import CLIENTS, with_cookie
+from gnutls_cookie.reference import cookie as reference
+from gnutls_cookie.reference import wire
+from gnutls_cookie.run import find_preload
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD is Linux' here")
+
+PYTHON = [sys.executable, "-m", "gnutls_cookie"]
+FILES = [str(CERTS / "localhost.pem"), str(CERTS / "localhost.key")]
+
+
+@contextmanager
+def started(command: Sequence[str | Path], under: Sequence[str] | None) -> Iterator[Served]:
+    """A server, alone (None) or under `run` with these options; stdout and stderr are read."""
+    words = [str(word) for word in command]
+    if under is not None:
+        words = [*PYTHON, "run", *under, "--", *words]
+    child = subprocess.Popen(
+        words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    try:
+        yield Served(child, 0)
+    finally:
+        child.kill()
+        child.communicate()
+
+
+@contextmanager
+def stock_server(under: Sequence[str] | None, changes: int = 0) -> Iterator[Served]:
+    """The stock recipe in C, which changes its cookie key after each of its first replies."""
+    program = compile_peer("stock_server.c")
+    with started([program, *FILES, str(changes)], under) as served:
+        served.port = int(served.wait_for(r"port (\d+)\n")[1])
+        yield served
+
+
+def s_client(port: int, *more: str) -> list[str]:
+    return [openssl(), "s_client", "-dtls1_2", "-connect", f"127.0.0.1:{port}", *more]
+
+
+X509 = ["-CAfile", TRUST, "-verify_return_error"]
+PSK = ["-psk_identity", IDENTITY, "-psk", PSK_KEY.hex()]
+
+
+def talks(command: list[str], seconds: float = SECONDS) -> bool:
+    """Whether a client gets its line back within a time."""
+    child = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    try:
+        assert child.stdin is not None
+        child.stdin.write(LINE)
+        child.stdin.flush()
+        said = Served(child, 0)
+        deadline = time.monotonic() + seconds
+        assert child.stdout is not None
+        os.set_blocking(child.stdout.fileno(), False)
+        while time.monotonic() < deadline:
+            said.said += child.stdout.read() or b""
+            if b"\n" + LINE.strip() in said.said:
+                child.stdin.close()  # it says goodbye: these servers serve one client at a time
+                child.stdin = None
+                child.wait(SECONDS)
+                return True
+            if child.poll() is not None:
+                return False
+            time.sleep(0.01)
+        return False
+    finally:
+        child.kill()
+        child.communicate()
+
+
+# --- what it mends --------------------------------------------------------------------------------
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("changes", [1, 3])
+@pytest.mark.parametrize("client", ["openssl", "gnutls-cli"])
+def test_a_key_that_changed_costs_one_round_trip(client: str, changes: int) -> None:
+    """Between the hellos, once and three times: one more reply each, and the client is served."""
+    with stock_server([], changes) as served:
+        if client == "openssl":
+            command = s_client(served.port, *X509)
+        else:
+            command = [gnutls_cli(), "--udp", "--port", str(served.port), "--x509cafile", TRUST]
+            command += ["--verify-hostname", "localhost", "127.0.0.1"]
+        assert talks(command)
+        served.wait_for("echo")
+    assert served.said.count(b"reply 44\n") == 1 + changes
+    assert served.said.count(b"verified\n") == 1
+
+
+@pytest.mark.peer
+def test_without_it_the_client_stalls() -> None:
+    """The same server alone: the client repeats a dead cookie, and is not served in 4 seconds."""
+    with stock_server(None, 1) as served:
+        assert not talks(s_client(served.port, *X509), 4)
+        served.wait_for("reply 44\nreply 44\n")
+    assert b"verified" not in served.said
+
+
+@pytest.mark.parametrize("under", [None, []], ids=["alone", "run"])
+def test_junk_and_fragments(under: list[str] | None) -> None:
+    """Alone the recipe answers one byte with 44, and each fragment; under run none, and one."""
+    fragments = CLIENTS["openssl s_client -mtu 256, long ALPN"]
+    with stock_server(under) as served, udp_socket() as sock:
+        sock.connect(("127.0.0.1", served.port))
+        replies = []
+        for datagrams in [b"\x16"], [bytes(62)], fragments, [wire.client_hello(epoch=1)]:
+            before = served.said.count(b"reply")
+            for datagram in datagrams:
+                sock.send(datagram)
+            served.wait_for(f"(?s)(reply.*){{{before + len(datagrams)}}}")
+            replies.append(0)
+            sock.settimeout(0.2)
+            while True:
+                try:
+                    assert len(sock.recv(2048)) == 44
+                except TimeoutError:
+                    break
+                replies[-1] += 1
+    assert len(fragments) > 3
+    expected = [1, 1, len(fragments), 1] if under is None else [0, 0, 1, 0]
+    assert replies == expected
+    if under is not None:
+        assert served.said.count(b"reply 0\n") == 2 + len(fragments)
+
+
+@pytest.mark.parametrize("under", [None, []], ids=["alone", "run"])
+def test_echo_of_both_sequences(under: list[str] | None) -> None:
+    """All 48 bits of the record's, and message_seq; alone both are 0."""
+    hello = wire.client_hello(record_seq=0x123456789ABC, message_seq=5)
+    with stock_server(under) as served, udp_socket() as sock:
+        sock.sendto(hello, ("127.0.0.1", served.port))
+        reply = wire.HelloVerifyRequest.decode(sock.recv(2048))
+    wanted = (0, 0) if under is None else (0x123456789ABC, 5)
+    assert (reply.record_seq, reply.message_seq) == wanted
+
+
+# --- servers of others ----------------------------------------------------------------------------
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("kind", ["X.509", "PSK"])
+def test_gnutls_serv(kind: str, tmp_path: Path) -> None:
+    """gnutls-serv --udp serves openssl and gnutls-cli under it as before."""
+    program = peer_required("gnutls-serv", "apt install gnutls-bin")
+    keys = tmp_path / "psk.txt"
+    keys.write_text(f"{IDENTITY}:{PSK_KEY.hex()}\n")
+    port = free_udp_port()
+    options = CERT if kind == "X.509" else ["--pskpasswd", str(keys), "--priority", PSK_PRIORITY]
+    server = [program, "--udp", "--port", str(port), *options, "--echo"]
+    stats = tmp_path / "stats.json"
+    with started(server, ["--stats", str(stats)]) as served:
+        served.wait_for("listening on IPv4 .*done")
+        assert talks(s_client(port, *(X509 if kind == "X.509" else PSK)))
+        if kind == "X.509":
+            command = [gnutls_cli(), "--udp", "--port", str(port), "--x509cafile", TRUST]
+            assert talks([*command, "--verify-hostname", "localhost", "127.0.0.1"])
+        wanted = 2 if kind == "X.509" else 1
+        counters = wait_for_stats(stats, lambda one: one["verified"] == wanted)
+    assert counters["challenged"] == wanted
+    assert counters["left_alone"] == 0
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("client", ["coap-client-gnutls", "coap-client-openssl"])
+def test_coap_server(client: str, tmp_path: Path) -> None:
+    """coap-server-gnutls answers CoAP clients over both libraries under it as before."""
+    server = peer_required("coap-server-gnutls", "apt install libcoap3-bin")
+    program = peer_required(client, "apt install libcoap3-bin")
+    port = free_udp_port()  # the plain one; DTLS is the next
+    stats = tmp_path / "stats.json"
+    command = [server, "-A", "127.0.0.1", "-p", str(port), "-k", PSK_KEY.hex(), "-h", "hint"]
+    with started(command, ["--stats", str(stats)]):
+        ask = [program, "-u", IDENTITY, "-k", PSK_KEY.hex(), "-B", "5"]
+        ask.append(f"coaps://127.0.0.1:{port + 1}/")
+        deadline = time.monotonic() + SECONDS
+        while time.monotonic() < deadline:
+            done = subprocess.run(ask, capture_output=True, text=True, timeout=SECONDS)
+            if "test server" in done.stdout:
+                break
+            time.sleep(0.2)
+        assert "test server" in done.stdout, done.stdout + done.stderr
+        counters = wait_for_stats(stats, lambda one: one["verified"] >= 1)
+    assert counters["challenged"] >= 1
+
+
+def wait_for_stats(path: Path, fits: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """The counters in a file, once they are as they have to be."""
+    deadline = time.monotonic() + SECONDS
+    counters: dict[str, Any] = {}
+    while time.monotonic() < deadline:
+        if path.exists():
+            counters = json.loads(path.read_text())
+            if fits(counters):
+                return counters
+        time.sleep(0.05)
+    raise AssertionError(f"not in time: {counters}")
+
+
+# --- a fleet --------------------------------------------------------------------------------------
+
+
+@pytest.mark.peer
+def test_one_secret_for_servers_of_all_kinds(tmp_path: Path) -> None:
+    """A stock server, gnutls-serv and our serve: a cookie of each is good at each other."""
+    program = peer_required("gnutls-serv", "apt install gnutls-bin")
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"a secret of a fleet, long enough")
+    secret.chmod(0o600)
+    under = ["--cookie-secret-file", str(secret)]
+    port = free_udp_port()
+    serve = [*PYTHON, "serve", "--port", "0", *CERT, *under]
+    with (
+        stock_server(under) as stock,
+        started([program, "--udp", "--port", str(port), *CERT], under) as theirs,
+        started(serve, None) as ours,
+        udp_socket() as sock,
+    ):
+        theirs.wait_for("listening on IPv4 .*done")
+        ports = [stock.port, port, int(ours.wait_for(r"port (\d+)\n")[1])]
+        cookies = set()
+        for one in ports:
+            sock.sendto(wire.client_hello(), ("127.0.0.1", one))
+            cookies.add(wire.HelloVerifyRequest.decode(sock.recv(2048)).cookie)
+        assert len(cookies) == 1
+        for one in ports:
+            # What comes back is no HelloVerifyRequest: the cookie is good.
+            hello = CLIENTS["openssl s_client -dtls1_2"][0]
+            second = bytearray(with_cookie(hello, next(iter(cookies))))
+            second[10] = second[18] = 1
+            sock.sendto(bytes(second), ("127.0.0.1", one))
+            assert first_answer(sock, one)[13] == 2  # ServerHello, RFC 5246 7.4
+
+
+def first_answer(sock: socket.socket, port: int) -> bytes:
+    """What came from that port first; flights of the others may be in between."""
+    for _ in range(100):
+        datagram, address = sock.recvfrom(65535)
+        if address[1] == port:
+            return datagram
+    raise AssertionError("no answer")
+
+
+def test_keys_of_a_period(tmp_path: Path) -> None:
+    """The cookie is that of the period's key as KeyRing derives it."""
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"a secret of a fleet, long enough\n")
+    secret.chmod(0o600)
+    ring = KeyRing.from_secret(b"a secret of a fleet, long enough", 7)
+    with (
+        stock_server(["--cookie-secret-file", str(secret), "--rotate", "7"]) as served,
+        udp_socket() as sock,
+    ):
+        before = time.time()
+        sock.sendto(wire.client_hello(), ("127.0.0.1", served.port))
+        cookie = wire.HelloVerifyRequest.decode(sock.recv(2048)).cookie
+        who = client_data.sockaddr(sock.getsockname())
+        keys = {ring.keys_at(moment)[0] for moment in (before, time.time())}
+    assert cookie in {reference.cookie(key, who) for key in keys}
+
+
+# --- what is recorded -----------------------------------------------------------------------------
+
+
+@pytest.mark.peer
+def test_what_is_recorded_is_replayed(tmp_path: Path) -> None:
+    """Each call with its result; libgnutls here and the reference say the same; mode 0600."""
+    file = tmp_path / "calls.jsonl"
+    with stock_server(["--record", str(file)], 1) as served:
+        assert talks(s_client(served.port, *X509))
+        served.wait_for("echo")
+        assert b"cookie keys go into" in served.said
+    assert file.stat().st_mode & 0o777 == 0o600
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [line["operation"] for line in lines] == ["verify", "send"] * 2 + ["verify"]
+    assert [line["result"] for line in lines] == [-214, 44, -214, 44, 0]
+    for line in lines:
+        case = case_of_json(json.dumps(line))
+        assert LIBGNUTLS.answer(case) == REFERENCE.answer(case) == outcome(line)
+    command = [*PYTHON, "diff", "gnutls_cookie.reference.cookie", "--replay", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+    assert done.returncode == 0
+    assert "5 cases" in done.stdout
+
+
+def outcome(line: dict[str, object]) -> tuple[object, ...]:
+    """The outcome that a line of a record states."""
+    after, result = tuple(line["after"]), line["result"]  # type: ignore[arg-type]
+    reply = bytes.fromhex(str(line.get("reply", "")))
+    if int(str(result)) < 0:
+        return ("error", result, reply, after)
+    return ("prestate", after) if line["operation"] == "verify" else ("sent", result, reply, after)
+
+
+@pytest.mark.parametrize("count", [2000, pytest.param(200_000, marks=pytest.mark.long)])
+def test_calls_of_threads_and_forks_are_recorded_whole(count: int, tmp_path: Path) -> None:
+    """No line is torn; the replay finds no disagreement with the reference."""
+    program = compile_peer("preload_calls.c", "-pthread")
+    file = tmp_path / "calls.jsonl"
+    with started([program, str(count)], ["--record", str(file)]) as served:
+        served.wait_for("done")
+        assert served.child.wait(600) == 0
+    command = [*PYTHON, "diff", "gnutls_cookie.reference.cookie", "--json", "--replay", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    report = json.loads(done.stdout)
+    print(report)
+    assert report["findings"] == []
+    assert report["compared"] > 5 * count
+
+
+# --- the library itself ---------------------------------------------------------------------------
+
+
+def test_preloaded_library_asks_for_no_symbol_of_libgnutls() -> None:
+    """So that it does no harm in a program without libgnutls that the server starts."""
+    nm = shutil.which("nm")
+    if nm is None:
+        pytest.skip("nm is not installed: apt install binutils")
+    said = subprocess.run([nm, "-D", find_preload()], capture_output=True, text=True, check=True)
+    lines = [line.split()[-2:] for line in said.stdout.splitlines()]
+    assert [name for kind, name in lines if kind == "U" and "gnutls" in name] == []
+    exported = {name for kind, name in lines if kind == "T"}
+    assert exported == {"gnutls_dtls_cookie_verify", "gnutls_dtls_cookie_send"}
+    environment = {**os.environ, "LD_PRELOAD": str(find_preload()), "LD_BIND_NOW": "1"}
+    environment["GNUTLS_COOKIE_PRELOAD"] = "stats=/nowhere/stats"
+    true = shutil.which("true") or "true"
+    done = subprocess.run([true], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("settings", ["", "secret=", "secret=\nperiod=1\nstats=FOLDER/stats"])
+def test_calls_under_the_sanitizers(settings: str, tmp_path: Path) -> None:
+    """Threads, a fork, hostile datagrams: no finding of AddressSanitizer and UBSan."""
+    native = find_preload().parent / "native"
+    flags = ["-std=gnu11", "-g", "-O1", "-pthread", "-fsanitize=address,undefined"]
+    flags += ["-fno-sanitize-recover=all"]
+    library, program = tmp_path / "preload.so", tmp_path / "calls"
+    source = Path(__file__).resolve().parent / "peers" / "preload_calls.c"
+    trial = subprocess.run(
+        [*compiler(), *flags, "-o", str(program), str(source), *gnutls_flags()],
+        capture_output=True,
+        text=True,
+    )
+    if trial.returncode != 0 and "sanitize" in trial.stderr:
+        pytest.skip("no sanitizers here: apt install gcc libc6-dev")
+    assert trial.returncode == 0, trial.stderr
+    link = ["-shared", "-fPIC", "-fvisibility=hidden", "-ffunction-sections", "-Wl,--gc-sections"]
+    sources = [str(native / "preload.c"), str(native / "gate.c")]
+    command = [*compiler(), *flags, *link, "-I", str(native), "-o", str(library), *sources]
+    subprocess.run([*command, *gnutls_flags()], check=True)
+    # The program has the sanitizer's library already; that one has to come first.
+    runtime = subprocess.run(
+        [*compiler(), "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    environment = {
+        **os.environ,
+        "LD_PRELOAD": f"{runtime}:{library}",
+        "GNUTLS_COOKIE_PRELOAD": settings.replace("FOLDER", str(tmp_path)),
+        "ASAN_OPTIONS": "detect_leaks=0",
+    }
+    count = "100000" if "stats" in settings else "5000"
+    done = subprocess.run(
+        [program, count], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def refused(*arguments: str | Path) -> str:
+    """What `run` says where it refuses."""
+    done = subprocess.run(
+        [*PYTHON, "run", *map(str, arguments)], capture_output=True, text=True, timeout=SECONDS
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def test_what_cannot_be_preloaded(tmp_path: Path) -> None:
+    """Each with its reason, before it is started."""
+    program = compile_peer("stock_server.c")
+    static, script, other, setuid = (tmp_path / n for n in ("static", "script", "other", "setuid"))
+    (tmp_path / "empty.c").write_text("int main(void) { return 0; }\n")
+    built = subprocess.run(
+        [*compiler(), "-static", "-o", str(static), str(tmp_path / "empty.c")], capture_output=True
+    )
+    script.write_text("#!/bin/sh\n")
+    other.write_bytes(program.read_bytes()[:18] + b"\xf3\x00" + program.read_bytes()[20:])
+    shutil.copy(program, setuid)
+    for path in script, other:
+        path.chmod(0o755)
+    setuid.chmod(0o4755)
+    assert "a COMMAND is needed" in refused()
+    assert "there is no such program" in refused("--", "/nowhere/server")
+    assert "does not use libgnutls.so.30" in refused("--", shutil.which("true") or "true")
+    assert "is no ELF program" in refused("--", script)
+    assert "for another architecture" in refused("--", other)
+    assert "setuid" in refused("--", setuid)
+    if built.returncode == 0:
+        assert "statically linked" in refused("--", static)
+    assert "at least 16 bytes" in refused("--cookie-secret-file", "/dev/null", "--", program)
+    assert "--rotate" in refused("--rotate", "0", "--", program)
+    assert "no such folder" in refused("--stats", "/nowhere/stats", "--", program)
+    assert "no such folder" in refused("--record", "/nowhere/calls", "--", program)
+
+
+def test_it_becomes_the_command() -> None:
+    """The same process: its exit code, its end by a signal, and no ignored SIGPIPE."""
+    program = compile_peer("stock_server.c")
+    done = subprocess.run([*PYTHON, "run", "--", program], capture_output=True, timeout=SECONDS)
+    assert done.returncode == 2
+    done = subprocess.run(
+        [*PYTHON, "run", "--", program, "/nowhere", "/nowhere", "0"], timeout=SECONDS
+    )
+    assert done.returncode == 3
+    with stock_server([]) as served:
+        status = Path(f"/proc/{served.child.pid}/status").read_text()
+        ignored = int(status.partition("SigIgn:")[2].split()[0], 16)
+        assert not ignored & 1 << (signal.SIGPIPE - 1)
+        assert Path(f"/proc/{served.child.pid}/exe").resolve() == program.resolve()
+        served.child.send_signal(signal.SIGTERM)
+        assert served.child.wait(SECONDS) == -signal.SIGTERM
+
+
+def test_stats_are_read(tmp_path: Path) -> None:
+    """`stats FILE` prints what is in it; what is none is an error in a line."""
+    file = tmp_path / "stats.json"
+    with stock_server(["--stats", str(file)]) as served, udp_socket() as sock:
+        sock.sendto(wire.client_hello(), ("127.0.0.1", served.port))
+        sock.sendto(b"\x16", ("127.0.0.1", served.port))
+        sock.sendto(hello_with(bytes(16)), ("127.0.0.1", served.port))
+        counters = wait_for_stats(file, lambda one: one["challenged"] == 2)
+        assert counters["presented"] == 1
+        assert counters["discarded"] == {"record_header": 1}
+    done = subprocess.run([*PYTHON, "stats", file], capture_output=True, text=True, timeout=SECONDS)
+    assert done.stdout.startswith("2 challenged (1 with a cookie), 0 verified")
+    assert "1 record_header" in done.stdout
+    done = subprocess.run([*PYTHON, "stats", "--json", file], capture_output=True, timeout=SECONDS)
+    assert json.loads(done.stdout) == counters | {"time": json.loads(done.stdout)["time"]}
+    for content in "", "[]", "{}":
+        file.write_text(content)
+        done = subprocess.run([*PYTHON, "stats", file], capture_output=True, timeout=SECONDS)
+        assert (done.returncode, b"Traceback" in done.stderr) == (2, False)
