@@ -335,7 +335,7 @@ class SocketClient:
             datagram = self.sock.recv(65535)
         except ConnectionRefusedError:
             return  # the server is not there yet: the timer sends again
-        self.challenges += datagram[0] == 22 and datagram[13] == 3  # HelloVerifyRequest
+        self.challenges += datagram[:1] == b"\x16" and datagram[13:14] == b"\x03"  # of type 3
         self.session.receive_datagram(datagram)
         self.go_on()
 
