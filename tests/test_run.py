@@ -172,6 +172,20 @@ def test_echo_of_both_sequences(under: list[str] | None) -> None:
     assert (reply.record_seq, reply.message_seq) == wanted
 
 
+def test_server_that_peeks_into_a_short_buffer() -> None:
+    """The beginning of a hello, cut behind its cookie field, is answered; a lie in it is not."""
+    hello = wire.client_hello(extensions=((16, bytes(1000)),))
+    assert len(hello) > 1000
+    lie = bytearray(hello[:200])
+    lie[24] ^= 1  # fragment_length
+    with stock_server([]) as served, udp_socket() as sock:
+        sock.connect(("127.0.0.1", served.port))
+        for datagram, answer in (hello[:61], 44), (hello[:60], 0), (bytes(lie), 0), (hello, 44):
+            served.said = b""
+            sock.send(datagram)
+            served.wait_for(f"reply {answer}\n")
+
+
 # --- servers of others ----------------------------------------------------------------------------
 
 
