@@ -27,7 +27,7 @@ from typing import Any
 
 import pytest
 from peers_support import CERTS, SocketClient, drive, trusting
-from support import ROOT, Address, missing, openssl, peer_required, running
+from support import ROOT, Address, free_udp_port, missing, openssl, peer_required, running
 
 from gnutls_cookie import Session
 from gnutls_cookie.reference import wire
@@ -169,8 +169,9 @@ class Balancer(ABC):
         """A UDP socket where clients are."""
 
     def connected(self) -> socket.socket:
-        """A client's UDP socket, connected to the fleet."""
+        """A client's UDP socket, connected to the fleet; waits are bounded."""
         sock = self.unbound()
+        sock.settimeout(SECONDS)
         sock.connect(self.address)
         return sock
 
@@ -424,22 +425,104 @@ def fleet(
 # --- nginx ----------------------------------------------------------------------------------------
 
 
+class Nginx(Balancer):
+    """nginx's stream module in its plain way: to the nodes all clients have nginx's address, and a
+    port for as long as nginx keeps their session. On loopback.
+
+    Args:
+        folder: for its files.
+        options: directives of the server block.
+    """
+
+    def __init__(self, folder: Path, options: str = "") -> None:
+        self.address = ("127.0.0.1", free_udp_port())
+        self._folder = folder
+        self._options = options
+        self._stack = ExitStack()
+        self._nodes: dict[int, tuple[str, int]] = {}
+
+    def start(self, policy: str) -> None:
+        assert policy == "nginx"
+        servers = " ".join(f"server {host}:{port};" for host, port in self._nodes.values())
+        stream = (
+            f"upstream fleet {{ {servers} }}\n"
+            f"server {{ listen {self.address[0]}:{self.address[1]} udp; proxy_pass fleet; "
+            f"{self._options} }}"
+        )
+        self._stack.enter_context(_nginx(self._folder, stream, self._prefix()))
+
+    def lose(self, number: int) -> None:
+        raise NotImplementedError("nginx finds out by itself")
+
+    def node(self, number: int, folder: Path, secret: bytes) -> Node:
+        node = Node(folder, secret, "127.0.0.1", 0)
+        self._nodes[number] = node.address
+        return node
+
+    def unbound(self) -> socket.socket:
+        return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def _prefix(self) -> Sequence[str]:
+        return ()
+
+
+class TransparentNginx(Nginx):
+    """The same with `proxy_bind ... transparent`, in namespaces: nodes see the client's address.
+
+    What the nodes answer is addressed to the client, and routed to nginx by a mark.
+    """
+
+    def __init__(self, folder: Path, options: str = "") -> None:
+        bind = "proxy_bind $remote_addr:$remote_port transparent;"
+        super().__init__(folder, f"{bind} {options}")
+        self._network = NftBalancer()
+        self.address = self._network.address
+        self.prefix = self._network.prefix
+        self._stack.callback(self._network.close)
+
+    def start(self, policy: str) -> None:
+        for rule in (
+            f"address add {VIP}/32 dev lo",
+            "rule add fwmark 1 lookup 100",
+            "route add local default dev lo table 100",
+        ):
+            _ip(*self._network.balancer_prefix[1:], "ip", *rule.split())
+        self._network.nft(
+            "table ip fleet { chain answers { type filter hook prerouting priority mangle; "
+            f"ip saddr {{ {', '.join(NODES)} }} udp sport {PORT} meta mark set 1; }}; }}"
+        )
+        super().start(policy)
+
+    def node(self, number: int, folder: Path, secret: bytes) -> Node:
+        node = self._network.node(number, folder, secret)
+        self._nodes[number] = node.address
+        return node
+
+    def unbound(self) -> socket.socket:
+        return self._network.unbound()
+
+    def _prefix(self) -> Sequence[str]:
+        return self._network.balancer_prefix
+
+
 @contextmanager
-def nginx(folder: Path, stream: str, prefix: Sequence[str] = ()) -> Iterator[None]:
+def _nginx(folder: Path, stream: str, prefix: Sequence[str]) -> Iterator[None]:
     """nginx with that stream configuration, from when it is ready until the end of the block."""
     program = peer_required("nginx", "apt install nginx-light libnginx-mod-stream")
     module = Path("/usr/lib/nginx/modules/ngx_stream_module.so")  # Debian's; built in elsewhere
-    user = "user root;" if os.geteuid() == 0 else ""
     load = f"load_module {module};" if module.exists() else ""
-    config = folder / "nginx.conf"
+    user = "user root;" if os.geteuid() == 0 else ""  # it is to read the files of the test
+    config, log = folder / "nginx.conf", folder / "error.log"
     config.write_text(
         f"{load} {user} daemon off; worker_processes 1; pid {folder}/nginx.pid;\n"
-        f"error_log {folder}/error.log notice; events {{ }}\nstream {{\n{stream}\n}}\n"
+        f"error_log {log} notice; events {{ }}\nstream {{\n{stream}\n}}\n"
     )
-    command = [*prefix, program, "-e", f"{folder}/error.log", "-p", str(folder), "-c", str(config)]
-    log = folder / "error.log"
+    command = [*prefix, program, "-e", str(log), "-p", str(folder), "-c", str(config)]
     tested = subprocess.run([*command, "-t"], capture_output=True, text=True)
-    if tested.returncode != 0 and 'unknown directive "stream"' in tested.stderr:
+    if 'unknown directive "stream"' in tested.stderr:
         missing("nginx has no stream module: apt install libnginx-mod-stream")
     assert tested.returncode == 0, tested.stderr
     with running(command) as child:
@@ -464,7 +547,6 @@ def our_client(balancer: Balancer, **options: Any) -> Iterator[SocketClient]:
     options = {"handshake_timeout": SECONDS} | options
     session = Session("client", trusting(), server_name="localhost", **options)
     with balancer.connected() as sock:
-        sock.settimeout(SECONDS)
         yield SocketClient(sock, session)
 
 

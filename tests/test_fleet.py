@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from fleet_support import (
     Balancer,
     Holder,
     NftBalancer,
+    Nginx,
     Node,
+    TransparentNginx,
     complete,
     first_hello,
     fleet,
@@ -268,3 +271,81 @@ def test_the_rules_of_the_guide_lose_a_node(kernel_balancer: NftBalancer, tmp_pa
             assert complete(client) == 1
         left.end()
         assert left.gate == (0, 1)
+
+
+# --- nginx ----------------------------------------------------------------------------------------
+
+SESSION = "proxy_timeout 1s;"  # how long nginx keeps the session of a quiet client
+GAP = 1.5  # seconds between hello 1 and hello 2: that session is over
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("secrets", [ONE, TWO], ids=["one", "two"])
+def test_nginx_keeps_a_client_at_its_node(secrets: tuple[bytes, bytes], tmp_path: Path) -> None:
+    """Within a session both hellos come to one node, and from one port of nginx."""
+    with nginx(Nginx(tmp_path, SESSION), tmp_path, secrets) as (balancer, nodes):
+        for kind in CLIENTS:
+            assert run_client(kind, balancer) == 1
+        assert gates(nodes) == [(1, 1), (1, 1)]
+
+
+def test_plain_nginx_changes_the_port_with_the_session(tmp_path: Path) -> None:
+    """After it hello 2 comes from another port of nginx: one secret does not help."""
+    with (
+        nginx(Nginx(tmp_path, SESSION), tmp_path, ONE) as (balancer, nodes),
+        our_client(balancer) as client,
+    ):
+        request = first_hello(client)
+        time.sleep(GAP)
+        give(client, request)
+        assert complete(client) == 2
+        assert gates(nodes) == [(1, 0), (1, 1)]
+
+
+@pytest.mark.parametrize("option", ["proxy_requests 1;", "proxy_responses 1;"])
+def test_plain_nginx_must_not_end_a_session_early(option: str, tmp_path: Path) -> None:
+    """With a session, and so a port, for each hello no cookie is ever right."""
+    with (
+        nginx(Nginx(tmp_path, option), tmp_path, ONE) as (balancer, nodes),
+        our_client(balancer) as client,
+    ):
+        with pytest.raises(GnuTLSError) as caught:
+            complete(client)
+        assert caught.value.name == "GNUTLS_E_UNEXPECTED_PACKET"
+        assert client.challenges == 5
+        assert sum(verified for _, verified in gates(nodes)) == 0
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["alive", "killed"])
+@pytest.mark.parametrize(("secrets", "challenges"), [(ONE, 1), (TWO, 2)], ids=["one", "two"])
+def test_transparent_nginx_keeps_the_address(
+    secrets: tuple[bytes, bytes], challenges: int, killed: bool, tmp_path: Path
+) -> None:
+    """Hello 2 after the session goes to the other node, with the client's own address: it is
+    verified there, where the secret is one; whether the first node lives or not."""
+    with (
+        nginx(TransparentNginx(tmp_path, SESSION), tmp_path, secrets) as (balancer, nodes),
+        our_client(balancer) as client,
+    ):
+        request = first_hello(client)
+        left = kill_the_first(nodes) if killed else None
+        time.sleep(GAP)
+        give(client, request)
+        assert complete(client) == challenges
+        if left is None:
+            assert gates(nodes) == [(1, 0), (challenges - 1, 1)]
+        else:
+            left.end()
+            assert left.gate == (challenges - 1, 1)
+
+
+@contextmanager
+def nginx(
+    balancer: Nginx, folder: Path, secrets: tuple[bytes, bytes]
+) -> Iterator[tuple[Nginx, list[Node]]]:
+    """Two nodes behind nginx."""
+    try:
+        with fleet(balancer, folder, "nginx", secrets) as nodes:
+            yield balancer, nodes
+    finally:
+        balancer.close()
