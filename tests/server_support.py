@@ -5,7 +5,10 @@ The clock is the real one and what a test adds to it: minutes pass without waiti
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import functools
+import gc
 import heapq
 import itertools
 import random
@@ -14,7 +17,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -307,3 +310,39 @@ class LossyRelay:
 
     def _unlucky(self) -> bool:
         return self._chance.random() < self._rate
+
+
+# --- asyncio --------------------------------------------------------------------------------------
+
+
+_told: list[dict[str, Any]] = []  # what the event loop of the present test was told of
+
+
+def asynchronous(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run a coroutine as a test, in debug mode; what goes wrong and nobody hears of fails it."""
+
+    @functools.wraps(test)
+    def run(**fixtures: Any) -> None:
+        _told.clear()
+
+        async def main() -> None:
+            loop = asyncio.get_running_loop()
+            loop.set_exception_handler(lambda _, context: _told.append(context))
+            loop.slow_callback_duration = 60.0  # a slow machine is no fault
+            await asyncio.wait_for(test(**fixtures), SECONDS)
+
+        asyncio.run(main(), debug=True)
+        gc.collect()  # "never retrieved" is told by destructors
+        assert _told == []
+
+    return run
+
+
+@contextmanager
+def heard_errors() -> Iterator[list[dict[str, Any]]]:
+    """What the event loop is told of within the block, and not held against the test."""
+    heard: list[dict[str, Any]] = []
+    before = len(_told)
+    yield heard
+    heard += _told[before:]
+    del _told[before:]
