@@ -212,8 +212,12 @@ class LoopbackBalancer(Balancer):
 
     def node(self, number: int, folder: Path, secret: bytes) -> Node:
         node = Node(folder, secret, "127.0.0.1", 0)
-        self._nodes[number] = node.address
+        self.place(number, node.address)
         return node
+
+    def place(self, number: int, address: tuple[str, int]) -> None:
+        """Say where a node is that was started elsewhere."""
+        self._nodes[number] = address
 
     def unbound(self) -> socket.socket:
         return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
