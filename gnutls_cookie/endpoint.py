@@ -5,6 +5,7 @@ The socket is used here, the clock is asked by who calls. Nothing waits but poll
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import socket
@@ -21,6 +22,7 @@ from .server import Event, Server, ServerCounters
 __all__ = ["Counters", "Endpoint", "bound", "send_or_lose", "total"]
 
 _MAX_PEERS = 0xFFFFFFFF  # no limit: the server has its own, which may be set anew
+_RECEIVE_BUFFER = 4 << 20  # bytes
 _TRIES = 20  # to find a port that is free for each of several addresses
 
 
@@ -174,6 +176,10 @@ def _bound(found: Sequence[Any], reuse_port: bool) -> list[socket.socket]:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6 and len(found) > 1:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # IPv4 has its own
+            # Hellos, messages and goodbyes of many peers come at once. The kernel takes less memory
+            # until it is needed, and on Linux never more than net.core.rmem_max.
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
             sock.setblocking(False)
             if address[1] == 0 and len(sockets) > 1:
                 address = (address[0], sockets[0].getsockname()[1], *address[2:])
