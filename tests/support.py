@@ -20,10 +20,12 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.metadata import requires
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from packaging.requirements import Requirement
 
 from gnutls_cookie.reference import wire
 
@@ -57,6 +59,18 @@ def openssl() -> str:
 
 def gnutls_cli() -> str:
     return peer_required("gnutls-cli", "apt install gnutls-bin")
+
+
+@functools.cache
+def mbedtls_required() -> None:
+    """Skip without python-mbedtls; under REQUIRE_PEERS fail where pyproject.toml promises it."""
+    if subprocess.run([sys.executable, "-c", "import mbedtls.tls"], capture_output=True).returncode:
+        for one in map(Requirement, requires("gnutls-cookie") or []):
+            if one.name != "python-mbedtls" or one.marker is None:
+                continue
+            if not one.marker.evaluate({"extra": "peers"}):
+                pytest.skip(f"python-mbedtls is for {one.marker} only")
+        missing("python-mbedtls is not installed: pip install 'gnutls-cookie[peers]'")
 
 
 def compiler() -> list[str]:

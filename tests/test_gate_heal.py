@@ -6,19 +6,16 @@ ClientHello, and the repetition is seen.
 
 from __future__ import annotations
 
-import functools
 import os
 import selectors
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import requires
 
 import pytest
-from packaging.requirements import Requirement
 from peers_support import CERTS, certificate
-from support import ROOT, Address, gnutls_cli, missing, openssl, running, udp_socket
+from support import ROOT, Address, gnutls_cli, mbedtls_required, openssl, running, udp_socket
 
 from gnutls_cookie import (
     BadCookieError,
@@ -59,18 +56,6 @@ def mbedtls_command(port: int) -> list[str]:
     mbedtls_required()
     client = ROOT / "tests" / "mbedtls_client.py"
     return [sys.executable, str(client), str(port), str(CERTS / "localhost.pem")]
-
-
-@functools.cache
-def mbedtls_required() -> None:
-    """Skip without python-mbedtls; under REQUIRE_PEERS fail where pyproject.toml promises it."""
-    if subprocess.run([sys.executable, "-c", "import mbedtls.tls"], capture_output=True).returncode:
-        for one in map(Requirement, requires("gnutls-cookie") or []):
-            if one.name != "python-mbedtls" or one.marker is None:
-                continue
-            if not one.marker.evaluate({"extra": "peers"}):
-                pytest.skip(f"python-mbedtls is for {one.marker} only")
-        missing("python-mbedtls is not installed: pip install 'gnutls-cookie[peers]'")
 
 
 CLIENTS = {
