@@ -677,6 +677,10 @@ def _namespaces_required() -> None:
         pytest.skip("network namespaces are Linux's")
     if os.geteuid() != 0:
         pytest.skip("network namespaces need root")
+    unshare = peer_required("unshare", "apt install util-linux")
+    may = subprocess.run([unshare, "--net", "--mount", "true"], capture_output=True, text=True)
+    if may.returncode != 0:
+        pytest.skip(f"no network namespaces here: {may.stderr.strip()}")
     peer_required("ip", "apt install iproute2")
     peer_required("nft", "apt install nftables")
     probe = f"fleet-{os.getpid()}-probe"

@@ -289,6 +289,7 @@ def test_nginx_keeps_a_client_at_its_node(secrets: tuple[bytes, bytes], tmp_path
         assert gates(nodes) == [(1, 1), (1, 1)]
 
 
+@pytest.mark.peer
 def test_plain_nginx_changes_the_port_with_the_session(tmp_path: Path) -> None:
     """After it hello 2 comes from another port of nginx: one secret does not help."""
     with (
@@ -302,6 +303,7 @@ def test_plain_nginx_changes_the_port_with_the_session(tmp_path: Path) -> None:
         assert gates(nodes) == [(1, 0), (1, 1)]
 
 
+@pytest.mark.peer
 @pytest.mark.parametrize("option", ["proxy_requests 1;", "proxy_responses 1;"])
 def test_plain_nginx_must_not_end_a_session_early(option: str, tmp_path: Path) -> None:
     """With a session, and so a port, for each hello no cookie is ever right."""
@@ -316,6 +318,7 @@ def test_plain_nginx_must_not_end_a_session_early(option: str, tmp_path: Path) -
         assert sum(verified for _, verified in gates(nodes)) == 0
 
 
+@pytest.mark.peer
 @pytest.mark.parametrize("killed", [False, True], ids=["alive", "killed"])
 @pytest.mark.parametrize(("secrets", "challenges"), [(ONE, 1), (TWO, 2)], ids=["one", "two"])
 def test_transparent_nginx_keeps_the_address(
