@@ -102,7 +102,8 @@ static void shake(struct client *client) {
         shaking--;
         finished++;
     } else if (gnutls_error_is_fatal(code)) {
-        fprintf(stderr, "clients: handshake: %s\n", gnutls_strerror(code));
+        if (failed == 0) /* the others will have failed likewise */
+            fprintf(stderr, "clients: handshake: %s\n", gnutls_strerror(code));
         client->state = FAILED;
         shaking--;
         failed++;
