@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from . import client, demo, run, serve
+from . import client, demo, probe, run, serve
 from ._version import __version__
 from .cookie import library_version
 from .differential import command as diff
@@ -18,6 +18,7 @@ COMMANDS: dict[str, _Command] = {
     "demo": ("show the exchange step by step on loopback", lambda _: None, lambda _: demo.run()),
     "serve": ("a DTLS echo server, as gnutls-serv --udp", serve.add_arguments, serve.run),
     "connect": ("a DTLS client, a line at a time", client.add_arguments, client.run),
+    "probe": ("audit a DTLS server from outside", probe.add_arguments, probe.run),
     "diff": ("an implementation beside the real one", diff.add_arguments, diff.run),
     "run": ("a server of others with the gate in front", run.add_arguments, run.run),
     "stats": ("what `run --stats` has counted", run.add_stats_arguments, run.run_stats),
