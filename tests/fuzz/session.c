@@ -1,0 +1,493 @@
+/* Two real sessions of libgnutls over wire.c, a client and a server with PSK, and between them a
+ * network that the input rules: it delivers, drops, doubles, reorders, cuts and changes datagrams,
+ * and makes up its own. libgnutls itself is not instrumented; that nothing gets through which the
+ * peer did not say is claimed all the same.
+ *
+ * Input: options; then acts, each a byte (side, kind) and its arguments. */
+#include "fuzz.h"
+#include "gate.h"
+#include "wire.h"
+
+#include <gnutls/dtls.h>
+
+enum {
+    VIA_GATE = 1,  /* a cookie exchange comes first */
+    UNCUT = 2,     /* datagrams do not go through gc_whole_records first, as they do in Python */
+    EPHEMERAL = 4, /* a key exchange with more and longer messages */
+    SMALL_MTU = 8, /* every handshake message in fragments */
+    NO_SUCH_USER = 16, /* what the lookup of the key answers */
+    LOOKUP_FAILS = 32,
+    LARGE_MTU = 64,      /* a message may need more room than a seat has as a rule */
+    MEMORY_IS_OUT = 128, /* and does not get it */
+};
+enum {
+    MOST_ACTS = 200,
+    MOST_QUEUED = 64, /* datagrams on their way, for each direction */
+    MOST_MESSAGES = 64,
+    MOST_STEPS = 64, /* calls until a datagram is taken */
+    HANDLE = 4711,
+};
+
+struct datagram {
+    uint8_t *bytes;
+    size_t size;
+};
+
+struct side {
+    gnutls_session_t session;
+    struct gc_wire wire;
+    struct gc_seat *seat;
+    int is_server;
+    int established, failed, said_goodbye, heard_goodbye;
+    struct datagram queue[MOST_QUEUED]; /* what it sent and has not arrived */
+    unsigned int queued;
+    size_t message_size[MOST_MESSAGES]; /* what it said */
+    unsigned int messages;
+    int heard[MOST_MESSAGES]; /* of what the other said */
+};
+
+/* What libFuzzer cannot see in libgnutls: where a session stands counts as coverage. */
+#ifdef __linux__
+__attribute__((section("__libfuzzer_extra_counters")))
+#endif
+static uint8_t where[4096];
+
+static struct side sides[2];
+static unsigned int options;
+static gnutls_psk_server_credentials_t server_credentials;
+static gnutls_psk_client_credentials_t client_credentials;
+static gnutls_priority_t plain, ephemeral;
+static unsigned char secret[] = "0123456789abcdef";
+
+ssize_t gc_py_push(uintptr_t handle, const void *data, size_t size);
+int gc_py_psk(uintptr_t handle, const char *username, gnutls_datum_t *key);
+void *fuzz_realloc(void *memory, size_t size); /* what wire.c calls: see SYSTEM in fuzz.py */
+
+void *fuzz_realloc(void *memory, size_t size) {
+    return (options & MEMORY_IS_OUT) ? NULL : realloc(memory, size);
+}
+
+ssize_t gc_py_push(uintptr_t handle, const void *data, size_t size) {
+    (void)handle, (void)data, (void)size;
+    abort(); /* nothing here is sent through Python */
+}
+
+/* The lookup is within a call: another of the same session changes nothing. */
+int gc_py_psk(uintptr_t handle, const char *username, gnutls_datum_t *key) {
+    struct side *server = &sides[1];
+    const size_t out_size = server->seat->out_size;
+    (void)username;
+    MUST(handle == HANDLE && server->wire.busy == 1);
+    MUST(gc_wire_send(server->session, &server->wire, server->seat, "x", 1) == GC_BUSY);
+    MUST(gc_wire_handshake(server->session, &server->wire, server->seat, 1, NULL, 0) == GC_BUSY);
+    MUST(gc_wire_receive(server->session, &server->wire, server->seat, NULL, 0) == GC_BUSY);
+    MUST(gc_wire_bye(server->session, &server->wire, server->seat) == GC_BUSY);
+    MUST(server->seat->out_size == out_size && server->wire.handle == HANDLE);
+    if (options & LOOKUP_FAILS) {
+        return -1;
+    }
+    return (options & NO_SUCH_USER) ? 1 : gc_datum_copy(key, secret, sizeof secret - 1);
+}
+
+/* --- sides
+ * ---------------------------------------------------------------------------------------- */
+
+static void open_side(struct side *side, int is_server) {
+    const unsigned int flags = GNUTLS_DATAGRAM | GNUTLS_NONBLOCK | GNUTLS_NO_SIGNAL;
+    memset(side, 0, sizeof *side);
+    side->is_server = is_server;
+    side->seat = gc_seat_new();
+    MUST(side->seat != NULL);
+    MUST(gnutls_init(&side->session, flags | (is_server ? GNUTLS_SERVER : GNUTLS_CLIENT)) == 0);
+    gc_wire_attach(side->session, &side->wire);
+    void *const credentials = is_server ? (void *)server_credentials : (void *)client_credentials;
+    MUST(gnutls_credentials_set(side->session, GNUTLS_CRD_PSK, credentials) == 0);
+    MUST(gnutls_priority_set(side->session, (options & EPHEMERAL) ? ephemeral : plain) == 0);
+    gnutls_dtls_set_timeouts(side->session, 1000000, 4000000); /* no datagram by the clock */
+    if (options & (SMALL_MTU | LARGE_MTU)) {
+        gnutls_dtls_set_mtu(side->session, (options & SMALL_MTU) ? 128 : 16384);
+    }
+}
+
+static void close_side(struct side *side) {
+    gnutls_deinit(side->session);
+    gc_seat_free(side->seat);
+    for (unsigned int at = 0; at < side->queued; at++) {
+        free(side->queue[at].bytes);
+    }
+}
+
+static struct side *other_of(struct side *side) {
+    return &sides[side->is_server ? 0 : 1];
+}
+
+static void mark(const struct side *side, long code) {
+    const unsigned int seen = gnutls_handshake_get_last_in(side->session);
+    const unsigned int place =
+        (unsigned int)(-code) * 64 + (seen % 32) * 2 + (side->is_server != 0);
+    where[(place + (side->established ? 2048u : 0u)) % sizeof where] = 1;
+}
+
+static void put(struct side *from, const uint8_t *bytes, size_t size) {
+    if (from->queued == MOST_QUEUED) {
+        return;
+    }
+    struct datagram *datagram = &from->queue[from->queued++];
+    datagram->size = size;
+    datagram->bytes = malloc(size);
+    MUST(datagram->bytes != NULL || size == 0);
+    memcpy(datagram->bytes, bytes, size);
+}
+
+/* The first that is on its way; for the caller to free. */
+static struct datagram take_first(struct side *from) {
+    struct datagram first = {NULL, 0};
+    if (from->queued > 0) {
+        first = from->queue[0];
+        from->queued--;
+        memmove(from->queue, from->queue + 1, from->queued * sizeof first);
+    }
+    return first;
+}
+
+/* What a call sent: whole datagrams, none above the MTU, and the wire is left as it was found. */
+static void collect(struct side *side) {
+    const struct gc_seat *seat = side->seat;
+    MUST(side->wire.busy == 0 && side->wire.seat == NULL && side->wire.in == NULL);
+    MUST(side->wire.handle == 0);
+    MUST(seat->out_size <= seat->out_capacity);
+    MUST((seat->out == seat->first) == (seat->out_capacity == sizeof seat->first));
+    for (size_t at = 0; at < seat->out_size;) {
+        uint32_t size;
+        MUST(seat->out_size - at > sizeof size);
+        memcpy(&size, seat->out + at, sizeof size);
+        at += sizeof size;
+        MUST(size > 0 && size <= seat->out_size - at);
+        MUST(size <= gnutls_dtls_get_mtu(side->session));
+        MUST(gc_whole_records(seat->out + at, size, size) == size);
+        MUST(side->wire.ever_sent);
+        put(side, seat->out + at, size);
+        at += size;
+    }
+}
+
+static void fail(struct side *side, long code) {
+    side->failed = 1;
+    if (code != GNUTLS_E_FATAL_ALERT_RECEIVED && code != GNUTLS_E_TIMEDOUT) {
+        gc_wire_alert_for(side->session, &side->wire, side->seat, (int)code);
+        collect(side);
+    }
+}
+
+/* A message must be one that the other side sent, and comes once (RFC 6347 4.1.2.6). */
+static void hear(struct side *side, size_t size) {
+    const struct side *other = other_of(side);
+    const uint8_t *message = side->seat->message;
+    MUST(size >= 2 && message[0] == (uint8_t)(other->is_server ? 's' : 'c'));
+    const unsigned int number = message[1];
+    MUST(number < other->messages && size == other->message_size[number]);
+    for (size_t at = 2; at < size; at++) {
+        MUST(message[at] == (uint8_t)(at * 31 + number));
+    }
+    MUST(!side->heard[number]);
+    side->heard[number] = 1;
+}
+
+static void shake(struct side *side, const uint8_t *in, size_t size) {
+    const uintptr_t handle = side->is_server ? HANDLE : 0;
+    const int code = gc_wire_handshake(side->session, &side->wire, side->seat, handle, in, size);
+    collect(side);
+    mark(side, code);
+    MUST(code != GC_BUSY && code <= 0);
+    if (code == 0) {
+        side->established = 1;
+    } else if (code != GNUTLS_E_AGAIN) {
+        MUST(gnutls_error_is_fatal(code));
+        fail(side, code);
+    }
+}
+
+static void listen_once(struct side *side, const uint8_t *in, size_t size) {
+    const ssize_t code = gc_wire_receive(side->session, &side->wire, side->seat, in, size);
+    collect(side);
+    mark(side, code < 0 ? (long)code : 0);
+    MUST(code != GC_BUSY && code <= (ssize_t)sizeof side->seat->message);
+    if (code >= 0) {
+        hear(side, (size_t)code);
+    } else if (code == GC_GOODBYE) {
+        MUST(other_of(side)->said_goodbye);
+        side->heard_goodbye = 1;
+    } else if (code == GNUTLS_E_REHANDSHAKE) {
+        gc_wire_alert(side->session, &side->wire, side->seat, GNUTLS_AL_WARNING,
+                      GNUTLS_A_NO_RENEGOTIATION);
+        collect(side);
+    } else if (code != GNUTLS_E_AGAIN) {
+        fail(side, code);
+    }
+}
+
+/* As Session does: the datagram is offered until it is taken, and what is behind it is read. */
+static void arrive(struct side *side, const uint8_t *bytes, size_t size) {
+    const size_t whole = gc_whole_records(bytes, size, size);
+    MUST(whole <= size && gc_whole_records(bytes, size, whole) == whole);
+    MUST(gc_whole_records(bytes, whole, SIZE_MAX) == whole);
+    if (!(options & UNCUT)) {
+        size = whole;
+    }
+    uint8_t *in = malloc(size), *copy = malloc(size);
+    MUST((in != NULL && copy != NULL) || size == 0);
+    if (size > 0) {
+        memcpy(in, bytes, size);
+        memcpy(copy, bytes, size);
+    }
+    int taken = size == 0;
+    for (unsigned int step = 0; step < MOST_STEPS; step++) {
+        if (side->failed || side->heard_goodbye) {
+            break;
+        }
+        if (!side->established) {
+            shake(side, taken ? NULL : in, taken ? 0 : size);
+        } else {
+            listen_once(side, taken ? NULL : in, taken ? 0 : size);
+        }
+        taken = taken || side->wire.taken;
+        if (taken && side->wire.starved) {
+            break;
+        }
+    }
+    MUST(size == 0 || memcmp(in, copy, size) == 0);
+    free(in);
+    free(copy);
+}
+
+/* --- acts
+ * ------------------------------------------------------------------------------------------ */
+
+static void say(struct side *side, size_t size) {
+    if (!side->established || side->failed || side->said_goodbye ||
+        side->messages == MOST_MESSAGES) {
+        return;
+    }
+    uint8_t *message = malloc(size + 2);
+    MUST(message != NULL);
+    message[0] = side->is_server ? 's' : 'c';
+    message[1] = (uint8_t)side->messages;
+    for (size_t at = 2; at < size + 2; at++) {
+        message[at] = (uint8_t)(at * 31 + side->messages);
+    }
+    side->message_size[side->messages] = size + 2;
+    const ssize_t code = gc_wire_send(side->session, &side->wire, side->seat, message, size + 2);
+    collect(side);
+    free(message);
+    if (code >= 0) {
+        MUST(code == (ssize_t)size + 2);
+        side->messages++;
+    } else if (gnutls_error_is_fatal((int)code) && code != GNUTLS_E_LARGE_PACKET) {
+        MUST(options & MEMORY_IS_OUT);
+        fail(side, code);
+    }
+    mark(side, code < 0 ? (long)code : 1);
+}
+
+static void say_goodbye(struct side *side) {
+    if (side->established && !side->failed && !side->said_goodbye) {
+        side->said_goodbye = 1;
+        gc_wire_bye(side->session, &side->wire, side->seat);
+        collect(side);
+    }
+}
+
+static void say_alert(struct side *side, unsigned int level, unsigned int description) {
+    if (!side->failed && !side->said_goodbye) {
+        side->said_goodbye = description == GNUTLS_A_CLOSE_NOTIFY;
+        gc_wire_alert(side->session, &side->wire, side->seat, (int)(1 + level % 2),
+                      (int)description);
+        collect(side);
+    }
+}
+
+/* Everything that is on its way arrives, and what is sent upon that. */
+static void settle(void) {
+    for (unsigned int turn = 0; turn < MOST_STEPS; turn++) {
+        struct side *from = &sides[turn % 2];
+        if (from->queued == 0 && other_of(from)->queued == 0) {
+            return;
+        }
+        for (unsigned int count = from->queued; count > 0; count--) {
+            const struct datagram datagram = take_first(from);
+            arrive(other_of(from), datagram.bytes, datagram.size);
+            free(datagram.bytes);
+        }
+    }
+}
+
+/* A datagram that is not what was sent. */
+static void change(struct side *to, struct input *input, unsigned int kind) {
+    struct datagram one = take_first(other_of(to));
+    const size_t at = next_16(input);
+    size_t more = kind == 3 ? 0 : 1 + next_byte(input) % 64u;
+    uint8_t *bytes = next_bytes(input, &more);
+    uint8_t *changed = calloc(1, one.size + more + 1);
+    MUST(changed != NULL);
+    if (one.size > 0) {
+        memcpy(changed, one.bytes, one.size);
+    }
+    size_t size = one.size;
+    if (kind == 3) { /* cut off */
+        size = one.size > 0 ? at % one.size : 0;
+        if (size >= 13 && at >= 0x8000) { /* and the record's length with it */
+            changed[11] = (uint8_t)((size - 13) >> 8);
+            changed[12] = (uint8_t)(size - 13);
+        }
+    } else if (kind == 8) { /* longer */
+        if (more > 0) {
+            memcpy(changed + size, bytes, more);
+        }
+        size += more;
+    } else { /* with other bytes somewhere */
+        for (size_t i = 0; i < more && size > 0; i++) {
+            changed[(at + i) % size] ^= bytes[i];
+        }
+    }
+    arrive(to, changed, size);
+    free(changed);
+    free(bytes);
+    free(one.bytes);
+}
+
+static void glue(struct side *to) {
+    const struct datagram one = take_first(other_of(to)), two = take_first(other_of(to));
+    uint8_t *both = malloc(one.size + two.size + 1);
+    MUST(both != NULL);
+    if (one.size > 0) {
+        memcpy(both, one.bytes, one.size);
+    }
+    if (two.size > 0) {
+        memcpy(both + one.size, two.bytes, two.size);
+    }
+    arrive(to, both, one.size + two.size);
+    free(both);
+    free(one.bytes);
+    free(two.bytes);
+}
+
+static void act(struct input *input) {
+    const unsigned int what = next_byte(input);
+    struct side *const to = &sides[what >> 7];
+    struct side *const from = other_of(to);
+    struct datagram one = {NULL, 0};
+    size_t size;
+    switch (what % 16) {
+    case 0: /* arrives */
+    case 4: /* is lost */
+        one = take_first(from);
+        if (what % 16 == 0) {
+            arrive(to, one.bytes, one.size);
+        }
+        break;
+    case 1: /* arrives, and will once more */
+        if (from->queued > 0) {
+            put(from, from->queue[0].bytes, from->queue[0].size);
+            one = take_first(from);
+            arrive(to, one.bytes, one.size);
+        }
+        break;
+    case 2:
+    case 3:
+    case 8:
+        change(to, input, what % 16);
+        break;
+    case 5: /* is overtaken */
+        one = take_first(from);
+        if (one.bytes != NULL) {
+            put(from, one.bytes, one.size);
+        }
+        break;
+    case 6:
+        glue(to);
+        break;
+    case 7: /* made up */
+        size = next_16(input) % 4096;
+        one.bytes = next_bytes(input, &size);
+        arrive(to, one.bytes, size);
+        break;
+    case 9:
+        say(to, next_byte(input));
+        break;
+    case 10:
+        say(to, next_16(input) % 20000);
+        break;
+    case 11:
+        say_goodbye(to);
+        break;
+    case 12:
+        size = next_byte(input);
+        say_alert(to, (unsigned int)size, next_byte(input));
+        break;
+    case 13: /* nothing arrives */
+        arrive(to, NULL, 0);
+        break;
+    default:
+        settle();
+    }
+    free(one.bytes);
+}
+
+/* The client's first hellos and the gate, as behind a listener; then the hand-over. */
+static void exchange_cookies(void) {
+    static const unsigned char client_data[] = "192.0.2.1:5684";
+    struct side *client = &sides[0], *server = &sides[1];
+    struct gc_keys keys;
+    struct gc_verdict verdict;
+    memset(&keys, 'k', sizeof keys);
+    keys.current.size = 16;
+    keys.previous.size = 0;
+    for (unsigned int turn = 0; turn < 2 && client->queued > 0; turn++) {
+        const struct datagram hello = take_first(client);
+        gc_gate(&keys, client_data, sizeof client_data, hello.bytes, hello.size, &verdict);
+        if (verdict.kind == GC_CHALLENGE) {
+            while (client->queued > 0) { /* later fragments: no answer */
+                free(take_first(client).bytes);
+            }
+            arrive(client, verdict.reply, GC_REPLY_SIZE);
+        } else if (verdict.kind == GC_VERIFIED) {
+            gnutls_dtls_prestate_set(server->session, &verdict.prestate);
+            arrive(server, hello.bytes, hello.size);
+        }
+        free(hello.bytes);
+    }
+}
+
+int LLVMFuzzerInitialize(int *argc, char ***argv) {
+    static const char *const kinds = "NORMAL:-VERS-ALL:+VERS-DTLS1.2:+VERS-DTLS1.0:-KX-ALL";
+    char text[128];
+    const gnutls_datum_t key = {secret, sizeof secret - 1};
+    (void)argc, (void)argv;
+    snprintf(text, sizeof text, "%s:+PSK", kinds);
+    MUST(gnutls_priority_init(&plain, text, NULL) == 0);
+    snprintf(text, sizeof text, "%s:+ECDHE-PSK", kinds);
+    MUST(gnutls_priority_init(&ephemeral, text, NULL) == 0);
+    MUST(gnutls_psk_allocate_server_credentials(&server_credentials) == 0);
+    gc_psk_set_callback(server_credentials);
+    MUST(gnutls_psk_allocate_client_credentials(&client_credentials) == 0);
+    MUST(gnutls_psk_set_client_credentials(client_credentials, "sensor", &key,
+                                           GNUTLS_PSK_KEY_RAW) == 0);
+    return 0;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    struct input input = {data, size};
+    options = next_byte(&input);
+    open_side(&sides[0], 0);
+    open_side(&sides[1], 1);
+    shake(&sides[0], NULL, 0);
+    if (options & VIA_GATE) {
+        exchange_cookies();
+    }
+    for (unsigned int acts = 0; acts < MOST_ACTS && input.size > 0; acts++) {
+        act(&input);
+    }
+    close_side(&sides[0]);
+    close_side(&sides[1]);
+    return 0;
+}
