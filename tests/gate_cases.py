@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gnutls_cookie.differential import cases as generator
+from gnutls_cookie.differential.cases import cases as generated
 from gnutls_cookie.differential.datagrams import HELLOS, of_record_length
 
 __all__ = ["HELLOS", "Case", "cases", "of_record_length"]
@@ -23,5 +23,5 @@ class Case:
 
 def cases(seed: int, count: int) -> Iterator[Case]:
     """`count` cases; the same for the same seed."""
-    for case in generator.cases(seed, ("receive",), count):
+    for case in generated(seed, ("receive",), count):
         yield Case(case.key, case.previous, case.client_data or b"", case.message)
