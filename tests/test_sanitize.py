@@ -1,8 +1,9 @@
-"""The gate under AddressSanitizer and UBSan, in short; ./dev sanitize is the long run."""
+"""The C half under sanitizers and valgrind; ./dev sanitize is the long run."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -24,6 +25,18 @@ def test_sanitizers_watch_the_extension_in_python() -> None:
     said = run("suite.sh", "tests/test_gate.py")
     assert "the overread planted in Python was found" in said
     assert " passed" in said
+
+
+@pytest.mark.slow
+def test_valgrind_finds_the_planted_error_and_nothing_else_of_ours() -> None:
+    """Wrapper, gate, listener and sessions; errors of Python and of libraries do not count."""
+    if shutil.which("valgrind") is None:
+        missing("valgrind is not installed: apt install valgrind libc6-dbg")
+    command = [sys.executable, ROOT / "tests" / "valgrind" / "run.py"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the planted overread was found" in done.stdout
+    assert "all was called\n0 errors of ours" in done.stdout
 
 
 def run(script: str, *arguments: str) -> str:
