@@ -50,6 +50,9 @@ JUNK_SIZES = (1, 12, 13, 24, 25, 60, 62)
 
 MOST_DATAGRAMS = 60  # that a probe sends, without the handshake that credentials are given for
 
+#: What can be asked by itself: a server that serves one client and no more gets a question each.
+GROUPS = ("replay", "return", "dead-cookie", "fragments", "junk")
+
 Verdict = Literal["good", "bad", "info", "unknown"]
 
 
@@ -112,13 +115,13 @@ class Plan:
         random: 32 bytes.
         server_name: for the extension server_name, RFC 6066 3; None leaves it out.
         elsewhere: whether there is a second address to send from.
-        junk_sizes: bytes of each junk datagram.
+        groups: what is asked, beside the first hellos.
     """
 
     random: bytes
     server_name: str | None = None
     elsewhere: bool = False
-    junk_sizes: tuple[int, ...] = JUNK_SIZES
+    groups: frozenset[str] = frozenset(GROUPS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,25 +188,15 @@ def harmless(plan: Plan) -> Script:
             yield from _with_cookie(plan, cookie)
         elif not hello.received:
             return
-        fragments = yield from _ask(plan, "fragments", "fragments", count=_FRAGMENTS)
-        cookie = _cookie(fragments)
-        if cookie is not None and len(cookie) <= 64:
-            yield from _ask(
-                plan,
-                "fragments_return",
-                "fragments",
-                count=_FRAGMENTS,
-                cookie=cookie,
-                record_seq=_TRIES * _FRAGMENTS,
-                message_seq=1,
-            )
-        yield from _alive(plan, "harmless")
+        if "fragments" in plan.groups:
+            yield from _in_fragments(plan)
+        yield from _alive(plan, "end")
 
 
 def hurtful(plan: Plan) -> Script:
     """Datagrams that are no DTLS. One of 1 byte makes a gnutls-serv spin for ever."""
     with contextlib.suppress(_Gone):
-        for size in plan.junk_sizes:
+        for size in JUNK_SIZES:
             # What answers the next hello has had its time for the junk.
             yield Step(f"junk_{size}", f"junk_{size}", (bytes(size),), 0.0)
             yield from _alive(plan, f"junk_{size}")
@@ -214,21 +207,45 @@ def _with_cookie(plan: Plan, cookie: bytes) -> Script:
     for name, number in ("record_seq", 5), ("record_seq_48", 0x010203040506):
         yield from _ask(plan, name, name, record_seq=number)
     again = {"record_seq": 1, "message_seq": 1}
-    yield from _ask(plan, "replay_port", "replay", cookie=cookie, **again)
-    if plan.elsewhere:
-        yield from _ask(plan, "replay_address", "elsewhere", cookie=cookie, **again)
-    yield from _ask(plan, "return", "first", cookie=cookie, **again)
+    if "replay" in plan.groups:
+        yield from _ask(plan, "replay_port", "replay", cookie=cookie, **again)
+        if plan.elsewhere:
+            yield from _ask(plan, "replay_address", "elsewhere", cookie=cookie, **again)
+    if "return" in plan.groups:
+        yield from _ask(plan, "return", "first", cookie=cookie, **again)
+    if "dead-cookie" in plan.groups:
+        yield from _with_dead_cookie(plan)
 
+
+def _with_dead_cookie(plan: Plan) -> Script:
+    """What a client sees whose cookie was made with a key that the server has no more."""
     hello = yield from _ask(plan, "dead_hello", "dead")
     first = _cookie(hello)
     if not first:
         return
     dead = first[:-1] + bytes([first[-1] ^ _DEAD_COOKIE])
-    hello = yield from _ask(plan, "dead_cookie", "dead", cookie=dead, **again)
+    hello = yield from _ask(plan, "dead_cookie", "dead", cookie=dead, record_seq=1, message_seq=1)
     second = _cookie(hello)
     if second is not None:
-        again = {"record_seq": 1 + _TRIES, "message_seq": 2}
-        yield from _ask(plan, "dead_return", "dead", cookie=second, **again)
+        number = 1 + _TRIES
+        yield from _ask(
+            plan, "dead_return", "dead", cookie=second, record_seq=number, message_seq=2
+        )
+
+
+def _in_fragments(plan: Plan) -> Script:
+    fragments = yield from _ask(plan, "fragments", "fragments", count=_FRAGMENTS)
+    cookie = _cookie(fragments)
+    if cookie is not None and len(cookie) <= 64:
+        yield from _ask(
+            plan,
+            "fragments_return",
+            "fragments",
+            count=_FRAGMENTS,
+            cookie=cookie,
+            record_seq=_TRIES * _FRAGMENTS,
+            message_seq=1,
+        )
 
 
 def _ask(
@@ -570,7 +587,6 @@ def _judge_fragments(by: Exchanges) -> Iterator[Finding]:
 def _judge_junk(by: Exchanges) -> Iterator[Finding]:
     junk = [one for step, one in by.items() if step.startswith("junk_") and one.sent]
     if not junk:
-        yield Finding("junk", "unknown", "not asked", _INVALID)
         return
     answered = [one for one in junk if one.received]
     sizes = ", ".join(str(_size(one.sent)) for one in junk)
@@ -591,11 +607,15 @@ def _judge_alive(by: Exchanges) -> Iterator[Finding]:
     for step, one in alive.items():
         if not one.received:
             after = step.removeprefix("alive_")
-            what = f"the step {after}"
+            what = "all of this" if after == "end" else f"the step {after}"
+            section = ""
             if after.startswith("junk_"):
+                section = _INVALID
                 what = f"junk of {_counted(int(after.removeprefix('junk_')), 'byte')}"
-            how = "the port is closed" if one.refused else "no ClientHello is answered any more"
-            yield Finding("alive", "bad", f"after {what}: {how}", _INVALID)
+            how = "no ClientHello is answered any more"
+            if one.refused:
+                how = "nobody else is let in, the port is closed"
+            yield Finding("alive", "bad", f"after {what}: {how}", section)
             return
     if any(step.startswith("alive_junk") for step in alive):
         yield Finding("alive", "good", "a ClientHello is answered after the junk", _INVALID)
@@ -638,6 +658,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--timeout", metavar="SECONDS", type=float, default=1.0, help="for each answer (1)")
     add("--hurtful", action="store_true", help="send junk too; it kills some servers")
     add("--harmless", action="store_true", help="send no junk, and do not ask")
+    add("--only", metavar="GROUP", choices=GROUPS, action="append", help=", ".join(GROUPS))
     add("--yes", "-y", action="store_true", help="yes to every question")
     add("--pskusername", metavar="TEXT", help="PSK identity, for a whole handshake")
     add("--pskkey", metavar="HEX", help="PSK key")
@@ -662,13 +683,14 @@ def run(options: argparse.Namespace) -> int:
         loopback = ipaddress.ip_address(address[0].partition("%")[0]).is_loopback
         if not loopback:
             _consent(options, f"Send up to {MOST_DATAGRAMS} datagrams to {_shown(address)}?")
-        junk = options.hurtful or (not options.harmless and _junk_too(options, address))
+        junk = not options.harmless and _junk_too(options, address)
     except (OSError, ValueError, OverflowError, GnuTLSError) as error:
         print(f"gnutls-cookie probe: {error}", file=sys.stderr)
         return UNUSABLE
     server_name = None if _is_address(options.host) else options.host
     elsewhere = loopback and family == socket.AF_INET
-    plan = Plan(secrets.token_bytes(wire.RANDOM_SIZE), server_name, elsewhere)
+    groups = frozenset(options.only or GROUPS)
+    plan = Plan(secrets.token_bytes(wire.RANDOM_SIZE), server_name, elsewhere, groups)
     handshake: list[Finding] = []
     process: list[Finding] = []
     try:
@@ -817,7 +839,9 @@ def _consent(options: argparse.Namespace, question: str) -> None:
 
 
 def _junk_too(options: argparse.Namespace, address: tuple[str, int]) -> bool:
-    if options.yes:
+    if options.only and "junk" not in options.only:
+        return False
+    if options.yes or options.hurtful:
         return True
     question = f"Send junk too? It kills some servers; is {_shown(address)} yours to lose?"
     return sys.stdin.isatty() and _agreed(question)
@@ -860,9 +884,9 @@ def _process(port: int) -> list[Finding]:
         for pid in _owners(port):
             name = Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip()
             before = _cpu_seconds(pid)
-            time.sleep(0.5)
-            share = (_cpu_seconds(pid) - before) / 0.5
-            verdict: Verdict = "bad" if share > 0.3 else "info"
+            time.sleep(1)
+            share = _cpu_seconds(pid) - before
+            verdict: Verdict = "bad" if share > 0.1 else "info"
             how = "it spins" if verdict == "bad" else "it waits"
             seen = f"{name} ({pid}) uses {share:.0%} of a core with nothing to do: {how}"
             return [Finding("process", verdict, seen, "")]
