@@ -184,12 +184,15 @@ class _Serving:
                 self._settle()
                 self._open = False
                 self._endpoint.close()
-                threads = tuple(self._threads)
-            deadline = time.monotonic() + grace
-            for thread in threads:
-                thread.join(max(0.0, deadline - time.monotonic()))
-                if thread.is_alive():
-                    _log.warning("left behind: the handler in %s", thread.name)
+                threads = set(self._threads)
+                self._changed.wait_for(lambda: not self._threads, grace)
+                left = set(self._threads)
+            # Not those that are left: Ctrl-C may have come while one was about to start, and such a
+            # thread cannot be joined. The others are past their handler.
+            for thread in threads - left:
+                thread.join()
+            for thread in left:
+                _log.warning("left behind: the handler in %s", thread.name)
 
     def _settle(self) -> None:
         """Send what is to be sent and tell what happened; with the lock held."""
@@ -259,6 +262,7 @@ class _Serving:
             with self._changed:
                 self._errors.pop(served, None)
                 self._threads.discard(threading.current_thread())
+                self._changed.notify_all()
 
 
 # --- client ---------------------------------------------------------------------------------------

@@ -440,6 +440,31 @@ def test_no_thread_to_be_had_costs_one_client(
     assert [record.message[:25] for record in caplog.records] == ["no thread for the handler"]
 
 
+def test_ctrl_c_while_a_thread_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """KeyboardInterrupt comes out, not that such a thread cannot be joined."""
+    start = threading.Thread.start
+    before = threading.active_count()
+
+    def interrupted(thread: threading.Thread) -> None:
+        if thread.name.startswith("connection of"):
+            threading.Timer(0.1, start, (thread,)).start()
+            raise KeyboardInterrupt
+        start(thread)
+
+    server = Serving(echo)
+    server.start()
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    client = connect(server)
+    assert client.receive(SECONDS) is None
+    client.close()
+    server.end()
+    assert type(server.error) is KeyboardInterrupt
+    deadline = time.monotonic() + SECONDS
+    while threading.active_count() > before:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 # --- how it is started ----------------------------------------------------------------------------
 
 
