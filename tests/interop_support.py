@@ -82,12 +82,14 @@ class Client:
         command: makes the command line.
         answer: what our handler answers to a message.
         says_goodbye: whether it has a goodbye of its own; else our side says it first.
+        verifies: whether it refuses a self-signed certificate that it does not trust.
         never: kinds of credentials that it cannot use, and why.
     """
 
     command: Maker
     answer: Callable[[bytes], bytes] = bytes
     says_goodbye: bool = True
+    verifies: bool = True
     never: dict[str, str] = field(default_factory=dict)
 
 
@@ -159,8 +161,12 @@ def coap_answer(request: bytes) -> bytes:
 CLIENTS: dict[str, Client] = {
     "gnutls-cli": Client(gnutls_cli_command),
     "openssl s_client": Client(s_client_command),
-    "coap-client-gnutls": Client(coap_client_command("coap-client-gnutls"), coap_answer),
-    "coap-client-openssl": Client(coap_client_command("coap-client-openssl"), coap_answer),
+    "coap-client-gnutls": Client(
+        coap_client_command("coap-client-gnutls"), coap_answer, verifies=False
+    ),
+    "coap-client-openssl": Client(
+        coap_client_command("coap-client-openssl"), coap_answer, verifies=False
+    ),
     "python-mbedtls": Client(mbedtls_command),
     "pyOpenSSL": Client(pyopenssl_command),
     "wolfSSL": Client(wolfssl_command),
@@ -435,6 +441,24 @@ def meet_client(client: Client, kind: str, host: str) -> str:
     reason = CloseReason.PEER if client.says_goodbye else CloseReason.LOCAL
     assert {key: n for key, n in counters.server.closed.items() if n} == {reason: 1}
     return served.agreed[0]
+
+
+def takes_certificate(client: Client, host: str) -> bool:
+    """Whether a client takes our server's certificate and shows an answer."""
+    said = bytearray()
+    with (
+        serving(host, "X.509", client.answer, not client.says_goodbye) as served,
+        running(client.command(host, served.port, "X.509")) as child,
+    ):
+        assert child.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            child.stdin.write(LINE)
+            child.stdin.flush()
+        drive([], lambda: LINE in said or child.poll() is not None, child, said)
+    counters = served.counters
+    assert counters is not None
+    assert counters.gate.verified == 1, said.decode(errors="replace")
+    return LINE in said
 
 
 class Crash(Exception):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+import interop_support
 import pytest
 from interop_support import (
     ADAPTERS,
@@ -30,7 +31,9 @@ from interop_support import (
     real_suites,
     rows,
     server_name,
+    takes_certificate,
 )
+from peers_support import CERTS
 
 Record = Callable[[str, object], None]
 
@@ -86,6 +89,20 @@ def test_client_of_others_has_nothing_to_offer(
     assert suites
     assert {has_psk(suite) for suite in suites} == {other == "PSK"}
     see(record_property, peer, "client", kind, network, False, client.never[kind])
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("peer", [name for name in CLIENTS if "X.509" not in CLIENTS[name].never])
+def test_client_of_others_would_refuse_a_stranger(
+    peer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That it takes our certificate means something: with other trust it does not.
+
+    libcoap's clients take any that is self-signed.
+    """
+    monkeypatch.setattr(interop_support, "TRUST", str(CERTS / "stranger.pem"))
+    client = CLIENTS[peer]
+    assert takes_certificate(client, HOSTS["IPv4"]) == (not client.verifies)
 
 
 @pytest.mark.peer

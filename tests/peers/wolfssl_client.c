@@ -37,6 +37,8 @@ int main(int argc, char **argv) {
     if (strcmp(argv[3], "x509") == 0) {
         if (wolfSSL_CTX_load_verify_locations(context, argv[4], NULL) != WOLFSSL_SUCCESS)
             return failed("trust", NULL, 0);
+        // A build for compatibility with OpenSSL does not verify unasked.
+        wolfSSL_CTX_set_verify(context, WOLFSSL_VERIFY_PEER, NULL);
     } else {
         identity = argv[4];
         if (argc < 6 || read_key(argv[5]) < 0)
