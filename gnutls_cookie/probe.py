@@ -452,7 +452,7 @@ def _judge_cookie(by: Exchanges) -> Iterator[Finding]:
         into, out = len(hello.sent[-1]), _size(hello.received)
         seen = f"{out} bytes in {_counted(len(hello.received), 'datagram')} for {into}"
         verdict: Verdict = "good" if out <= into else "bad"
-        yield Finding("amplification", verdict, f"{seen}: factor {out / into:.2f}", _COOKIES)
+        yield Finding("amplification", verdict, f"{seen}: factor {out / into:.2g}", _COOKIES)
     for request in requests[:1]:
         yield from _judge_request(request)
 
@@ -588,18 +588,20 @@ def _judge_junk(by: Exchanges) -> Iterator[Finding]:
     junk = [one for step, one in by.items() if step.startswith("junk_") and one.sent]
     if not junk:
         return
-    answered = [one for one in junk if one.received]
     sizes = ", ".join(str(_size(one.sent)) for one in junk)
-    if not answered:
-        seen = f"silence on junk ({sizes} bytes)"
-        yield Finding("junk", "good", seen, _INVALID)
-        return
-    worst = max(_size(one.received) / _size(one.sent) for one in answered)
-    seen = "; ".join(
-        f"{_size(one.sent)} are answered by {_size(one.received)} ({_described(one)})"
-        for one in answered
-    )
-    yield Finding("junk", "bad", f"bytes of junk: {seen}: factor {worst:.2f}", _INVALID)
+    answered = [one for one in junk if one.received]
+    if answered:
+        worst = max(_size(one.received) / _size(one.sent) for one in answered)
+        seen = "; ".join(
+            f"{_size(one.sent)} by {_size(one.received)} ({_described(one)})" for one in answered
+        )
+        seen = f"bytes of junk are answered: {seen}: factor {worst:.3g}"
+        yield Finding("junk", "bad", seen, _INVALID)
+    elif all(one.received for step, one in by.items() if step.startswith("alive_junk_")):
+        yield Finding("junk", "good", f"silence on junk of {sizes} bytes", _INVALID)
+    else:
+        seen = f"silence on junk of {sizes}, and then on everything"
+        yield Finding("junk", "unknown", seen, _INVALID)
 
 
 def _judge_alive(by: Exchanges) -> Iterator[Finding]:
