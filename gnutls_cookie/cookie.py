@@ -325,7 +325,8 @@ class _Send(Transport):
         sent = int.__index__(sent)  # the number itself, whatever a subclass says of it
         if sent > _SSIZE_MAX:
             raise PushError(lib.GNUTLS_E_PUSH_ERROR, "push gave a number that C cannot hold")
-        return max(sent, -1)  # any negative number is the same failure to C
+        # Any negative number is a failure here. C's int would make 2147483647 of -2**31 - 1.
+        return max(sent, -1)
 
 
 def _send(key: Any, client_data: Any, struct: Any, call: _Send) -> int:

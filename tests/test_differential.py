@@ -81,7 +81,9 @@ def test_the_right_one_is_not_told_apart() -> None:
 )  # fmt: skip
 def test_targets_of_this_package(name: str) -> None:
     """The references, the wrapper itself and the gate: nothing differs."""
-    report = compare(load(name), LIBGNUTLS, SEED, 20_000)
+    held = load(name)
+    assert ("receive" in held.operations) == ("gate" in name.lower())
+    report = compare(held, LIBGNUTLS, SEED, 20_000)
     assert report.findings == []
     assert report.compared == 20_000
 
@@ -281,6 +283,7 @@ def test_command_on_a_wrong_target(module: Path, tmp_path: Path) -> None:
         ("def receive(a): pass", ["mine"], "receive(datagram, client_data, current, previous)"),
         (RIGHT, ["mine", "--operation", "receive"], "answers verify, send only"),
         (RIGHT, ["mine", "--case", "{}"], "no case"),
+        (RIGHT, ["mine", "--case", '{"operation": "receive", "key": "00"}'], "does not answer"),
         (RIGHT, [], "either TARGET or --exec is needed"),
         (RIGHT, ["--exec", "/nowhere/program"], "cannot start"),
         (RIGHT, ["--exec", "true"], "exit code 0"),

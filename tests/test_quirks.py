@@ -73,7 +73,7 @@ def test_page_is_read_whole() -> None:
 
 def test_case_runs_by_the_command_of_the_page(capsys: pytest.CaptureFixture[str]) -> None:
     """A line as it stands is what `diff --case` takes; one for each operation."""
-    targets = {"receive": "gnutls_cookie:CookieGate"}
+    targets = {"receive": "gnutls_cookie.reference.gate"}
     for operation in "verify", "send", "receive":
         line = next(line for line in LINES if case_of_json(line).operation == operation)
         target = targets.get(operation, "gnutls_cookie.reference.cookie")

@@ -67,6 +67,8 @@ def _run(options: argparse.Namespace, target: Target) -> int:
         corpus = list(_corpus(options))
     except (OSError, ValueError) as error:
         return _unusable(str(error))
+    if options.case is not None and corpus[0].operation not in target.operations:
+        return _unusable(f"{target.name!r} does not answer {corpus[0].operation!r}")
     seed = random.SystemRandom().getrandbits(32) if options.seed is None else options.seed
     count = 0 if options.case or options.replay else max(0, options.cases)
     try:

@@ -233,9 +233,9 @@ REFERENCE: Target = PythonTarget(
 def load(text: str) -> PythonTarget:
     """The target `module` or `module:object`.
 
-    It has cookie_send and cookie_verify with the signatures of `gnutls_cookie`, or receive:
-    receive(datagram, client_data, current, previous), or a class whose instances, made with the
-    key alone, have receive(datagram, client_data).
+    It has any of cookie_send and cookie_verify with the signatures of `gnutls_cookie`, and
+    receive(datagram, client_data, current, previous); or it is a class whose instances have the
+    first two, or, made with the key alone, receive(datagram, client_data).
 
     Raises:
         Unusable: there is no such module or object, or it has none of these.
@@ -252,15 +252,14 @@ def load(text: str) -> PythonTarget:
             raise Unusable(f"{text!r}: no {name!r} there") from None
     verify, send = getattr(found, "cookie_verify", None), getattr(found, "cookie_send", None)
     receive = getattr(found, "receive", None)
-    if callable(verify) or callable(send):
-        if inspect.isclass(found):
-            made = _made(text, found)
-            verify, send = getattr(made, "cookie_verify", None), getattr(made, "cookie_send", None)
+    if not any(map(callable, (verify, send, receive))):
+        raise Unusable(f"{text!r} has neither cookie_verify, cookie_send nor receive")
+    if inspect.isclass(found) and (callable(verify) or callable(send)):
+        made = _made(text, found)
+        verify, send = getattr(made, "cookie_verify", None), getattr(made, "cookie_send", None)
         receive = None
     elif callable(receive):
         receive = _receiver(text, found, receive)
-    else:
-        raise Unusable(f"{text!r} has neither cookie_verify, cookie_send nor receive")
     own = getattr(found, "Prestate", None)
     prestate = own if inspect.isclass(own) and _makes_prestates(own) else reference.Prestate
     return PythonTarget(text, verify, send, receive, prestate, one_key=inspect.isclass(found))
