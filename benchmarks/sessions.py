@@ -61,11 +61,12 @@ def measure_sessions(echo: Path, clients: Path, rounds: int, quick: bool) -> Mea
         order = [(server, kind) for server in servers for kind in KINDS]
         random.shuffle(order)
         for server, kind in order:
-            for again in range(TRIES):
+            left_out = 0
+            run = one_run(servers[server], clients, kind, count, echoes)
+            while run[OTHERS] > DISTURBED and left_out < TRIES and not quick:
+                left_out += 1
                 run = one_run(servers[server], clients, kind, count, echoes)
-                if quick or run[OTHERS] <= DISTURBED:
-                    break
-            run["disturbed runs before it, left out"] = again
+            run["disturbed runs before it, left out"] = left_out
             for measure, value in run.items():
                 found[f"{kind}: {measure}"][server].append(value)
     names = sorted(found, key=lambda name: list(KINDS).index(name.split(":")[0]))
