@@ -249,6 +249,38 @@ SERVERS: dict[str, Server] = {
 }
 
 
+@contextmanager
+def started(
+    server: Server, kind: str, host: str
+) -> Iterator[tuple[subprocess.Popen[bytes], int, bytearray]]:
+    """A server that serves: its process, the port for DTLS, and what it has printed so far.
+
+    None of them can be told to choose a port, and some bind it at every address: one that finds it
+    taken is started anew with another.
+    """
+    said = bytearray()
+    for _ in range(_TRIES):
+        said.clear()
+        port = free_udp_port(host)
+        with running(server.command(host, port, kind)) as child:
+
+            def settled(child: subprocess.Popen[bytes] = child) -> bool:
+                return (
+                    child.poll() is not None
+                    or b"already in use" in said
+                    or re.search(server.ready, said) is not None
+                )
+
+            drive([], settled, child, said)
+            if re.search(server.ready, said):
+                yield child, port + server.offset, said
+                return
+    raise AssertionError(f"not started: {said.decode(errors='replace')}")
+
+
+_TRIES = 5
+
+
 # --- peers that must be made or found first -------------------------------------------------------
 
 
@@ -474,28 +506,25 @@ DISALLOWED_NAME = "GNUTLS_E_RECEIVED_DISALLOWED_NAME"
 
 def gnutls_cli_crashes_with_gnutls_serv(kind: str, host: str) -> bool:
     """Whether gnutls-cli dies by a signal there as well."""
-    port = free_udp_port(host)
-    said = bytearray()
-    with running(gnutls_serv_command(host, port, kind)) as server:
-        ready = SERVERS["gnutls-serv"].ready
-        drive([], lambda: re.search(ready, said) is not None, server, said)
-        with running(gnutls_cli_command(host, port, kind)) as child:
-            try:
-                child.communicate(LINE, timeout=SECONDS)
-            except subprocess.TimeoutExpired:
-                return False
-            return child.returncode < 0
+    with (
+        started(SERVERS["gnutls-serv"], kind, host) as (_, port, _),
+        running(gnutls_cli_command(host, port, kind)) as child,
+    ):
+        try:
+            child.communicate(LINE, timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            return False
+        return child.returncode < 0
 
 
 def coap_server_refuses_name(client: Client, host: str) -> bool:
     """Whether coap-server-gnutls does not take the server_name of a client with PSK either."""
-    port = free_udp_port(host)
-    server, said = SERVERS["coap-server-gnutls"], bytearray()
-    with running(server.command(host, port, "PSK")) as child:
-        drive([], lambda: re.search(server.ready, said) is not None, child, said)
-        with running(client.command(host, port + server.offset, "PSK")):
-            after = re.compile(rb"disallowed SNI server name|session connected")
-            drive([], lambda: after.search(said) is not None, child, said)
+    with (
+        started(SERVERS["coap-server-gnutls"], "PSK", host) as (child, port, said),
+        running(client.command(host, port, "PSK")),
+    ):
+        after = re.compile(rb"disallowed SNI server name|session connected")
+        drive([], lambda: after.search(said) is not None, child, said)
     return b"disallowed SNI server name" in said
 
 
@@ -651,29 +680,28 @@ def meet_server(server: Server, kind: str, host: str, adapter: str) -> str:
     Returns:
         What was agreed on.
     """
-    port = free_udp_port(host)
-    said = bytearray()
-    with running(server.command(host, port, kind)) as child:
-        drive([], lambda: re.search(server.ready, said) is not None, child, said)
-        with Tap(host, port + server.offset) as tap:
-            client = connected(adapter, kind, host, tap.port)
-            try:
-                assert tap.challenges == 1
-                client.send(server.request)
-                if server.shows:
-                    drive([], lambda: server.request in said, child, said)
-                    assert child.stdin is not None
-                    child.stdin.write(LINE)
-                    child.stdin.flush()
-                answer = client.receive()
-                assert answer is not None
-                assert server.answers(answer), answer
-            finally:
-                client.close()
-            if server.says_goodbye:
-                drive([], lambda: tap.goodbyes == 1, child, said)
-            else:
-                connected(adapter, kind, host, tap.port).close()
+    with (
+        started(server, kind, host) as (child, port, said),
+        Tap(host, port) as tap,
+    ):
+        client = connected(adapter, kind, host, tap.port)
+        try:
+            assert tap.challenges == 1
+            client.send(server.request)
+            if server.shows:
+                drive([], lambda: server.request in said, child, said)
+                assert child.stdin is not None
+                child.stdin.write(LINE)
+                child.stdin.flush()
+            answer = client.receive()
+            assert answer is not None
+            assert server.answers(answer), answer
+        finally:
+            client.close()
+        if server.says_goodbye:
+            drive([], lambda: tap.goodbyes == 1, child, said)
+        else:
+            connected(adapter, kind, host, tap.port).close()
         assert child.poll() is None, said.decode(errors="replace")
     return client.agreed or ""
 
