@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from peers_support import certificate, psk, trusting
+from server_support import bounded
 from support import free_udp_port, python_in_silence, udp_socket
 
 from gnutls_cookie import GnuTLSError, KeyRing, PSKCredentials, blocking
@@ -236,14 +237,16 @@ def test_threads_share_a_client() -> None:
     assert sorted(came) == sorted(b"%d" % number for number in range(20))
 
 
-def test_second_reader_has_its_own_timeout() -> None:
+@pytest.mark.parametrize("timeout", [-1, 0, 0.05])
+def test_second_reader_has_its_own_timeout(timeout: float) -> None:
     """It does not wait for the first one, who waits for ever."""
     with serving() as server:
         client = connect(server)
         first = threading.Thread(target=client.receive)
         first.start()
-        with pytest.raises(TimeoutError):
-            client.receive(0.05)
+        time.sleep(0.05)  # for the first one to be at the socket
+        with bounded(), pytest.raises(TimeoutError):
+            client.receive(timeout)
         client.close()
         first.join(SECONDS)
         assert not first.is_alive()
