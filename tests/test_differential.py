@@ -363,7 +363,7 @@ def exec_report(command: str) -> Report:
 
 def test_exec_target_is_a_program_not_a_shell() -> None:
     """Nothing is expanded."""
-    with pytest.raises(Unusable, match="exit code|operations"):  # whichever comes first
+    with pytest.raises(Unusable, match=r"exit code|operations"):  # whichever comes first
         ExecTarget("echo $HOME ; true")
     with pytest.raises(Unusable, match="empty"):
         ExecTarget("")
