@@ -188,6 +188,8 @@ def gate_seeds() -> Iterator[bytes]:
     for flight in real_hellos():
         for hello in flight:
             yield bytes([16, 0, 16, 0]) + bytes(16) + hello
+        for size in range(25, 64):
+            yield bytes([16, 0, 0, 8]) + flight[0][:size]
         for flags in (1, 2):
             yield bytes([16, 32, 4, flags]) + bytes(4) + with_cookie(flight[0])
 
@@ -199,7 +201,7 @@ def listener_seeds() -> Iterator[bytes]:
         return bytes([3, source]) + len(data).to_bytes(2, "big") + data
 
     run = bytes([0, 8, 10, 10])
-    start = bytes([7, 3, 4])
+    start = bytes([7, 3, 4, 0])
     key, port = b"k" * 16, (5684).to_bytes(2, "big")
     address = (2).to_bytes(2, sys.byteorder) + port + bytes([127, 0, 0, 1]) + bytes(8)
     cookie = hmac.digest(key, address, "sha1")[:16]
@@ -214,6 +216,8 @@ def listener_seeds() -> Iterator[bytes]:
     yield start + hello * 3 + bytes([13, 1, 13, 5]) + run + bytes([11, 10, 7, 11]) + hello + run
     yield start + hello + run + bytes([10, 7, 11]) + run
     yield start + bytes([8, 0, 7, 1, 3, 14, 1]) + run + bytes([15, 1, 66]) + hello + run
+    for callocs in range(1, 8):
+        yield bytes([7, 3, 4, callocs]) + hello + run
     yield start + bytes([15, 0, 100, 16, 12, 0, 15, 255, 7, 13, 2])
 
 
@@ -226,6 +230,9 @@ def session_seeds() -> Iterator[bytes]:
     for options in range(256):
         goodbye = bytes([11, 15, 0x8B, 15]) if options % 2 else bytes([12, 0, 90, 15])
         yield bytes([options, 15]) + talk + goodbye
+    for size in (16384, 20000, 65535):
+        record = b"\x17\xfe\xfd" + bytes(8) + b"\xff\xff"
+        yield bytes([2, 15, 0x8E]) + size.to_bytes(2, "big") + bytes([13]) + record + talk
     for options in (0, 1, 4, 8, 9):
         yield bytes([options]) + bytes([0x80, 0x81, 0, 1, 0x86, 6, 0x84, 13, 0x8D, 15]) + talk
         yield bytes([options, 0x82, 0, 60, 4, 1, 2, 3, 4, 3, 0x80, 30, 0x88, 0, 0, 13, 0xFF, 15])

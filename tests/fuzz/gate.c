@@ -13,6 +13,7 @@ enum {
     COOKIE_OF_CURRENT = 1,  /* put the right cookie into a hello that has room for it */
     COOKIE_OF_PREVIOUS = 2, /* or the previous key's */
     NO_CLIENT_DATA = 4,     /* NULL, 0 */
+    FIT_LENGTHS = 8,        /* make the lengths of record, message and fragment agree */
 };
 
 static size_t number(const uint8_t *bytes, unsigned int count) {
@@ -90,6 +91,16 @@ static void fill_key(struct gc_key *key, unsigned int size, unsigned char first)
         key->data[at] = (unsigned char)(first + at);
     }
     key->size = size;
+}
+
+/* A datagram that is one record, which is one whole message. */
+static void fit_lengths(uint8_t *datagram, size_t size) {
+    for (unsigned int at = 0; at < 2; at++) {
+        datagram[12 - at] = (uint8_t)((size - 13) >> 8 * at);
+    }
+    for (unsigned int at = 0; at < 3; at++) {
+        datagram[16 - at] = datagram[24 - at] = (uint8_t)((size - 25) >> 8 * at);
+    }
 }
 
 static void check_challenge(const struct gc_keys *keys, const void *client_data,
@@ -207,6 +218,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     size_t datagram_size = input.size;
     uint8_t *datagram = next_bytes(&input, &datagram_size);
 
+    if (flags & FIT_LENGTHS && datagram_size >= 25) {
+        fit_lengths(datagram, datagram_size);
+    }
     size_t cookie = 0;
     unsigned char mac[20];
     const struct gc_key *const key = flags & COOKIE_OF_PREVIOUS ? &keys.previous : &keys.current;

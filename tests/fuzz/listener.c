@@ -2,7 +2,7 @@
  * udp.c is compiled to call fuzz_recvmmsg() and so on (see SYSTEM in fuzz.py). A model of the set
  * of peers says what each run must answer and hand over; what the gate says is judged in gate.c.
  *
- * Input: batch, capacity, most peers, keys; then calls, each a byte and its arguments. */
+ * Input: batch, capacity, most peers, memory; then calls, each a byte and its arguments. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -95,6 +95,7 @@ static unsigned int in_batch, system_calls;
 static int64_t clock_us;
 static struct faults send_faults, poll_faults;
 static int memory_is_out;
+static unsigned int callocs_left; /* that succeed while a listener is made */
 static struct gc_udp_counters model;
 static struct gc_counters judged, counters;
 
@@ -217,6 +218,9 @@ int fuzz_poll(struct pollfd *polled, nfds_t count, int milliseconds) {
 }
 
 void *fuzz_calloc(size_t count, size_t size) {
+    if (callocs_left > 0 && --callocs_left == 0) {
+        return NULL;
+    }
     return memory_is_out == 1 ? NULL : calloc(count, size);
 }
 
@@ -729,7 +733,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct input input = {data, size};
     reset(&input);
     MUST(gc_udp_new(0, capacity, max_peers) == NULL && gc_udp_new(batch, 0, max_peers) == NULL);
+    gc_udp_free(NULL);
+    const unsigned int failing = next_byte(&input) % 8;
+    callocs_left = failing;
     udp = gc_udp_new(batch, capacity, max_peers);
+    if (failing > 0 && callocs_left == 0) {
+        MUST(udp == NULL);
+        return 0;
+    }
+    callocs_left = 0;
     MUST(udp != NULL);
     for (unsigned int calls = 0; calls < MOST_CALLS && input.size > 0; calls++) {
         call(&input);

@@ -82,6 +82,8 @@ int gc_py_psk(uintptr_t handle, const char *username, gnutls_datum_t *key) {
     MUST(gc_wire_handshake(server->session, &server->wire, server->seat, 1, NULL, 0) == GC_BUSY);
     MUST(gc_wire_receive(server->session, &server->wire, server->seat, NULL, 0) == GC_BUSY);
     MUST(gc_wire_bye(server->session, &server->wire, server->seat) == GC_BUSY);
+    MUST(gc_wire_alert(server->session, &server->wire, server->seat, 1, 0) == GC_BUSY);
+    MUST(gc_wire_alert_for(server->session, &server->wire, server->seat, -1) == GC_BUSY);
     MUST(server->seat->out_size == out_size && server->wire.handle == HANDLE);
     if (options & LOOKUP_FAILS) {
         return -1;
@@ -355,6 +357,20 @@ static void change(struct side *to, struct input *input, unsigned int kind) {
     free(one.bytes);
 }
 
+/* A long one, of a few bytes again and again. */
+static void make_up(struct side *to, struct input *input) {
+    const size_t size = next_16(input);
+    size_t known = next_byte(input);
+    uint8_t *bytes = next_bytes(input, &known), *datagram = malloc(size);
+    MUST(datagram != NULL || size == 0);
+    for (size_t at = 0; at < size; at++) {
+        datagram[at] = known > 0 ? bytes[at % known] : 0xff;
+    }
+    arrive(to, datagram, size);
+    free(datagram);
+    free(bytes);
+}
+
 static void glue(struct side *to) {
     const struct datagram one = take_first(other_of(to)), two = take_first(other_of(to));
     uint8_t *both = malloc(one.size + two.size + 1);
@@ -426,6 +442,9 @@ static void act(struct input *input) {
         break;
     case 13: /* nothing arrives */
         arrive(to, NULL, 0);
+        break;
+    case 14: /* made up, and long */
+        make_up(to, input);
         break;
     default:
         settle();
