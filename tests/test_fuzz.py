@@ -10,7 +10,7 @@ import pytest
 from support import ROOT
 
 FUZZ = ROOT / "tests" / "fuzz" / "fuzz.py"
-TARGETS = ("gate", "listener", "listener-portable", "session")
+TARGETS = ("gate", "listener", "listener-portable", "session", "preload")
 
 pytestmark = pytest.mark.slow
 

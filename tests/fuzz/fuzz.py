@@ -67,6 +67,7 @@ SYSTEM = {
         *("poll", "clock_gettime", "calloc", "tsearch"),
     ],
     "wire.c": ["realloc"],
+    "preload.c": ["gnutls_dtls_cookie_verify", "gnutls_dtls_cookie_send"],
 }
 
 _USE_AFTER_FREE = Fault("udp.c", "if (!peer->listed) { /* else", "if (1) { /* else")
@@ -84,6 +85,11 @@ TARGETS = {
         "session.c",
         ["wire.c", "gate.c", "transport.c"],
         Fault("wire.c", "if (record > limit - whole)", "if (0)"),
+    ),
+    "preload": Target(
+        "preload.c",
+        ["preload.c", "gate.c", "transport.c"],
+        Fault("preload.c", "size < sizeof start ? size : sizeof start", "sizeof start"),
     ),
 }
 
@@ -238,7 +244,23 @@ def session_seeds() -> Iterator[bytes]:
         yield bytes([options, 0x82, 0, 60, 4, 1, 2, 3, 4, 3, 0x80, 30, 0x88, 0, 0, 13, 0xFF, 15])
 
 
+def preload_seeds() -> Iterator[bytes]:
+    """Each hello, alone and with room for a cookie, in each way to call."""
+
+    def call(flags: int, data: bytes, *more: int) -> bytes:
+        return bytes([flags, 4]) + b"1234" + len(data).to_bytes(2, "big") + data + bytes(more)
+
+    for flight in real_hellos():
+        second = with_cookie(flight[0])
+        yield b"".join(call(0, one) for one in flight) + call(4, second)
+        for flags in (1, 2, 8, 32, 64, 9, 4, 5, 6):
+            yield call(0, flight[0]) + call(flags, second, 1, 2) + call(4, second)
+        for size in (20, 24, 25, 60, 61, 90, 128, 255):
+            yield call(16, flight[0], size) + call(20, second, size)
+
+
 SEEDS = {
+    "preload": preload_seeds,
     "gate": gate_seeds,
     "listener": listener_seeds,
     "listener-portable": listener_seeds,
