@@ -45,8 +45,7 @@
 
 #define HEADERS_SIZE 25u        /* of record and handshake, RFC 6347 4.1 and 4.2.2 */
 #define MOST_OF_A_RECORD 16384u /* RFC 6347 4.1 */
-#define COOKIE_END_AT_MOST 348u /* 59, a session id of 32 and a cookie of 255 with their lengths   \
-                                 */
+#define COOKIE_END_AT_MOST 348u /* 59, then 1 + 32 for the session id and 1 + 255 */
 
 typedef int verify_function(gnutls_datum_t *key, void *client_data, size_t client_data_size,
                             void *message, size_t message_size, gnutls_dtls_prestate_st *prestate);
