@@ -124,6 +124,7 @@ class WipesSeen:
 
 def test_copies_of_keys_in_c_are_wiped(monkeypatch: pytest.MonkeyPatch) -> None:
     """Once at each change of keys and once at the end, before the memory goes back."""
+    gc.collect()  # gates of other tests, in cycles that were not collected yet
     wipes = WipesSeen()
     monkeypatch.setattr("gnutls_cookie.gate.lib", wipes)
     ring = KeyRing(b"the first key")
