@@ -70,7 +70,6 @@ int gc_udp_admit(struct gc_udp *udp, const void *address, size_t size);
 int gc_udp_forget(struct gc_udp *udp, const void *address, size_t size);
 size_t gc_udp_peers(struct gc_udp *udp);
 
-/* A copy; from any thread. */
 /* Send `count` datagrams that stand one after the other in `data`, sizes[i] bytes each, to the
  * sockaddrs that stand one after the other in `names`, name_size bytes each. Needs no struct
  * gc_udp. Returns how many were not sent: those that the kernel did not take, and those that `data`
@@ -79,6 +78,7 @@ unsigned int gc_udp_send(int fd, const void *names, size_t names_size, size_t na
                          const void *data, size_t data_size, const unsigned int *sizes,
                          unsigned int count);
 
+/* A copy; from any thread. */
 void gc_udp_count(struct gc_udp *udp, struct gc_udp_counters *out);
 
 #endif
