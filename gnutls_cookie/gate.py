@@ -198,7 +198,10 @@ class CookieGate:
         made_of, keys = self._made
         if self._ring.fixed_keys is not made_of:  # replaced, or a matter of time
             keys = self._native_keys(now)
-        seat = _SEATS.pop() if _SEATS else _new_seat()
+        try:
+            seat = _SEATS.pop()
+        except IndexError:  # asking first would leave room for another thread
+            seat = _new_seat()
         verdict, reply = seat
         if type(datagram) is bytes and type(client_data) is bytes:
             kind = _C_GATE(
