@@ -471,7 +471,7 @@ async def test_wrong_argument_leaves_no_socket(
     """start_server() raises, and what it had opened is closed."""
     before = open_files()
     with pytest.raises(error):
-        await start(host="localhost", **options)
+        await start(host="127.0.0.1", **options)
     gc.collect()
     assert open_files() == before
 

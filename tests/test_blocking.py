@@ -86,7 +86,10 @@ def serving(handler: Callable[[Connection], object] = echo, **options: Any) -> I
     finally:
         server.end()
     assert server.error is None
-    assert threading.active_count() == before
+    deadline = time.monotonic() + SECONDS
+    while threading.active_count() > before:  # a thread that has done its work may still be ending
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def connect(server: Serving, kind: str = "PSK", **options: Any) -> Connection:
@@ -141,6 +144,10 @@ def test_echo_over_each_family(host: str, kind: str) -> None:
 
 def test_localhost() -> None:
     """The first address that the name has, on either side."""
+    try:
+        socket.getaddrinfo("localhost", 0)
+    except socket.gaierror as error:
+        pytest.skip(f"localhost has no address here: {error}")
     with serving(host="localhost") as server:
         port = server.address[1]
         with blocking.connect("localhost", port, credentials=trusting()) as client:
