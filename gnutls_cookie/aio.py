@@ -10,25 +10,22 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .address import SocketAddress
-from .endpoint import Counters, Endpoint, bound, send_or_lose, total
+from .endpoint import LARGEST_DATAGRAM, Counters, Endpoint, bound, gate_for, send_or_lose, total
 from .errors import GnuTLSError
 from .gate import CookieGate
 from .keys import KeyRing
 from .server import Closed, Connected, MessageReady, Server
 from .server import Connection as Served
-from .session import Credentials, Session
+from .session import TICK, Credentials, Session
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 __all__ = ["Connection", "DTLSServer", "connect", "start_server"]
 
-_ARRIVALS = 256  # taken from a socket before the event loop turns to others
 _DATAGRAMS = 64
 _SENDS = 16  # by a task that does nothing but send, before others have their turn
-_LARGEST_DATAGRAM = 65535
 _MESSAGES = 256  # that wait in a client; a further one is dropped, as UDP does
-_TICK = 0.001  # seconds; the unit of libgnutls' timers
 
 Handler = Callable[["Connection"], Coroutine[Any, Any, object]]
 
@@ -192,7 +189,7 @@ async def start_server(
     """
     if (sock is None) == (host is None):
         raise ValueError("either host (and port) or sock is needed")
-    gate = CookieGate(KeyRing.random() if keys is None else keys)
+    gate = gate_for(keys)
     if sock is not None:
         sockets = [sock]
     else:
@@ -269,8 +266,7 @@ class DTLSServer:
         Raises:
             ValueError, TypeError, GnuTLSError: as of Session; then nothing is changed.
         """
-        Session("server", credentials)
-        for served in self._served:
+        for served in self._served:  # the first one judges them: all have the same options
             served.endpoint.server.credentials = credentials
 
     def close(self) -> None:
@@ -291,7 +287,7 @@ class DTLSServer:
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks, timeout=max(self._grace, _TICK))
+            await asyncio.wait(tasks, timeout=max(self._grace, TICK))
 
     async def serve_forever(self) -> None:
         """Serve until the server is closed or this task is cancelled; then close it."""
@@ -365,7 +361,7 @@ class _Served:
 
     def _on_readable(self) -> None:
         try:
-            arrivals = self.endpoint.poll(0, _ARRIVALS)
+            arrivals = self.endpoint.poll(0)
         except OSError as error:  # the socket itself is of no use any more
             self._owner._tell("a socket of a DTLS server failed", error, self.endpoint.sock)
             self._owner.close()
@@ -515,7 +511,7 @@ class _Client:
         error: Exception | None = None
         for _ in range(_DATAGRAMS):
             try:
-                datagram = self._sock.recv(_LARGEST_DATAGRAM)
+                datagram = self._sock.recv(LARGEST_DATAGRAM)
             except BlockingIOError:
                 break
             except OSError as refused:  # ICMP: only the handshake believes it, it may be forged
@@ -567,8 +563,7 @@ class _Client:
             self._timer = None
         seconds = self._session.timeout()
         if seconds is not None:
-            # libgnutls rounds: what is due at once may turn out not to be due yet.
-            self._timer = self._loop.call_later(max(seconds, _TICK), self._on_timer)
+            self._timer = self._loop.call_later(max(seconds, TICK), self._on_timer)
 
     def _finish(self, error: Exception | None) -> None:
         connection, self._connection = self._connection, None  # no cycle stays behind

@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .address import SocketAddress
-from .endpoint import Endpoint, bound, send_or_lose
+from .endpoint import LARGEST_DATAGRAM, Endpoint, bound, gate_for, send_or_lose
 from .errors import GnuTLSError
-from .gate import CookieGate
 from .keys import KeyRing
 from .server import Closed, Connected, MessageReady, Server
 from .server import Connection as Served
-from .session import Credentials, Session
+from .session import TICK, Credentials, Session
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -26,8 +25,6 @@ __all__ = ["Connection", "connect", "serve"]
 
 _log = logging.getLogger("gnutls_cookie")
 
-_LARGEST_DATAGRAM = 65535
-_ARRIVALS = 256  # taken from a socket before timers and handlers get their turn
 _PATIENCE = 0.5  # seconds that a wait lasts at most before it looks whether the server is stopped
 
 Handler = Callable[["Connection"], object]
@@ -139,7 +136,7 @@ def serve(
     """
     if (sock is None) == (host is None):
         raise ValueError("either host (and port) or sock is needed")
-    gate = CookieGate(KeyRing.random() if keys is None else keys)
+    gate = gate_for(keys)
     server = Server(credentials, **limits)
     if sock is None:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE)
@@ -172,7 +169,7 @@ class _Serving:
                 with self._changed:
                     timer = self._server.timeout(time.monotonic())
                 wait = _PATIENCE if timer is None else min(timer, _PATIENCE)
-                arrivals = self._endpoint.poll(wait, _ARRIVALS)
+                arrivals = self._endpoint.poll(wait)
                 with self._changed:
                     now = time.monotonic()
                     self._endpoint.receive(arrivals, now)
@@ -324,10 +321,9 @@ class _Client:
             while not session.handshake():
                 self._flush()
                 timer = session.timeout()
-                # libgnutls rounds: what is due at once may turn out not to be due yet.
-                self._sock.settimeout(_PATIENCE if timer is None else max(timer, 0.001))
+                self._sock.settimeout(_PATIENCE if timer is None else max(timer, TICK))
                 with contextlib.suppress(TimeoutError):
-                    session.receive_datagram(self._sock.recv(_LARGEST_DATAGRAM))
+                    session.receive_datagram(self._sock.recv(LARGEST_DATAGRAM))
         finally:
             self._flush()  # the last flight, or the alert that says why there is none
 
@@ -363,7 +359,7 @@ class _Client:
         """The next datagram of the socket; None where none came, or it was closed meanwhile."""
         try:
             self._sock.settimeout(seconds)
-            return self._sock.recv(_LARGEST_DATAGRAM)
+            return self._sock.recv(LARGEST_DATAGRAM)
         except OSError:
             # The time is over; or ICMP says nobody listens: it may be forged, or a restart.
             return None

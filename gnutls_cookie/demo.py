@@ -26,7 +26,7 @@ from .cookie import Prestate, cookie_send, cookie_verify, generate_key, library_
 from .credentials import CertificateCredentials, PSKCredentials
 from .errors import BadCookieError, GnuTLSError
 from .reference.wire import HelloVerifyRequest, WireError, decode_client_hello
-from .session import Credentials, Session
+from .session import TICK, Credentials, Session
 
 __all__ = ["run"]
 
@@ -171,7 +171,7 @@ def _receive(
         if thread.error is not None:
             raise DemoError(f"the client failed: {thread.error}")
         timer = session.timeout() if session is not None else None
-        sock.settimeout(max(0.001, min(left, 0.2, 0.2 if timer is None else timer)))
+        sock.settimeout(max(TICK, min(left, 0.2, 0.2 if timer is None else timer)))
         try:
             return sock.recvfrom(65535)
         except TimeoutError:
@@ -228,7 +228,7 @@ def _own_client(port: int, made: _Secrets, stop: threading.Event) -> None:
             if stop.is_set() or time.monotonic() > deadline:
                 raise DemoError("no echo came")
             timer = session.timeout()
-            sock.settimeout(max(0.001, 0.2 if timer is None else min(timer, 0.2)))
+            sock.settimeout(max(TICK, 0.2 if timer is None else min(timer, 0.2)))
             try:
                 session.receive_datagram(sock.recv(65535))
             except TimeoutError:

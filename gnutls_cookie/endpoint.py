@@ -12,15 +12,30 @@ import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .address import SocketAddress, client_data
 from .gate import CookieGate, GateCounters
+from .keys import KeyRing
 from .listener import Arrival, CookieListener, ListenerCounters, send_each
 from .server import Event, Server, ServerCounters
 
-__all__ = ["Counters", "Endpoint", "bound", "send_or_lose", "total"]
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
+__all__ = [
+    "LARGEST_DATAGRAM",
+    "Counters",
+    "Endpoint",
+    "bound",
+    "gate_for",
+    "send_or_lose",
+    "total",
+]
+
+LARGEST_DATAGRAM = 65535  # bytes; more than any UDP datagram (RFC 768)
+
+_ARRIVALS = 256  # taken from a socket before others have their turn
 _MAX_PEERS = 0xFFFFFFFF  # no limit: the server has its own, which may be set anew
 _RECEIVE_BUFFER = 4 << 20  # bytes
 _TRIES = 20  # to find a port that is free for each of several addresses
@@ -67,9 +82,9 @@ class Endpoint:
         self._listener = CookieListener(sock, gate, max_peers=_MAX_PEERS)
         self._counted = self._listener.counters
 
-    def poll(self, timeout: float | None, limit: int) -> list[Arrival]:
-        """CookieListener.poll()."""
-        return self._listener.poll(timeout, limit)
+    def poll(self, timeout: float | None) -> list[Arrival]:
+        """CookieListener.poll(), for so many arrivals that others have their turn."""
+        return self._listener.poll(timeout, _ARRIVALS)
 
     def receive(self, arrivals: Iterable[Arrival], now: float) -> None:
         """Hand what poll() gave to the sessions; settle() afterwards."""
@@ -77,10 +92,9 @@ class Endpoint:
             if arrival.prestate is None:
                 self.server.receive(arrival, now)  # admitted long ago, or to nobody
                 continue
-            known = arrival.address in self.server
             self.server.receive(arrival, now)
             self._forget()
-            if not known and arrival.address in self.server:
+            if arrival.address in self.server:
                 self._listener.admit(arrival.address)
 
     def settle(self) -> list[Event]:
@@ -131,6 +145,11 @@ def total(endpoints: Sequence[Endpoint]) -> Counters:
             send_errors=first.send_errors + other.send_errors,
         )
     return first
+
+
+def gate_for(keys: KeyRing | Buffer | None) -> CookieGate:
+    """A gate with these keys; None: with a random one of its own."""
+    return CookieGate(KeyRing.random() if keys is None else keys)
 
 
 def send_or_lose(sock: socket.socket, datagram: bytes, address: SocketAddress | None) -> bool:

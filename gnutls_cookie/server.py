@@ -19,7 +19,7 @@ from .address import SocketAddress
 from .cookie import Prestate
 from .errors import GnuTLSError, TimedOutError
 from .listener import Arrival
-from .session import Credentials, Session
+from .session import TICK, Credentials, Session
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -39,7 +39,7 @@ __all__ = [
 # handshake header (12) and client_version (2). A retransmitted hello has the same (RFC 6347 4.2.4).
 _RANDOM = slice(27, 59)
 
-_TICK = 0.001  # seconds; the unit of libgnutls' timers
+
 _DEAD_TIMERS = 64  # that may lie about before they are swept out
 
 _Timer = tuple[float, int]  # when it is due, and its number
@@ -405,8 +405,7 @@ class Server:
                 if session.handshake():
                     self._establish(connection, now)
                 else:
-                    # libgnutls rounds: what is due at once may turn out not to be due yet.
-                    self._schedule(connection, now + max(session.timeout() or 0.0, _TICK))
+                    self._schedule(connection, now + max(session.timeout() or 0.0, TICK))
             if session.established:
                 self._take_messages(connection, now)
         except TimedOutError as error:

@@ -34,6 +34,7 @@ Credentials = CertificateCredentials | PSKCredentials
 MTU_MIN, MTU_MAX = 128, 65507  # bytes of a UDP payload; below, no handshake fragment would fit
 _RECORD_HEADER = 13  # bytes; the last two are the record's length (RFC 6347 4.1), big-endian
 _INBOX_LIMIT = 256  # datagrams that wait to be read; a further one is dropped, as UDP does
+TICK = 0.001  # seconds; libgnutls' timers count in these and round: what is due may not be due yet
 _STEPS = 1024  # calls of libgnutls in one call of ours
 _SIZE = ffi.sizeof("uint32_t")  # bytes; stands before each datagram that a call sent
 
@@ -641,7 +642,7 @@ def _identity(raw: bytes) -> str:
 def _milliseconds(name: str, seconds: float) -> int:
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
         raise TypeError(f"{name} must be a number of seconds, not {type(seconds).__name__}")
-    if not 0.001 <= seconds <= 4_000_000:
+    if not TICK <= seconds <= 4_000_000:
         raise ValueError(f"{name} must be in 0.001..4000000 seconds, not {seconds}")
     return round(seconds * 1000)
 

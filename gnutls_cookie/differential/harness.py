@@ -33,6 +33,7 @@ Progress = Callable[[int], None]
 
 _LOOK = 0.05  # seconds between two looks at the counter
 _CHUNK = 4096  # cases of a corpus in one go
+_COUNTER = struct.Struct("=q")  # which case a child is at
 
 
 @dataclass(frozen=True)
@@ -149,11 +150,10 @@ def compare_cases(
     target: Target, oracle: Target, which: Iterable[Case]
 ) -> Iterator[tuple[Case, Outcome, Outcome]]:
     """The cases in which target and oracle differ, one after the other, in this process."""
-    ask, judge = target.answer, oracle.answer
     for case in which:
-        asked = case._replace(previous=None) if target.one_key else case
-        expected, answer = judge(asked), ask(asked)
-        if expected != answer and not same(expected, answer):
+        asked = _known(target, case)
+        expected, answer = oracle.answer(asked), target.answer(asked)
+        if not same(expected, answer):
             yield asked, expected, answer
 
 
@@ -271,8 +271,7 @@ def _in_a_child(
 ) -> tuple[int, Outcome]:
     """The same in a child. It writes down which case it is at before it asks the target."""
     with mmap.mmap(-1, mmap.PAGESIZE) as shared:
-        write = struct.Struct("=q").pack_into
-        write(shared, 0, start)
+        _COUNTER.pack_into(shared, 0, start)
         reading, writing = os.pipe()
         pid = os.fork()
         if pid == 0:
@@ -292,20 +291,17 @@ def _be_the_child(
 ) -> None:
     code = 70
     try:
-        result: tuple[int, Outcome] = (-1, ())
-        write = struct.Struct("=q").pack_into
-        ask, judge, one_key = target.answer, oracle.answer, target.one_key
-        for first, found in made.runs(start):
-            for number, case in enumerate(found, first):
-                write(shared, 0, number)
-                if one_key:
-                    case = case._replace(previous=None)
-                expected, answer = judge(case), ask(case)
-                if expected != answer and not same(expected, answer):
-                    result = number, answer
-                    break
-            if result[0] >= 0:
-                break
+        at = -1
+
+        def counted() -> Iterator[Case]:
+            nonlocal at
+            for first, found in made.runs(start):
+                for at, case in enumerate(found, first):
+                    _COUNTER.pack_into(shared, 0, at)
+                    yield case
+
+        difference = next(compare_cases(target, oracle, counted()), None)
+        result = (-1, ()) if difference is None else (at, difference[2])
         with os.fdopen(writing, "wb") as out:
             out.write(pickle.dumps(result))
         code = 0
@@ -319,12 +315,11 @@ def _watch(
     pid: int, shared: mmap.mmap, reading: int, timeout: float, told: Progress
 ) -> tuple[int, Outcome]:
     """Wait for the child; a counter that stands still, or an end without a result, is a finding."""
-    read = struct.Struct("=q").unpack_from
     begun = time.monotonic()
     last, since = -1, begun
     while True:
         ended, status = os.waitpid(pid, os.WNOHANG)
-        (number,) = read(shared, 0)
+        (number,) = _COUNTER.unpack_from(shared, 0)
         if ended:
             code = os.waitstatus_to_exitcode(status)
             if code == 0:
@@ -363,15 +358,12 @@ def _finding(
 
     def alone(one: Case) -> Outcome | None:
         """The answer to a case alone, where it differs."""
-        if isinstance(target, ExecTarget):
-            found = _asked(target, one)
-            return None if same(oracle.answer(one), found) else found
-        if deadly:
+        if deadly and not isinstance(target, ExecTarget):
             first, found = _in_a_child(
                 target, oracle, _Listed([one]), 0, min(timeout, 2.0), lambda _: None
             )
             return None if first < 0 else found
-        found = target.answer(one)
+        found = _asked(target, one)
         return None if same(oracle.answer(one), found) else found
 
     again = alone(case)
