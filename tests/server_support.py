@@ -11,6 +11,7 @@ import functools
 import gc
 import heapq
 import itertools
+import os
 import random
 import selectors
 import signal
@@ -22,7 +23,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from peers_support import certificate, client_of, messages, psk
+import pytest
+from peers_support import certificate, client_of, messages, psk, trusting
 from support import Address
 
 from gnutls_cookie import (
@@ -33,6 +35,7 @@ from gnutls_cookie import (
     Server,
     Session,
     Verified,
+    aio,
     client_data,
 )
 from gnutls_cookie.server import CloseReason, Connected, Connection, Event
@@ -346,3 +349,37 @@ def heard_errors() -> Iterator[list[dict[str, Any]]]:
     yield heard
     heard += _told[before:]
     del _told[before:]
+
+
+def client_options(kind: str, **options: Any) -> dict[str, Any]:
+    """What connect() of either adapter is given for a client of that kind; `options` come first."""
+    options = {"retransmit_timeout": 0.1, "handshake_timeout": 15.0} | options
+    if kind == "PSK":
+        return {"credentials": psk()} | options
+    return {"server_name": "localhost", "credentials": trusting()} | options
+
+
+def open_files() -> set[str]:
+    """What this process has open: number and what it is."""
+    found = set()
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found.add(f"{number} {os.readlink(f'/proc/self/fd/{number}')}")
+    return found
+
+
+needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="no /proc here")
+
+
+async def echo(connection: aio.Connection) -> None:
+    """A handler that sends everything back."""
+    async for message in connection:
+        await connection.send(message)
+
+
+async def echo_or_fail(connection: aio.Connection) -> None:
+    """The same, but for b"fail", where it raises."""
+    async for message in connection:
+        if message == b"fail":
+            raise ZeroDivisionError("of the handler")
+        await connection.send(message)

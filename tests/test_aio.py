@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import gc
 import json
-import os
 import socket
 import sys
 import weakref
@@ -15,7 +14,15 @@ from typing import Any
 
 import pytest
 from peers_support import CERTS, SocketClient, certificate, client_of, drive, psk, trusting
-from server_support import asynchronous, heard_errors
+from server_support import (
+    asynchronous,
+    client_options,
+    echo,
+    echo_or_fail,
+    heard_errors,
+    needs_proc,
+    open_files,
+)
 from support import free_udp_port, udp_socket
 
 from gnutls_cookie import CertificateCredentials, GnuTLSError, KeyRing, PSKCredentials, aio
@@ -31,12 +38,6 @@ from gnutls_cookie.server import CloseReason
 HOSTS = ("127.0.0.1", "::1")
 
 
-async def echo(connection: Connection) -> None:
-    """Send everything back."""
-    async for message in connection:
-        await connection.send(message)
-
-
 async def start(
     handler: aio.Handler = echo, host: str | None = "127.0.0.1", **options: Any
 ) -> DTLSServer:
@@ -49,29 +50,13 @@ async def start(
 async def connect(server: DTLSServer, kind: str = "PSK", **options: Any) -> Connection:
     """A client of it."""
     host, port = server.address[:2]
-    options = {"retransmit_timeout": 0.1, "handshake_timeout": 15.0} | options
-    if kind == "PSK":
-        return await aio.connect(host, port, **({"credentials": psk()} | options))
-    options = {"server_name": "localhost", "credentials": trusting()} | options
-    return await aio.connect(host, port, **options)
+    return await aio.connect(host, port, **client_options(kind, **options))
 
 
 async def echoes(connection: Connection, message: bytes = b"hello") -> bool:
     """Whether a message comes back."""
     await connection.send(message)
     return await connection.receive() == message
-
-
-def open_files() -> set[str]:
-    """What this process has open: number and what it is."""
-    found = set()
-    for number in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):
-            found.add(f"{number} {os.readlink(f'/proc/self/fd/{number}')}")
-    return found
-
-
-needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="no /proc here")
 
 
 # --- the ordinary course --------------------------------------------------------------------------
@@ -380,15 +365,8 @@ async def test_handler_may_close_the_server_and_wait() -> None:
 @asynchronous
 async def test_handler_that_raises_is_reported_and_closes_its_connection_alone() -> None:
     """By the loop's exception handler, with the connection; the others go on."""
-
-    async def handler(connection: Connection) -> None:
-        async for message in connection:
-            if message == b"fail":
-                raise ZeroDivisionError("of the handler")
-            await connection.send(message)
-
     with heard_errors() as told:
-        async with await start(handler) as server:
+        async with await start(echo_or_fail) as server:
             one, other = await connect(server), await connect(server)
             await one.send(b"fail")
             assert await one.receive() is None

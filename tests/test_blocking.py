@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
-import os
 import socket
 import threading
 import time
@@ -16,7 +15,7 @@ from typing import Any
 
 import pytest
 from peers_support import certificate, psk, trusting
-from server_support import bounded
+from server_support import bounded, client_options, needs_proc, open_files
 from support import free_udp_port, python_in_silence, udp_socket
 
 from gnutls_cookie import GnuTLSError, KeyRing, PSKCredentials, blocking
@@ -95,29 +94,13 @@ def serving(handler: Callable[[Connection], object] = echo, **options: Any) -> I
 def connect(server: Serving, kind: str = "PSK", **options: Any) -> Connection:
     """A client of it."""
     host, port = server.address[:2]
-    options = {"retransmit_timeout": 0.1, "handshake_timeout": 15.0} | options
-    if kind == "PSK":
-        return blocking.connect(host, port, **({"credentials": psk()} | options))
-    options = {"server_name": "localhost", "credentials": trusting()} | options
-    return blocking.connect(host, port, **options)
+    return blocking.connect(host, port, **client_options(kind, **options))
 
 
 def echoes(connection: Connection, message: bytes = b"hello") -> bool:
     """Whether a message comes back."""
     connection.send(message)
     return connection.receive(SECONDS) == message
-
-
-def open_files() -> set[str]:
-    """What this process has open: number and what it is."""
-    found = set()
-    for number in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):
-            found.add(f"{number} {os.readlink(f'/proc/self/fd/{number}')}")
-    return found
-
-
-needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="no /proc here")
 
 
 # --- the ordinary course --------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 from peers_support import CERTS, SocketClient, certificate, client_of, drive, psk, trusting
-from server_support import asynchronous, heard_errors
+from server_support import asynchronous, echo, echo_or_fail, heard_errors
 from support import peer_required, seeded, udp_socket
 
 from gnutls_cookie import CertificateCredentials, GnuTLSError, Session, aio, blocking
@@ -28,12 +28,6 @@ from gnutls_cookie.aio import Connection, DTLSServer
 from gnutls_cookie.errors import CertificateVerificationError
 from gnutls_cookie.reference import wire
 from gnutls_cookie.server import CloseReason
-
-
-async def echo(connection: Connection) -> None:
-    """Send everything back."""
-    async for message in connection:
-        await connection.send(message)
 
 
 @asynccontextmanager
@@ -186,15 +180,8 @@ async def test_port_that_is_taken() -> None:
 @asynchronous
 async def test_handler_that_raises() -> None:
     """Each is reported; nobody else is concerned."""
-
-    async def handler(connection: Connection) -> None:
-        async for message in connection:
-            if message == b"fail":
-                raise ZeroDivisionError("of the handler")
-            await connection.send(message)
-
     with heard_errors() as told:
-        async with serving(handler) as server:
+        async with serving(echo_or_fail) as server:
             for _ in range(5):
                 client = await connect(server)
                 await client.send(b"fail")

@@ -28,6 +28,10 @@ from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+sys.path.insert(0, str(ROOT))
+
+from build_ffi import find_libgnutls  # noqa: E402
+
 NATIVE = ROOT / "gnutls_cookie" / "native"
 HELLOS = ROOT / "gnutls_cookie" / "differential" / "hellos.json"
 INSTALL = "no clang with libFuzzer here: apt install clang libclang-rt-dev llvm"
@@ -120,7 +124,7 @@ def build(compiler: list[str], name: str, folder: Path, planted: bool) -> Path:
         shutil.rmtree(native, ignore_errors=True)
         shutil.copytree(NATIVE, native)
         plant(native, target.fault)
-    cflags, libs = libgnutls()
+    cflags, libs = find_libgnutls()
     common = [*compiler, *FLAGS, *cflags, f"-I{native}", f"-I{HERE}"]
     common += [f"-D{macro}" for macro in target.macros]
     objects = []
@@ -151,22 +155,6 @@ def plant(native: Path, fault: Fault) -> None:
     if text.count(fault.text) != 1:
         raise SystemExit(f"{fault.file} has {text.count(fault.text)} times: {fault.text}")
     file.write_text(text.replace(fault.text, fault.instead), encoding="utf-8")
-
-
-def libgnutls() -> tuple[list[str], list[str]]:
-    """As build_ffi.py, which needs cffi, finds it."""
-
-    def flags(variable: str, option: str, default: str) -> list[str]:
-        if variable in os.environ:
-            return shlex.split(os.environ[variable])
-        command = [*shlex.split(os.environ.get("PKG_CONFIG", "pkg-config")), option, "gnutls"]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-        except (OSError, subprocess.CalledProcessError):
-            return shlex.split(default)
-        return shlex.split(done.stdout)
-
-    return flags("GNUTLS_CFLAGS", "--cflags", ""), flags("GNUTLS_LIBS", "--libs", "-lgnutls")
 
 
 # --- seeds ----------------------------------------------------------------------------------------
