@@ -17,6 +17,7 @@ NATIVE = ROOT / "gnutls_cookie" / "native"
 
 # Relative to the project root: setuptools wants no absolute path in an sdist.
 C_SOURCES = [
+    "gnutls_cookie/native/lock.c",
     "gnutls_cookie/native/transport.c",
     "gnutls_cookie/native/gate.c",
     "gnutls_cookie/native/udp.c",
@@ -27,6 +28,7 @@ C_SOURCES = [
 PORTABLE_LOOP = os.environ.get("GNUTLS_COOKIE_PORTABLE_LOOP", "") not in ("", "0")
 
 PREAMBLE = """
+#include "lock.h"
 #include "transport.h"
 #include "counters.h"
 #include "udp.h"

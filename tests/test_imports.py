@@ -18,7 +18,7 @@ PACKAGE = ROOT / "gnutls_cookie"
 LAYERS = (
     {"_ffi", "_version"},
     {"_convert"},
-    {"_library", "address", "errors"},
+    {"_library", "address", "errors", "locks"},
     {"credentials", "handles"},
     {"cookie"},
     {"keys", "session"},

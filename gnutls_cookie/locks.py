@@ -1,0 +1,138 @@
+"""A lock that whatever a signal handler raises cannot leave held, nor a fork beside it.
+
+CPython runs signal handlers between byte codes: as a function is entered, at jumps backwards, and
+after a call of a C function. What a handler raises there (Ctrl-C does) can strike between the
+`acquire()` of a lock and the `try:` that follows, and on Python 3.14 between `with lock:` and its
+block: the lock is then held for ever. So this one is owned by a number that is known beforehand, is
+taken inside of the try block, and is given by one call into C, which ends before a handler runs and
+does nothing where the number is not the owner:
+
+    token = lock.token()
+    try:
+        lock.take(token)
+        ...
+    finally:
+        lock.give(token)  # alone and first: nothing may run before it
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from ._ffi import ffi, lib
+
+__all__ = ["OwnedLock"]
+
+_MAIN_WAIT_MS = 100  # in C at a time, in the one thread that runs signal handlers
+_WAIT_MS = 10_000  # and in the others: nothing but their time ends their wait
+
+_now = time.monotonic
+
+
+class OwnedLock:
+    """A lock with a condition; see the module for the only way to take it.
+
+    The child of a fork finds it free, unless the very thread that forked holds it: the other
+    threads are not there. Safe without the GIL.
+
+    Attributes:
+        token: token() gives a number above 0 that was never given before, for one take().
+        give: give(token) frees the lock where `token` is its owner, else does nothing.
+
+    Raises:
+        MemoryError: there is none.
+
+    Example:
+        >>> lock = OwnedLock()
+        >>> token = lock.token()
+        >>> try:
+        ...     taken = lock.take(token)
+        ... finally:
+        ...     lock.give(token)
+        >>> taken
+        True
+    """
+
+    __slots__ = ("_await", "_news", "_notify", "_take", "give", "token")
+
+    def __init__(self) -> None:
+        native = lib.gc_lock_new()
+        if native == ffi.NULL:
+            raise MemoryError("no memory for a lock")
+        native = ffi.gc(native, lib.gc_lock_free)
+        # Each a call into C without a frame of Python in between, on which the promise rests.
+        self.token: Callable[[], int] = lib.gc_lock_token
+        self.give: Callable[[int], None] = partial(lib.gc_lock_give, native)
+        self._take: Any = partial(lib.gc_lock_take, native)
+        self._news: Any = partial(lib.gc_lock_news, native)
+        self._await: Any = partial(lib.gc_lock_await, native)
+        self._notify: Any = partial(lib.gc_lock_notify, native)
+
+    def take(self, token: int, timeout: float | None = None) -> bool:
+        """Make `token` the owner, as soon as nobody else is.
+
+        Args:
+            token: of token(), and not used before.
+            timeout: seconds to wait at most; None: for ever; 0: not at all.
+
+        Returns:
+            Whether `token` is the owner now; False where the time is over.
+
+        Raises:
+            RuntimeError: this thread holds the lock already (a signal handler or a finalizer
+                interrupted its own thread): it would wait for itself.
+        """
+        taken = self._take(token, 0)
+        if taken == 0 and timeout != 0:
+            deadline = None if timeout is None else _now() + timeout
+            while taken == 0 and (wait := _slice(deadline)) > 0:
+                taken = self._take(token, wait)
+        if taken == -errno.EDEADLK:
+            raise RuntimeError("this thread holds the lock already")
+        if taken < 0:
+            raise ValueError("token must be of token()")
+        return bool(taken)
+
+    def wait(self, token: int, timeout: float | None = None) -> bool:
+        """Give the lock, wait for the next notify(), and take it again.
+
+        What is raised meanwhile (by a signal handler) comes out with the lock not held.
+
+        Args:
+            token: the owner.
+            timeout: seconds to wait at most; None: for ever.
+
+        Returns:
+            Whether there was a notify(); False where the time is over. Held again either way.
+        """
+        deadline = None if timeout is None else _now() + timeout
+        news = self._news()
+        self.give(token)
+        told = False
+        while not told and (wait := _slice(deadline)) > 0:
+            told = bool(self._await(news, wait))
+        self.take(token)
+        return told
+
+    def notify(self) -> None:
+        """Wake all that wait(). To be called by the owner, after the change that they wait for."""
+        self._notify()
+
+    def __repr__(self) -> str:
+        return f"<OwnedLock at {id(self):#x}>"
+
+
+def _slice(deadline: float | None) -> int:
+    """Milliseconds to wait in C; 0 once the time is over."""
+    main = threading.get_ident() == threading.main_thread().ident
+    most = _MAIN_WAIT_MS if main else _WAIT_MS
+    if deadline is None:
+        return most
+    left = deadline - _now()
+    # Rounded up, so that the last wait is not one of many of 0 ms.
+    return 0 if left <= 0 else most if left * 1000 >= most else int(left * 1000) + 1

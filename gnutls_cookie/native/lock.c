@@ -1,0 +1,200 @@
+/* One mutex guards the state of all locks, for some instructions at a time; nobody waits with it.
+ * It is held across fork(), so that the child finds every lock in order, and takes from their
+ * owners those whose threads did not come along. */
+#include "lock.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <time.h>
+
+struct gc_lock {
+    uint64_t owner;   /* 0: free */
+    pthread_t thread; /* the owner's; in a forked child the thread that forked keeps its id */
+    uint64_t news;
+    pthread_cond_t freed;
+    pthread_cond_t changed;
+    struct gc_lock *next;
+    struct gc_lock *previous;
+};
+
+static pthread_mutex_t guard = PTHREAD_MUTEX_INITIALIZER;
+static struct gc_lock *locks;
+
+/* --- fork ------------------------------------------------------------------------------------- */
+
+static int make_conditions(struct gc_lock *lock);
+
+static void before_fork(void) {
+    pthread_mutex_lock(&guard);
+}
+
+static void in_parent(void) {
+    pthread_mutex_unlock(&guard);
+}
+
+static void in_child(void) {
+    for (struct gc_lock *lock = locks; lock != NULL; lock = lock->next) {
+        if (lock->owner != 0 && !pthread_equal(lock->thread, pthread_self()))
+            lock->owner = 0;
+        make_conditions(lock); /* the waiting threads that they knew are not here */
+    }
+    pthread_mutex_unlock(&guard);
+}
+
+static int fork_error;
+
+static void watch_forks(void) {
+    fork_error = pthread_atfork(before_fork, in_parent, in_child);
+}
+
+/* --- life ------------------------------------------------------------------------------------- */
+
+static int make_conditions(struct gc_lock *lock) {
+    pthread_condattr_t attributes;
+    int error = pthread_condattr_init(&attributes);
+
+    if (error != 0)
+        return error;
+#ifndef __APPLE__
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+#endif
+    error = pthread_cond_init(&lock->freed, &attributes);
+    if (error == 0)
+        error = pthread_cond_init(&lock->changed, &attributes);
+    pthread_condattr_destroy(&attributes);
+    return error;
+}
+
+struct gc_lock *gc_lock_new(void) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    struct gc_lock *lock = calloc(1, sizeof *lock);
+
+    pthread_once(&once, watch_forks);
+    if (lock == NULL || fork_error != 0 || make_conditions(lock) != 0) {
+        free(lock);
+        return NULL;
+    }
+    pthread_mutex_lock(&guard);
+    lock->next = locks;
+    if (locks != NULL)
+        locks->previous = lock;
+    locks = lock;
+    pthread_mutex_unlock(&guard);
+    return lock;
+}
+
+void gc_lock_free(struct gc_lock *lock) {
+    if (lock == NULL)
+        return;
+    pthread_mutex_lock(&guard);
+    if (lock->next != NULL)
+        lock->next->previous = lock->previous;
+    if (lock->previous != NULL)
+        lock->previous->next = lock->next;
+    else
+        locks = lock->next;
+    pthread_mutex_unlock(&guard);
+    pthread_cond_destroy(&lock->freed);
+    pthread_cond_destroy(&lock->changed);
+    free(lock);
+}
+
+uint64_t gc_lock_token(void) {
+    static uint64_t last;
+    return __atomic_add_fetch(&last, 1, __ATOMIC_RELAXED);
+}
+
+/* --- waiting ---------------------------------------------------------------------------------- */
+
+static struct timespec now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return time;
+}
+
+static struct timespec later(unsigned int milliseconds) {
+    struct timespec time = now();
+    time.tv_sec += (time_t)(milliseconds / 1000);
+    time.tv_nsec += (long)(milliseconds % 1000) * 1000000;
+    if (time.tv_nsec >= 1000000000) {
+        time.tv_sec++;
+        time.tv_nsec -= 1000000000;
+    }
+    return time;
+}
+
+/* 0, or the error that ends the wait: ETIMEDOUT. With the guard held, which is free meanwhile. */
+static int wait_until(pthread_cond_t *condition, const struct timespec *end) {
+#ifdef __APPLE__
+    struct timespec left, at = now();
+    left.tv_sec = end->tv_sec - at.tv_sec;
+    left.tv_nsec = end->tv_nsec - at.tv_nsec;
+    if (left.tv_nsec < 0) {
+        left.tv_sec--;
+        left.tv_nsec += 1000000000;
+    }
+    if (left.tv_sec < 0)
+        return ETIMEDOUT;
+    return pthread_cond_timedwait_relative_np(condition, &guard, &left);
+#else
+    return pthread_cond_timedwait(condition, &guard, end);
+#endif
+}
+
+int gc_lock_take(struct gc_lock *lock, uint64_t token, unsigned int wait_ms) {
+    const struct timespec end = later(wait_ms);
+    int result = 1;
+
+    if (token == 0)
+        return -EINVAL;
+    pthread_mutex_lock(&guard);
+    if (lock->owner != 0 && pthread_equal(lock->thread, pthread_self()))
+        result = -EDEADLK;
+    while (result == 1 && lock->owner != 0) {
+        if (wait_ms == 0 || wait_until(&lock->freed, &end) != 0)
+            result = lock->owner == 0;
+    }
+    if (result == 1) {
+        lock->owner = token;
+        lock->thread = pthread_self();
+    }
+    pthread_mutex_unlock(&guard);
+    return result;
+}
+
+void gc_lock_give(struct gc_lock *lock, uint64_t token) {
+    pthread_mutex_lock(&guard);
+    if (token != 0 && lock->owner == token) {
+        lock->owner = 0;
+        pthread_cond_signal(&lock->freed);
+    }
+    pthread_mutex_unlock(&guard);
+}
+
+uint64_t gc_lock_news(struct gc_lock *lock) {
+    uint64_t news;
+    pthread_mutex_lock(&guard);
+    news = lock->news;
+    pthread_mutex_unlock(&guard);
+    return news;
+}
+
+int gc_lock_await(struct gc_lock *lock, uint64_t news, unsigned int wait_ms) {
+    const struct timespec end = later(wait_ms);
+    int changed;
+
+    pthread_mutex_lock(&guard);
+    while (lock->news == news && wait_until(&lock->changed, &end) == 0)
+        ;
+    changed = lock->news != news;
+    pthread_mutex_unlock(&guard);
+    return changed;
+}
+
+void gc_lock_notify(struct gc_lock *lock) {
+    pthread_mutex_lock(&guard);
+    lock->news++;
+    pthread_cond_broadcast(&lock->changed);
+    pthread_mutex_unlock(&guard);
+}
