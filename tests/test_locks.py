@@ -368,8 +368,9 @@ def _calls(node: ast.expr, name: str) -> bool:
 def test_package_takes_it_in_the_one_safe_way() -> None:
     """Inside of a try block whose finally begins with the call that gives it."""
     for path in (ROOT / "gnutls_cookie").rglob("*.py"):
-        if path.name != "locks.py":
-            assert takes_unguarded(ast.parse(path.read_text(encoding="utf-8"))) == [], path.name
+        text = path.read_text(encoding="utf-8")
+        if "import OwnedLock" in text:
+            assert takes_unguarded(ast.parse(text)) == [], path.name
 
 
 @pytest.mark.parametrize(
