@@ -27,10 +27,11 @@ LAYERS = (
     {"server"},
     {"endpoint"},
     {"aio", "blocking", "reference"},
-    {"client", "demo", "differential", "probe", "serve"},
+    {"client", "differential", "probe", "serve"},
     {"run"},
-    {"__main__"},
     {"__init__"},
+    {"cli"},  # a user of the package, as any other: of its public names
+    {"__main__"},
 )
 
 # Beside the layers: what must not be reached, by whatever way.
@@ -42,6 +43,13 @@ APART = {
 }
 
 THIRD_PARTIES = {"typing_extensions"}  # for type checkers alone; cffi comes in by _ffi
+
+# Private names that are imported from the module next door. None of them is to stay.
+PRIVATE = {
+    ("gate", "gnutls_cookie.cookie._or_empty"),
+    ("gate", "gnutls_cookie.cookie._owner"),
+    ("listener", "gnutls_cookie.cookie._owner"),
+}
 
 # What a module that nobody has to import needs: an extra, or who calls it brings it.
 EXTRAS = {"strategies.py": {"hypothesis"}, "pytest_plugin.py": {"pytest"}}
@@ -88,13 +96,17 @@ def imports(path: Path, package: str) -> list[tuple[str, bool]]:
     return found
 
 
+def package_of(path: Path) -> str:
+    """The package that a module stands in, for its relative imports."""
+    return ".".join(path.relative_to(ROOT).parent.parts)
+
+
 @cache
 def known_by(room: str) -> frozenset[str]:
     """The other rooms that a room imports from."""
     found = set()
     for path in ROOMS.get(room, []):
-        package = ".".join(path.relative_to(ROOT).parent.parts)
-        for name, _ in imports(path, package):
+        for name, _ in imports(path, package_of(path)):
             head, _, rest = name.partition(".")
             if head == "gnutls_cookie":
                 other = rest.split(".")[0]
@@ -123,9 +135,23 @@ def layer(room: str) -> int:
 
 @pytest.mark.parametrize("room", sorted(ROOMS))
 def test_module_imports_only_what_is_below_it(room: str) -> None:
-    """errors, handles, cookie, gate, listener, server, {aio, blocking}, __main__; no way back."""
+    """errors, handles, cookie, gate, listener, server, {aio, blocking}, cli; no way back."""
     above = {other for other in known_by(room) if layer(other) >= layer(room)}
     assert above == set()
+
+
+@pytest.mark.parametrize("room", sorted(ROOMS))
+def test_no_private_name_is_imported(room: str) -> None:
+    """What another module needs has a public name; `_version` and the like are modules."""
+    modules = {f"gnutls_cookie.{other}" for other in ROOMS}
+    found = {
+        name
+        for path in ROOMS[room]
+        for name, _ in imports(path, package_of(path))
+        if name.startswith("gnutls_cookie.") and name not in modules
+        if name.rpartition(".")[2].startswith("_") and not name.endswith("__")
+    }
+    assert found == {name for importer, name in PRIVATE if importer == room}
 
 
 @pytest.mark.parametrize("room", sorted(APART))

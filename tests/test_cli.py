@@ -1,0 +1,108 @@
+"""The command line itself: its table of commands, its help, and what a command imports."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+
+from gnutls_cookie.cli import COMMANDS, main
+
+MODULES = {
+    name: importlib.util.resolve_name(command.module, "gnutls_cookie")
+    for name, command in COMMANDS.items()
+}
+
+# Commands that stand on another one: `run` reads a cookie secret as `serve` does.
+STANDS_ON = {"run": {"serve", "stats"}, "stats": {"serve", "run"}}
+
+
+@pytest.fixture(autouse=True)
+def _plain_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    """argparse looks for a terminal's width and colours."""
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
+def modules_after(statement: str) -> set[str]:
+    """The modules of the package that a new interpreter has after a statement."""
+    code = f"""
+import sys
+try:
+    {statement}
+except SystemExit:
+    pass
+print("\\n" + " ".join(name for name in sys.modules if name.startswith("gnutls_cookie")))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_the_package_imports_no_command() -> None:
+    """`import gnutls_cookie` is for programs: nothing of the command line comes with it."""
+    loaded = modules_after("import gnutls_cookie")
+    assert "gnutls_cookie.server" in loaded
+    assert {name for name in loaded if name.startswith("gnutls_cookie.cli")} == set()
+    assert loaded & set(MODULES.values()) == set()
+
+
+@pytest.mark.parametrize("name", [None, *COMMANDS])
+def test_a_command_imports_no_other(name: str | None) -> None:
+    """Nor does the help of all commands import any of them."""
+    arguments = ["--help"] if name is None else [name, "--help"]
+    loaded = modules_after(f"from gnutls_cookie.cli import main; main({arguments!r})")
+    own = set() if name is None else {name} | STANDS_ON.get(name, set())
+    assert loaded & set(MODULES.values()) <= {MODULES[one] for one in own}
+    assert name is None or MODULES[name] in loaded
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Usage with the command's name, and the line of the table."""
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--help"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"usage: gnutls-cookie {name} ")
+    assert COMMANDS[name].help in said
+
+
+def test_help_lists_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each with its line, in the order of the table."""
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    listed = [line for line in lines if line[:1] and line[0] in COMMANDS]
+    assert listed == [[name, command.help] for name, command in COMMANDS.items()]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [], ["no-such-command"], ["--no-such-option"], ["-"], [""], ["--", "no-such-command"],
+        ["serve", "--no-such-option"], ["connect"], ["--no-such-option", "demo"], ["demo", "x"],
+    ],
+)  # fmt: skip
+def test_wrong_command_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Usage and one line on stderr, exit code 2."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("usage: gnutls-cookie ")
+    assert ": error: " in captured.err.splitlines()[-1]
+
+
+def test_arguments_are_those_of_the_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """main() without arguments, as the console script calls it."""
+    monkeypatch.setattr(sys, "argv", ["gnutls-cookie", "stats", "/no/such/file"])
+    assert main() == 2
+    assert capsys.readouterr().err.startswith("gnutls-cookie stats: /no/such/file: ")
