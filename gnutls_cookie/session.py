@@ -45,10 +45,31 @@ _HANDSHAKE, _RECEIVE, _SEND = lib.gc_wire_handshake, lib.gc_wire_receive, lib.gc
 _AGAIN: int = lib.GNUTLS_E_AGAIN
 _BUSY: int = lib.GC_BUSY
 
+# NORMAL still has DTLS 1.0, which RFC 8996 forbids. It lacks AES-128-CCM-8, mandatory for PSK in
+# CoAP (RFC 7252 9.1.3.1), and the CBC-SHA256 suites of small devices (RFC 5487 3.1). What is added
+# comes last in preference.
+_NORMAL = "NORMAL:-VERS-DTLS1.0"
+_PSK = "+ECDHE-PSK:+DHE-PSK:+PSK:+AES-128-CCM-8:+SHA256"
 _PRIORITY = {
-    (lib.GNUTLS_CRD_CERTIFICATE,): "NORMAL",
-    (lib.GNUTLS_CRD_PSK,): "NORMAL:-KX-ALL:+ECDHE-PSK:+DHE-PSK:+PSK",
-    (lib.GNUTLS_CRD_CERTIFICATE, lib.GNUTLS_CRD_PSK): "NORMAL:+ECDHE-PSK:+DHE-PSK:+PSK",
+    (lib.GNUTLS_CRD_CERTIFICATE,): _NORMAL,
+    (lib.GNUTLS_CRD_PSK,): f"{_NORMAL}:-KX-ALL:{_PSK}",
+    (lib.GNUTLS_CRD_CERTIFICATE, lib.GNUTLS_CRD_PSK): f"{_NORMAL}:{_PSK}",
+}
+_DTLS = {lib.GNUTLS_DTLS0_9, lib.GNUTLS_DTLS1_0, lib.GNUTLS_DTLS1_2}
+_EXCHANGES = {  # GNUTLS_KX_* that need credentials of a kind
+    lib.GNUTLS_CRD_CERTIFICATE: {
+        lib.GNUTLS_KX_RSA,
+        lib.GNUTLS_KX_DHE_DSS,
+        lib.GNUTLS_KX_DHE_RSA,
+        lib.GNUTLS_KX_ECDHE_RSA,
+        lib.GNUTLS_KX_ECDHE_ECDSA,
+    },
+    lib.GNUTLS_CRD_PSK: {
+        lib.GNUTLS_KX_PSK,
+        lib.GNUTLS_KX_DHE_PSK,
+        lib.GNUTLS_KX_ECDHE_PSK,
+        lib.GNUTLS_KX_RSA_PSK,
+    },
 }
 
 
@@ -61,7 +82,8 @@ class Session:
     Args:
         role: "client" or "server".
         credentials: CertificateCredentials, PSKCredentials, or one of each.
-        priority: GnuTLS priority string; None: NORMAL with the key exchanges of the credentials.
+        priority: GnuTLS priority string; None: NORMAL without DTLS 1.0, and with the key exchanges
+            of the credentials; with PSKCredentials also AES-128-CCM-8 and CBC-SHA256 (for CoAP).
         server_name: for a client: the name in the server's certificate, and in the server name
             extension (RFC 6066) unless it is an IP address.
         verify_peer: whether the peer's certificate must be trusted. None: yes for a client, no for
@@ -139,7 +161,7 @@ class Session:
         for kind, pointer in kinds_and_pointers:
             check(lib.gnutls_credentials_set(self._pointer, kind, pointer))
         kinds = tuple(sorted(kind for kind, _ in kinds_and_pointers))
-        self._set_priority(_PRIORITY[kinds] if priority is None else priority, alive)
+        self._set_priority(_PRIORITY[kinds] if priority is None else priority, kinds, alive)
         self._set_verification(server_name, verify_peer, alive)
         lib.gnutls_dtls_set_timeouts(
             self._pointer,
@@ -445,8 +467,15 @@ class Session:
             raise ValueError("session is closed")
         return int(ffi.cast("uintptr_t", self._pointer))
 
-    def _set_priority(self, text: str, alive: list[Any]) -> None:
-        priority = _priority(c_string("priority", text))
+    def _set_priority(self, text: str, kinds: tuple[int, ...], alive: list[Any]) -> None:
+        priority, exchanges = _priority(c_string("priority", text))
+        if not any(exchanges & _EXCHANGES[kind] for kind in kinds):
+            names = {
+                lib.GNUTLS_CRD_CERTIFICATE: "a certificate",
+                lib.GNUTLS_CRD_PSK: "a shared key",
+            }
+            what = " or ".join(names[kind] for kind in kinds)
+            raise ValueError(f"priority allows no key exchange with {what}: {text!r}")
         alive.append(priority)
         check(lib.gnutls_priority_set(self._pointer, priority), "priority")
 
@@ -607,15 +636,25 @@ def _take_seat() -> _Seat:
 
 
 @functools.lru_cache(maxsize=64)
-def _priority(text: bytes) -> Any:
-    """A priority string as libgnutls has parsed it, for any number of sessions."""
+def _priority(text: bytes) -> tuple[Any, frozenset[int]]:
+    """A priority string as libgnutls has parsed it, for any number of sessions; and the key
+    exchanges in it (GNUTLS_KX_*)."""
     out = ffi.new("gnutls_priority_t *")
     raw = ffi.new("char[]", text)
     position = ffi.new("char **")
     if lib.gnutls_priority_init(out, raw, position) < 0:
         rest = "" if position[0] == ffi.NULL else f" at {c_text(position[0])!r}"
         raise ValueError(f"priority is not understood{rest}: {_identity(text)!r}")
-    return ffi.gc(out[0], lib.gnutls_priority_deinit)
+    priority = ffi.gc(out[0], lib.gnutls_priority_deinit)
+    if not _DTLS.intersection(_numbers(lib.gnutls_priority_protocol_list, priority)):
+        raise ValueError(f"priority allows no version of DTLS: {_identity(text)!r}")
+    return priority, frozenset(_numbers(lib.gnutls_priority_kx_list, priority))
+
+
+def _numbers(function: Any, priority: Any) -> list[int]:
+    out = ffi.new("const unsigned int **")
+    count = function(priority, out)
+    return [int(number) for number in out[0][0:count]] if count > 0 else []
 
 
 def _listed(credentials: Credentials | Sequence[Credentials]) -> list[Credentials]:

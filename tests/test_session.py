@@ -137,10 +137,10 @@ def test_client_with_both_kinds_is_served_by_either() -> None:
 def test_priority_chooses_the_version(kind: str, version: str) -> None:
     """NORMAL with one version only; DTLS 1.0 where the library and its policy still have it."""
     kx = ":-KX-ALL:+ECDHE-PSK:+DHE-PSK:+PSK" if kind == "PSK" else ""
-    client, server = pair(kind, priority=f"NORMAL:-VERS-ALL:+VERS-{version}{kx}")
     try:
+        client, server = pair(kind, priority=f"NORMAL:-VERS-ALL:+VERS-{version}{kx}")
         shake(client, server)
-    except GnuTLSError as error:
+    except (GnuTLSError, ValueError) as error:
         if version == "DTLS1.2":
             raise
         pytest.skip(f"this libgnutls makes no DTLS 1.0: {error}")
