@@ -13,11 +13,12 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from .address import SocketAddress
 from .cookie import Prestate
-from .errors import GnuTLSError, TimedOutError
+from .errors import TimedOutError
 from .listener import Arrival
 from .session import TICK, Credentials, Session
 
@@ -30,6 +31,7 @@ __all__ = [
     "Connected",
     "Connection",
     "Event",
+    "HandshakeFailure",
     "MessageReady",
     "Server",
     "ServerCounters",
@@ -41,6 +43,9 @@ _RANDOM = slice(27, 59)
 
 
 _DEAD_TIMERS = 64  # that may lie about before they are swept out
+
+_FAILURES_LIMIT = 256  # failed handshakes that wait for failures(); the oldest give way
+_PACKAGE = __name__.partition(".")[0]
 
 _Timer = tuple[float, int]  # when it is due, and its number
 
@@ -134,6 +139,22 @@ class Closed:
 Event = Connected | MessageReady | Closed
 
 
+@dataclass(frozen=True, slots=True)
+class HandshakeFailure:
+    """A handshake of a verified client that came to nothing. No connection, and so no event.
+
+    Attributes:
+        address: the client's.
+        reason: FAILED or TIMED_OUT.
+        error: what the session or a PSK lookup raised, with the traceback of the lookup; None where
+            the client just did not answer.
+    """
+
+    address: SocketAddress
+    reason: CloseReason
+    error: Exception | None = None
+
+
 @dataclass(slots=True)
 class ServerCounters:
     """What happened so far, and (the first two) what is.
@@ -146,19 +167,21 @@ class ServerCounters:
         handshaking: connections whose handshake is under way, now.
         connected: handshakes completed.
         refused: verified clients turned away at the limit of sessions.
+        session_errors: verified clients for whom no session could be made: no memory, say.
         duplicates: repeated hellos that went to the session they had opened.
         strays: datagrams of addresses without a session.
         messages_received: messages of peers.
         messages_dropped: of these, how many a full queue did not take.
         messages_sent: messages to peers.
         closed: connections that ended, by reason.
-        last_error: what the last failed session failed with.
+        last_error: what the last failed session failed with, or could not be made for.
     """
 
     sessions: int = 0
     handshaking: int = 0
     connected: int = 0
     refused: int = 0
+    session_errors: int = 0
     duplicates: int = 0
     strays: int = 0
     messages_received: int = 0
@@ -243,6 +266,7 @@ class Server:
         self._peers: dict[SocketAddress, _Peer] = {}
         self._outgoing: list[tuple[bytes, SocketAddress]] = []
         self._events: list[Event] = []
+        self._failures: deque[HandshakeFailure] = deque(maxlen=_FAILURES_LIMIT)
         self._forgotten: set[SocketAddress] = set()
         # Whom a timer wakes stands apart: a dead timer, due in minutes, keeps no connection alive.
         self._timers: list[_Timer] = []
@@ -268,21 +292,24 @@ class Server:
     # --- in and out -------------------------------------------------------------------------------
 
     def receive(self, arrival: Arrival, now: float) -> None:
-        """Take what a listener brought: a verified client, or a datagram of an admitted peer."""
+        """Take what a listener brought: a verified client, or a datagram of an admitted peer.
+
+        Raises nothing for what a client sent or the machine lacks: a session that fails ends alone,
+        and one that cannot be made is counted. What a PSK lookup raises beyond Exception
+        (KeyboardInterrupt) comes out, and its session has ended.
+        """
         peer = self._peers.get(arrival.address)
         if arrival.prestate is not None:
             self._receive_hello(arrival, peer, now)
         elif peer is None:
             self.counters.strays += 1
         elif peer.pending is None and peer.current is not None:
-            peer.current.session.receive_datagram(arrival.datagram)
-            self._advance(peer.current, now)
+            self._advance(peer.current, now, arrival.datagram)
         else:
             # With two sessions each reads what its keys open, and libgnutls drops the rest.
             for connection in tuple(peer):
                 if connection.is_open:  # else the one before has just replaced it
-                    connection.session.receive_datagram(arrival.datagram)
-                    self._advance(connection, now)
+                    self._advance(connection, now, arrival.datagram)
 
     def datagrams_to_send(self) -> list[tuple[bytes, SocketAddress]]:
         """Take the datagrams that are to be sent, in order."""
@@ -293,6 +320,15 @@ class Server:
         """Take what happened since the last time, in order."""
         events, self._events = self._events, []
         return events
+
+    def failures(self) -> list[HandshakeFailure]:
+        """Take the handshakes that failed since the last time, in order.
+
+        At most the last 256; ServerCounters has the number of all.
+        """
+        failures = list(self._failures)
+        self._failures.clear()
+        return failures
 
     def forgotten(self) -> list[SocketAddress]:
         """Take the addresses that have no connection any more, for a listener's forget()."""
@@ -368,20 +404,23 @@ class Server:
         for connection in tuple(peer) if peer is not None else ():
             if connection._hello_random == random:
                 self.counters.duplicates += 1
-                connection.session.receive_datagram(arrival.datagram)
-                self._advance(connection, now)
+                self._advance(connection, now, arrival.datagram)
                 return
         if peer is not None and peer.pending is not None:
             self._close(peer.pending, CloseReason.REPLACED)
         if len(self) >= self.max_sessions:
             self.counters.refused += 1
             return
-        session = self._new_session(self._credentials, arrival.prestate)
+        try:
+            session = self._new_session(self._credentials, arrival.prestate)
+        except Exception as error:  # this client has no luck; all others are served
+            self.counters.session_errors += 1
+            self._note_failure(arrival.address, CloseReason.FAILED, error)
+            return
         connection = Connection(arrival.address, session, random, self._max_queue, now)
         self._peers.setdefault(arrival.address, _Peer()).pending = connection
         self.counters.handshaking += 1
-        session.receive_datagram(arrival.datagram)
-        self._advance(connection, now)
+        self._advance(connection, now, arrival.datagram)
 
     def _new_session(
         self, credentials: Credentials | Sequence[Credentials], prestate: Prestate | None = None
@@ -397,10 +436,12 @@ class Server:
             handshake_timeout=self._handshake_timeout,
         )
 
-    def _advance(self, connection: Connection, now: float) -> None:
-        """Let a session work on what it was given; a failure of it ends this connection alone."""
+    def _advance(self, connection: Connection, now: float, datagram: bytes | None = None) -> None:
+        """Let a session work on a datagram, or its timer; a failure ends this connection alone."""
         session = connection.session
         try:
+            if datagram is not None:
+                session.receive_datagram(datagram)
             if not session.established:
                 if session.handshake():
                     self._establish(connection, now)
@@ -408,14 +449,16 @@ class Server:
                     self._schedule(connection, now + max(session.timeout() or 0.0, TICK))
             if session.established:
                 self._take_messages(connection, now)
-        except TimedOutError as error:
-            self._close(connection, CloseReason.TIMED_OUT, error)
-        except Exception as error:  # of libgnutls, or of a PSK lookup
-            self._close(connection, CloseReason.FAILED, error)
-        else:
             self._collect(connection)
             if session.peer_closed:
                 self._close(connection, CloseReason.PEER)
+        except TimedOutError as error:
+            self._close(connection, CloseReason.TIMED_OUT, error)
+        except Exception as error:  # of libgnutls, of a PSK lookup, or of a machine without memory
+            self._close(connection, CloseReason.FAILED, error)
+        except BaseException:  # of a PSK lookup: for the caller, but the place is free again
+            self._close(connection, CloseReason.FAILED)
+            raise
 
     def _establish(self, connection: Connection, now: float) -> None:
         """The handshake is complete: only now a former session of this address is replaced."""
@@ -467,20 +510,35 @@ class Server:
     def _end(self, connection: Connection, reason: CloseReason, error: Exception | None) -> None:
         connection._open = False
         self._cancel_timer(connection)
-        with contextlib.suppress(GnuTLSError):
+        with contextlib.suppress(Exception):  # a goodbye that cannot be said is lost
             connection.session.close()
         if reason is not CloseReason.REPLACED:  # whoever replaces it would hear the goodbye
             self._collect(connection)
         self.counters.closed[reason] += 1
-        if isinstance(error, GnuTLSError):
-            error.__traceback__ = None  # its frames would keep the session alive as long as itself
-        if error is not None:
-            self.counters.last_error = error
         if connection.session.established:
             self.counters.sessions -= 1
             self._events.append(Closed(connection, reason, error))
+            self._note_error(error)
         else:
             self.counters.handshaking -= 1
+            if reason in (CloseReason.FAILED, CloseReason.TIMED_OUT):
+                self._note_failure(connection.address, reason, error)
+
+    def _note_failure(
+        self, address: SocketAddress, reason: CloseReason, error: Exception | None
+    ) -> None:
+        self._failures.append(HandshakeFailure(address, reason, error))
+        self._note_error(error)
+
+    def _note_error(self, error: Exception | None) -> None:
+        if error is None:
+            return
+        # Frames of ours would keep the session alive as long as the error; those of a lookup stay.
+        trace = error.__traceback__
+        while trace is not None and _is_ours(trace):
+            trace = trace.tb_next
+        error.__traceback__ = trace
+        self.counters.last_error = error
 
     def _schedule(self, connection: Connection, when: float) -> None:
         """Wake for a connection at a time; where it wakes before that, it looks again then."""
@@ -499,6 +557,10 @@ class Server:
         if connection._timer is not None:
             del self._waking[connection._timer[1]]
             connection._timer = None
+
+
+def _is_ours(trace: TracebackType) -> bool:
+    return str(trace.tb_frame.f_globals.get("__name__")).partition(".")[0] == _PACKAGE
 
 
 def _check_limit(name: str, value: object, kind: type[int] | type[float]) -> None:

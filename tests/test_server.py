@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gc
 import math
+import traceback
 import weakref
 from typing import Any
 
 import pytest
-from peers_support import CERTS, KINDS, certificate, client_of, messages, psk
-from server_support import Bench, Client, bounded, closed_by
+from peers_support import CERTS, KINDS, PSK_KEY, certificate, client_of, messages, psk
+from server_support import RETRANSMIT, Bench, Client, bounded, closed_by
 from support import seeded
 
 from gnutls_cookie import (
@@ -22,7 +23,7 @@ from gnutls_cookie import (
     Session,
 )
 from gnutls_cookie.errors import FatalAlertError, LargePacketError
-from gnutls_cookie.server import Closed, CloseReason, Connected, MessageReady
+from gnutls_cookie.server import Closed, CloseReason, Connected, HandshakeFailure, MessageReady
 
 DAY = 86_400.0
 
@@ -559,6 +560,113 @@ def test_lookup_that_raises_ends_that_handshake_alone() -> None:
     assert str(bench.server.counters.last_error) == "no database for sensor-1"
     assert len(bench.server) == 1
     assert bench.server.forgotten() == [client.address]
+    assert bench.echoes(other)
+
+
+def test_failures_tell_who_failed_and_why() -> None:
+    """Of handshakes alone, each once; what a lookup raised keeps the traceback of the lookup."""
+
+    def lookup(identity: str) -> bytes:
+        raise LookupError(f"no database for {identity}")
+
+    bench = Bench([certificate(), PSKCredentials(lookup=lookup)], handshake_timeout=5.0)
+    silent, unlucky = bench.client("X.509"), bench.client("PSK")
+    bench.at_server_hello(silent)
+    with pytest.raises(FatalAlertError):
+        bench.talk(unlucky)
+    bench.connected("X.509").session.close()
+    bench.pass_time(6.0)
+    first, second = bench.server.failures()
+    assert (first.address, first.reason) == (unlucky.address, CloseReason.FAILED)
+    assert isinstance(first.error, LookupError)
+    assert [one.name for one in traceback.extract_tb(first.error.__traceback__)] == ["lookup"]
+    assert second == HandshakeFailure(silent.address, CloseReason.TIMED_OUT)
+    assert bench.server.failures() == []
+
+
+def test_failures_that_nobody_takes_are_bounded() -> None:
+    """The last ones stay."""
+    bench = Bench(handshake_timeout=5.0)
+    clients = [bench.client() for _ in range(300)]
+    for client in clients:
+        bench.at_server_hello(client)
+        bench.lose()
+    bench.pass_time(6.0)
+    failures = bench.server.failures()
+    assert [one.address for one in failures] == [client.address for client in clients[-256:]]
+    assert closed_by(bench.server) == {CloseReason.TIMED_OUT: 300}
+
+
+@pytest.mark.parametrize("what", [KeyboardInterrupt, SystemExit])
+def test_lookup_that_raises_an_exit_loses_no_place(what: type[BaseException]) -> None:
+    """It comes out, and the server goes on with nothing of that client left."""
+    raising = [what]
+
+    def lookup(identity: str) -> bytes:
+        for one in raising:
+            raise one
+        return PSK_KEY
+
+    bench = Bench(PSKCredentials(lookup=lookup), max_sessions=1)
+    client = bench.client()
+    with pytest.raises(what):
+        bench.talk(client)
+    assert (len(bench.server), bench.server.timeout(bench.now())) == (0, None)
+    assert client.address not in bench.server
+    raising.clear()
+    bench.lose()
+    assert bench.echoes(bench.connected())
+
+
+@pytest.mark.parametrize("error", [GnuTLSError(-25), MemoryError(), ValueError("too long")])
+def test_session_that_cannot_be_made_costs_that_client_alone(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted and noted; the same client is served when it tries again."""
+    bench = Bench()
+    other, client = bench.connected(), bench.client(retransmit_timeout=RETRANSMIT)
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gnutls_cookie.server.Session", fail)
+        bench.at_server_hello(client)
+    assert bench.server.counters.session_errors == 1
+    assert bench.server.counters.last_error is error
+    assert bench.server.failures() == [HandshakeFailure(client.address, CloseReason.FAILED, error)]
+    assert (len(bench.server), client.address in bench.server) == (1, False)
+    assert bench.echoes(other)
+    bench.talk(client)
+    assert bench.echoes(client)
+
+
+@pytest.mark.parametrize("state", ["handshake", "established"])
+def test_machine_without_memory_ends_one_connection_alone(
+    state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a call of a session finds no memory, that session ends, and nothing comes out."""
+    bench = Bench()
+    other = bench.connected()
+    client = bench.connected() if state == "established" else bench.client()
+    if state == "established":
+        client.session.send(b"hello")
+    else:
+        bench.send(client)
+        bench.deliver(client)
+        client.session.handshake()
+    datagrams = client.session.datagrams_to_send()
+
+    def fail() -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gnutls_cookie.session._take_seat", fail)
+        for datagram in datagrams:
+            bench.arrive(datagram, client.address)
+    assert closed_by(bench.server) == {CloseReason.FAILED: 1}
+    assert isinstance(bench.server.counters.last_error, MemoryError)
+    assert (len(bench.server), client.address in bench.server) == (1, False)
     assert bench.echoes(other)
 
 
