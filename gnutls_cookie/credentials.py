@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._convert import c_string, to_bytes, view
 from ._ffi import ffi, lib
-from .errors import check
+from .errors import GnuTLSError, check, error_from_code
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["CertificateCredentials", "PSKCredentials"]
+__all__ = ["CertificateCredentials", "PSKCredentials", "certificate_validity"]
 
 PSKLookup = Callable[[str], "bytes | None"]
 StrPath = str | os.PathLike[str]
 
 
 class CertificateCredentials:
-    """An X.509 certificate with its key, and the authorities that peers' certificates must have.
+    """X.509 certificates with their keys, and the authorities that peers' certificates must have.
 
     A server needs certificate and key. A client needs `trust` or `system_trust`, unless its session
     is told not to verify, and certificate and key where the server asks for them.
@@ -29,13 +30,19 @@ class CertificateCredentials:
     Args:
         certificate: the certificate chain, its own first; PEM or DER.
         key: the private key; PEM or DER, the same as the certificate.
-        password: of an encrypted key.
+        more_pairs: further certificates with their keys, each pair as (certificate, key). For each
+            client libgnutls chooses the first pair that the client's signature algorithms, key
+            exchanges and server name allow: one RSA and one ECDSA certificate serve both kinds of
+            clients.
+        password: of encrypted keys.
         trust: certificates of trusted authorities; PEM or DER.
         system_trust: whether the authorities that this machine trusts are trusted as well.
 
     Raises:
-        GnuTLSError: libgnutls could not read one of them, or the key is not the certificate's.
-        ValueError: certificate without key or key without certificate.
+        GnuTLSError: libgnutls could not read one of them, or the key is not the certificate's;
+            `detail` says which one.
+        ValueError: certificate without key or key without certificate, more pairs without a first
+            one, or trust without any certificate in it.
         TypeError: an argument is of another type.
 
     Stands on gnutls_certificate_set_x509_key_mem2, gnutls_certificate_set_x509_trust_mem and
@@ -47,31 +54,33 @@ class CertificateCredentials:
         certificate: Buffer | None = None,
         key: Buffer | None = None,
         *,
+        more_pairs: Sequence[tuple[Buffer, Buffer]] = (),
         password: str | None = None,
         trust: Buffer | None = None,
         system_trust: bool = False,
     ) -> None:
         if (certificate is None) != (key is None):
             raise ValueError("certificate and key go together")
+        pairs = _pairs(more_pairs)
+        if certificate is not None and key is not None:
+            pairs.insert(0, (certificate, key))
+        elif pairs:
+            raise ValueError("more_pairs needs certificate and key")
         out = ffi.new("gnutls_certificate_credentials_t *")
         check(lib.gnutls_certificate_allocate_credentials(out))
         self._pointer = ffi.gc(out[0], lib.gnutls_certificate_free_credentials)
-        self.has_certificate = certificate is not None
-        if certificate is not None and key is not None:
-            secret = ffi.NULL if password is None else c_string("password", password, least=0)
-            with _datum("certificate", certificate) as chain, _datum("key", key) as private:
-                form = _form(chain)
-                code = lib.gnutls_certificate_set_x509_key_mem2(
-                    self._pointer, chain.pointer, private.pointer, form, secret, 0
-                )
-            check(code, "certificate and key")
+        self.has_certificate = bool(pairs)
+        secret = ffi.NULL if password is None else c_string("password", password, least=0)
+        for number, pair in enumerate(pairs, 1):
+            self._add(*pair, secret, "" if number == 1 else f" {number}")
         if trust is not None:
+            name = _called("trust", trust)
             with _datum("trust", trust) as authorities:
                 code = lib.gnutls_certificate_set_x509_trust_mem(
                     self._pointer, authorities.pointer, _form(authorities)
                 )
-            if check(code, "trust") == 0:
-                raise ValueError("trust holds no certificate")
+            if check(code, name) == 0:
+                raise ValueError(f"{name} holds no certificate")
         if system_trust:
             check(lib.gnutls_certificate_set_x509_system_trust(self._pointer), "system_trust")
 
@@ -81,26 +90,38 @@ class CertificateCredentials:
         certificate: StrPath | None = None,
         key: StrPath | None = None,
         *,
+        more_pairs: Sequence[tuple[StrPath, StrPath]] = (),
         password: str | None = None,
         trust: StrPath | None = None,
         system_trust: bool = False,
     ) -> CertificateCredentials:
-        """The same, from files.
+        """The same, from files. Errors name the file.
 
         Raises:
             OSError: a file could not be read.
         """
 
         def content(path: StrPath | None) -> bytes | None:
-            return None if path is None else Path(path).read_bytes()
+            return None if path is None else FileContent.read(path)
 
         return cls(
             content(certificate),
             content(key),
+            more_pairs=[(FileContent.read(one), FileContent.read(two)) for one, two in more_pairs],
             password=password,
             trust=content(trust),
             system_trust=system_trust,
         )
+
+    def _add(self, certificate: Buffer, key: Buffer, password: Any, number: str) -> None:
+        names = _called(f"certificate{number}", certificate), _called(f"key{number}", key)
+        with _datum(names[0], certificate) as chain, _datum(names[1], key) as private:
+            form = _form(chain)
+            code = lib.gnutls_certificate_set_x509_key_mem2(
+                self._pointer, chain.pointer, private.pointer, form, password, 0
+            )
+            if code < 0:
+                raise _pair_error(code, chain, private, form, password, names)
 
     def __repr__(self) -> str:
         return f"<CertificateCredentials certificate={self.has_certificate}>"
@@ -200,6 +221,97 @@ class _datum:
 
     def __exit__(self, *_: object) -> None:
         ffi.release(self.view)
+
+
+class FileContent(bytes):
+    """What a file holds; errors name the file."""
+
+    path: str
+
+    @classmethod
+    def read(cls, path: StrPath) -> FileContent:
+        """Read a file."""
+        content = cls(Path(path).read_bytes())
+        content.path = str(path)
+        return content
+
+
+def _called(name: str, value: object) -> str:
+    """What an error calls an argument: its file, where it is from one."""
+    return value.path if isinstance(value, FileContent) else name
+
+
+def _pairs(value: object) -> list[tuple[Buffer, Buffer]]:
+    if not isinstance(value, Sequence) or isinstance(value, (str, bytes, bytearray)):
+        raise TypeError(f"more_pairs must be a sequence of pairs, not {type(value).__name__}")
+    pairs: list[tuple[Buffer, Buffer]] = []
+    for pair in value:
+        if not isinstance(pair, Sequence) or isinstance(pair, (str, bytes)) or len(pair) != 2:
+            raise TypeError("more_pairs must hold pairs (certificate, key)")
+        pairs.append((pair[0], pair[1]))
+    return pairs
+
+
+def _pair_error(
+    code: int, chain: _datum, private: _datum, form: int, password: Any, names: tuple[str, str]
+) -> GnuTLSError:
+    """Which of certificate and key it was that libgnutls did not take."""
+    both = " and ".join(names)
+    kind = "PEM" if form == lib.GNUTLS_X509_FMT_PEM else "DER"
+    try:
+        with _certificates(chain, form):
+            pass
+    except GnuTLSError as error:
+        return error_from_code(error.code, f"{both}: {names[0]} is not a certificate in {kind}")
+    out = ffi.new("gnutls_x509_privkey_t *")
+    check(lib.gnutls_x509_privkey_init(out))
+    try:
+        result = lib.gnutls_x509_privkey_import2(out[0], private.pointer, form, password, 0)
+    finally:
+        lib.gnutls_x509_privkey_deinit(out[0])
+    if result == lib.GNUTLS_E_DECRYPTION_FAILED:
+        what = "is encrypted" if password == ffi.NULL else "has another password"
+        return error_from_code(result, f"{both}: {names[1]} {what}")
+    if result < 0:
+        return error_from_code(result, f"{both}: {names[1]} is not a private key in {kind}")
+    return error_from_code(code, both)
+
+
+@contextmanager
+def _certificates(chain: _datum, form: int) -> Iterator[list[Any]]:
+    """The certificates (gnutls_x509_crt_t) of a chain, for a with block."""
+    certificates = ffi.new("gnutls_x509_crt_t **")
+    size = ffi.new("unsigned int *")
+    check(lib.gnutls_x509_crt_list_import2(certificates, size, chain.pointer, form, 0))
+    listed = [certificates[0][index] for index in range(size[0])]
+    try:
+        yield listed
+    finally:
+        for one in listed:
+            lib.gnutls_x509_crt_deinit(one)
+        lib.gc_free(certificates[0])
+
+
+def certificate_validity(certificate: Buffer) -> tuple[int, int]:
+    """When the first certificate of a chain begins and ceases to be valid.
+
+    Args:
+        certificate: the chain; PEM or DER.
+
+    Returns:
+        Two times in seconds since the epoch.
+
+    Raises:
+        GnuTLSError: libgnutls could not read it.
+    """
+    with (
+        _datum("certificate", certificate) as chain,
+        _certificates(chain, _form(chain)) as (own, *_),
+    ):
+        return (
+            int(lib.gnutls_x509_crt_get_activation_time(own)),
+            int(lib.gnutls_x509_crt_get_expiration_time(own)),
+        )
 
 
 def _form(datum: _datum) -> int:
