@@ -12,7 +12,7 @@ try:
 except ImportError as error:
     raise ImportError(
         f"gnutls_cookie: the compiled module could not be loaded ({error}). It needs libgnutls.so "
-        "3.6.12 or later (apt: libgnutls30, dnf: gnutls, apk: gnutls, brew: gnutls) and, from a "
+        "3.6.13 or later (apt: libgnutls30, dnf: gnutls, apk: gnutls, brew: gnutls) and, from a "
         "source tree, a build: pip install ."
     ) from error
 

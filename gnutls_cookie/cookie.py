@@ -44,6 +44,7 @@ T = TypeVar("T")
 
 _C_VERIFY = lib.gc_cookie_verify
 _UINT_MAX = 0xFFFFFFFF
+_INT_MAX = 0x7FFFFFFF  # bytes of a key: lib/dtls.c passes its size on as an int
 _UINTPTR_MAX = 2 ** (8 * ffi.sizeof("uintptr_t")) - 1
 _SSIZE_MAX = sys.maxsize
 _PRESTATE = ffi.typeof("gnutls_dtls_prestate_st *")
@@ -159,7 +160,7 @@ def cookie_send(
     """Make a HelloVerifyRequest for a client and hand its 44 bytes to `push`.
 
     Args:
-        key: the cookie key, 1..2**32-1 bytes; COOKIE_KEY_SIZE (16) random ones are usual.
+        key: the cookie key, 1..2**31-1 bytes; COOKIE_KEY_SIZE (16) random ones are usual.
         client_data: what identifies the client, usually its address as C servers write it (see
             `gnutls_cookie.client_data`); may be empty or None (NULL, 0).
         prestate: its record_seq and hsk_write_seq, low bytes only, are the sequence number and
@@ -169,15 +170,16 @@ def cookie_send(
             the number of bytes sent, or None for all of them.
 
     Returns:
-        What `push` returned, as C hands it on (an int of 32 bits).
+        What `push` returned, narrowed to C's int: the low 32 bits of it, so that 2**32 + 44 is 44
+        and -2**31 - 1 is 2147483647. None gives 44.
 
     Raises:
         InvalidRequestError: the key is empty.
-        PushError: `push` gave a negative number, one that C's int makes negative or that C cannot
-            hold, or no int at all.
+        PushError: what `push` gave is negative once it is narrowed; or it does not fit into C's
+            ssize_t (64 bits), or is not an int: then `detail` says so.
         TypeError: an argument is of another type.
         ValueError: key or client_data is not contiguous.
-        OverflowError: the key is longer than 2**32-1 bytes.
+        OverflowError: the key is longer than 2**31-1 bytes.
 
     Whatever `push` raises comes out as itself. Stands on gnutls_dtls_cookie_send; RFC 6347 4.2.1.
 
@@ -193,7 +195,7 @@ def cookie_send(
     if not callable(push):
         raise TypeError(f"push must be callable, not {type(push).__name__}")
     call = _Send(transport, push)
-    if type(key) is bytes and type(client_data) is bytes and len(key) <= _UINT_MAX:
+    if type(key) is bytes and type(client_data) is bytes and len(key) <= _INT_MAX:
         result = _send(key, client_data, struct, call)
     else:
         with view("key", key) as k, view("client_data", _or_empty(client_data)) as c:
@@ -238,7 +240,7 @@ def cookie_verify(
     byte after it. It looks neither at content type nor versions, epoch, lengths or fragments.
 
     Args:
-        key: the key that the cookie was made with, 1..2**32-1 bytes.
+        key: the key that the cookie was made with, 1..2**31-1 bytes.
         client_data: the bytes that the cookie was made for; may be empty or None (NULL, 0).
         message: the whole datagram, record header included; any size.
         prestate: filled on success; left untouched on failure. None makes a new one.
@@ -254,7 +256,7 @@ def cookie_verify(
         InvalidRequestError: the key is empty.
         TypeError: an argument is of another type.
         ValueError: key, client_data or message is not contiguous.
-        OverflowError: the key is longer than 2**32-1 bytes.
+        OverflowError: the key is longer than 2**31-1 bytes.
 
     Stands on gnutls_dtls_cookie_verify; RFC 6347 4.2.1.
     """
@@ -266,7 +268,7 @@ def cookie_verify(
         type(key) is bytes
         and type(client_data) is bytes
         and type(message) is bytes
-        and (key_size := len(key)) <= _UINT_MAX
+        and (key_size := len(key)) <= _INT_MAX
     ):
         result = _C_VERIFY(
             key, key_size, client_data, len(client_data), message, len(message), struct
@@ -287,7 +289,8 @@ def prestate_set(session: object, prestate: Prestate) -> None:
     """Hand the outcome of the cookie exchange over to a session, before its handshake.
 
     The session then reads hsk_read_seq first, and goes on writing with hsk_write_seq + 1 and
-    record_seq.
+    record_seq. libgnutls keeps hsk_write_seq + 1 in 16 bits, as message_seq has them on the wire
+    (RFC 6347 4.2.2): 65535 goes on with 0, 65540 with 5. The other two are kept whole.
 
     Args:
         session: a `Session`, or a gnutls_session_t of the same libgnutls made elsewhere: a cffi
@@ -296,13 +299,29 @@ def prestate_set(session: object, prestate: Prestate) -> None:
 
     Raises:
         TypeError: the session is none of these, or None.
-        ValueError: the session is a NULL pointer, or closed.
+        ValueError: the session is a NULL pointer; or a `Session` that is closed, or has sent
+            something already (of other sessions the caller must know it): libgnutls would use
+            sequence numbers, and with them nonces, again.
         OverflowError: the address is no pointer's.
 
     Stands on gnutls_dtls_prestate_set.
     """
     struct = _prestate(prestate)
-    lib.gnutls_dtls_prestate_set(ffi.cast("gnutls_session_t", _session_address(session)), struct)
+    address = _session_address(session)
+    check_prestate = getattr(type(session), "_check_prestate", None)
+    if check_prestate is not None:
+        check_prestate(session)
+    lib.gnutls_dtls_prestate_set(ffi.cast("gnutls_session_t", address), struct)
+
+
+def check_key_size(name: str, size: int) -> None:
+    """Whether libgnutls' cookie functions take a key of that many bytes; longer ones crash them.
+
+    Raises:
+        OverflowError: the argument `name` is longer than 2**31-1 bytes.
+    """
+    if size > _INT_MAX:
+        raise OverflowError(f"{name} must be of at most 2**31-1 bytes, not {size}")
 
 
 class _Send(Transport):
@@ -323,10 +342,9 @@ class _Send(Transport):
             kind = type(sent).__name__
             raise PushError(lib.GNUTLS_E_PUSH_ERROR, f"push must give an int or None, not {kind}")
         sent = int.__index__(sent)  # the number itself, whatever a subclass says of it
-        if sent > _SSIZE_MAX:
+        if not -_SSIZE_MAX - 1 <= sent <= _SSIZE_MAX:
             raise PushError(lib.GNUTLS_E_PUSH_ERROR, "push gave a number that C cannot hold")
-        # Any negative number is a failure here. C's int would make 2147483647 of -2**31 - 1.
-        return max(sent, -1)
+        return sent
 
 
 def _send(key: Any, client_data: Any, struct: Any, call: _Send) -> int:
@@ -368,8 +386,7 @@ def _or_empty(client_data: Buffer | None) -> Buffer:
 
 def _key_size(key: Any) -> int:
     size = len(key)
-    if size > _UINT_MAX:
-        raise OverflowError(f"key must be of at most 2**32-1 bytes, not {size}")
+    check_key_size("key", size)
     return size
 
 

@@ -137,47 +137,56 @@ class PSKCredentials:
     """A pre-shared key, or for a server many of them.
 
     Args:
-        identity: the identity of the client, 1..65535 bytes of UTF-8 without NUL.
+        identity: the identity of the client, 1..65535 bytes (128 before libgnutls 3.7.7), zero
+            bytes and all: bytes as they are, or a str, which goes as UTF-8 with surrogateescape.
+            libgnutls sends a flight of more than 32 datagrams not: a long one needs a large `mtu`.
         key: its key, 1..65535 bytes.
-        lookup: for a server in place of identity and key: a mapping or a callable from identity
-            (str; what is no UTF-8 as surrogates) to key, None for a stranger. libgnutls goes on
-            with a random key then, so that nobody can ask which identities there are.
-        hint: for a server: the identity hint to send; none by default (some clients of others fail
-            on it).
+        lookup: for a server in place of identity and key: a callable or a mapping from identity to
+            key, None for a stranger. libgnutls goes on with a random key then, so that nobody can
+            ask which identities there are. A callable gets a str (UTF-8; bytes that are not UTF-8
+            as lone surrogates: `identity.encode("utf-8", "surrogateescape")` gives the bytes). A
+            mapping is asked for that str, and if it has none for the bytes. Clients of others may
+            name an identity of no bytes: "".
+        hint: for a server: the identity hint to send, at most 65535 bytes of UTF-8 without NUL;
+            none by default (some third-party clients fail on it).
+
+    Attributes:
+        identity: the identity as a str, or None.
 
     Raises:
-        ValueError: identity without key, key without identity, or neither these nor lookup.
+        ValueError: identity without key, key without identity, or neither these nor lookup; or one
+            of them is too short or too long.
         TypeError: an argument is of another type.
 
-    Stands on gnutls_psk_set_client_credentials and gnutls_psk_set_server_credentials_function.
+    Stands on gnutls_psk_set_client_credentials2 and gnutls_psk_set_server_credentials_function2.
     """
 
     def __init__(
         self,
-        identity: str | None = None,
+        identity: str | Buffer | None = None,
         key: Buffer | None = None,
         *,
-        lookup: PSKLookup | Mapping[str, bytes] | None = None,
+        lookup: PSKLookup | Mapping[str, bytes] | Mapping[bytes, bytes] | None = None,
         hint: str | None = None,
     ) -> None:
         if (identity is None) != (key is None):
             raise ValueError("identity and key go together")
         if identity is None and lookup is None:
             raise ValueError("either identity and key or lookup is needed")
+        self.identity: str | None = None
+        self._client: tuple[bytes, bytes] | None = None
         if identity is not None and key is not None:
-            c_string("identity", identity)
-            self._client: tuple[str, bytes] | None = (identity, psk_key("key", key))
-        else:
-            self._client = None
-        if lookup is None and self._client is not None:
-            lookup = dict([self._client])
+            raw = _identity(identity)
+            self.identity = identity_text(raw)
+            self._client = (raw, psk_key("key", key))
+            if lookup is None:
+                lookup = dict([self._client])
         if isinstance(lookup, Mapping):
-            self.lookup: PSKLookup = lookup.get
+            self.lookup: PSKLookup = _asking(lookup)
         elif callable(lookup):
             self.lookup = lookup
         else:
             raise TypeError(f"lookup must be a mapping or callable, not {type(lookup).__name__}")
-        self.identity = identity
         self._hint = None if hint is None else c_string("hint", hint, least=0)
 
     def __repr__(self) -> str:
@@ -198,10 +207,9 @@ class PSKCredentials:
         out = ffi.new("gnutls_psk_client_credentials_t *")
         check(lib.gnutls_psk_allocate_client_credentials(out))
         pointer = ffi.gc(out[0], lib.gnutls_psk_free_client_credentials)
-        identity, key = self._client
-        with _datum("key", key) as secret:
-            code = lib.gnutls_psk_set_client_credentials(
-                pointer, c_string("identity", identity), secret.pointer, lib.GNUTLS_PSK_KEY_RAW
+        with _datum("identity", self._client[0]) as name, _datum("key", self._client[1]) as secret:
+            code = lib.gnutls_psk_set_client_credentials2(
+                pointer, name.pointer, secret.pointer, lib.GNUTLS_PSK_KEY_RAW
             )
         check(code, "identity and key")
         return lib.GNUTLS_CRD_PSK, pointer
@@ -318,6 +326,43 @@ def _form(datum: _datum) -> int:
     """PEM where an encapsulation boundary is found (RFC 7468), else DER."""
     is_pem = b"-----BEGIN " in bytes(datum.view)
     return int(lib.GNUTLS_X509_FMT_PEM if is_pem else lib.GNUTLS_X509_FMT_DER)
+
+
+def identity_text(raw: bytes) -> str:
+    """A PSK identity as a str, from which `encode("utf-8", "surrogateescape")` makes it again."""
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def _identity(value: str | Buffer) -> bytes:
+    if isinstance(value, str):
+        try:
+            raw = value.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:
+            raise ValueError("identity must be text that UTF-8 can write") from None
+    else:
+        try:
+            raw = to_bytes("identity", value)
+        except TypeError:
+            kind = type(value).__name__
+            raise TypeError(f"identity must be a str or bytes-like, not {kind}") from None
+    most = _identity_most()
+    if not 1 <= len(raw) <= most:
+        old = "" if most == 0xFFFF else " before libgnutls 3.7.7"
+        raise ValueError(f"identity must be of 1..{most} bytes{old}, not {len(raw)}")
+    return raw
+
+
+def _identity_most() -> int:
+    """Bytes of the longest identity: MAX_USERNAME_SIZE of lib/gnutls_int.h, 128 before 3.7.7."""
+    return 128 if lib.gnutls_check_version(b"3.7.7") == ffi.NULL else 0xFFFF
+
+
+def _asking(mapping: Mapping[Any, bytes]) -> PSKLookup:
+    def lookup(identity: str) -> bytes | None:
+        key = mapping.get(identity)
+        return mapping.get(identity.encode("utf-8", "surrogateescape")) if key is None else key
+
+    return lookup
 
 
 def psk_key(name: str, value: Buffer) -> bytes:

@@ -127,10 +127,11 @@ class CookieGate:
     may be used by many threads at once.
 
     Args:
-        keys: the cookie key (1..2**32-1 bytes), or a KeyRing.
+        keys: the cookie key (1..2**31-1 bytes), or a KeyRing.
 
     Raises:
         ValueError: the key is empty.
+        OverflowError: the key is longer than 2**31-1 bytes.
         TypeError: keys is of another type.
 
     Example:
@@ -269,6 +270,8 @@ def _ring(key: Buffer) -> KeyRing:
         raise TypeError(f"keys must be a bytes-like object or a KeyRing, not {kind}") from None
     except ValueError:
         raise ValueError("keys must not be empty") from None
+    except OverflowError as error:
+        raise OverflowError(str(error).replace("current", "keys", 1)) from None
 
 
 def _native(keys: Keys) -> Any:

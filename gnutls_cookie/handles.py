@@ -6,9 +6,7 @@ not lent (any more) is simply not found, where a stale pointer would crash or na
 
 from __future__ import annotations
 
-import itertools
-import os
-import threading
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -18,7 +16,7 @@ from ._ffi import ffi, lib
 
 __all__ = ["LENT", "TABLE", "HandleTable", "Transport", "new_handle"]
 
-_UINTPTR_MAX = 2 ** (8 * ffi.sizeof("uintptr_t")) - 1
+_NEXT_HANDLE = lib.gc_next_handle
 _PSK_NO_SUCH_USER = 1  # lib/auth/psk_passwd.c: libgnutls then goes on with a random key
 
 
@@ -46,8 +44,9 @@ class Transport:
 class HandleTable:
     """Never-reused integers for Python objects lent to C.
 
-    A number is given once in the life of a process, over all tables, so that a stale one can name
-    no other object. Safe with threads, with and without the GIL, and over fork.
+    A number is given once in the life of a process, over all tables and all of its interpreters, so
+    that a stale one can name no other object: C counts them, by one atomic instruction. Safe with
+    threads, with and without the GIL, with signal handlers that raise, and over fork.
 
     Example:
         >>> table = HandleTable()
@@ -92,11 +91,12 @@ class HandleTable:
     @contextmanager
     def lent(self, value: object) -> Iterator[int]:
         """Lend `value` for the length of a with block."""
-        handle = self.lend(value)
+        handle = new_handle()
         try:
+            self._objects[handle] = value
             yield handle
         finally:
-            self.reclaim(handle)
+            self._objects.pop(handle, None)
 
 
 def new_handle() -> int:
@@ -105,31 +105,22 @@ def new_handle() -> int:
     Raises:
         OverflowError: none is left.
     """
-    with _lock:
-        handle = next(_numbers)
-    if handle > _UINTPTR_MAX:
+    handle = _counted()
+    if handle == 0:
         raise OverflowError("all handles were given")
     return handle
 
 
-_numbers = itertools.count(1)
-# Reentrant: a signal handler or a finalizer may lend while its own thread is lending.
-_lock = threading.RLock()
+def _counted() -> int:
+    # A function of its own for its depth: see LENT.
+    handle: int = _NEXT_HANDLE()
+    return handle
 
 
-def _fork_in_child() -> None:
-    # A thread that is not in the child may have held the lock at the fork.
-    global _lock
-    _lock = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_fork_in_child)
-
-TABLE = HandleTable()
-"""What this package lends; empty whenever no call into libgnutls is under way."""
-
-LENT: dict[int, Any] = TABLE._objects
+# One for each interpreter, and where no import can lose it: C calls the functions below that were
+# defined last, which find what an earlier import of the package has lent, if its modules were
+# removed from sys.modules since.
+LENT: dict[int, Any] = vars(sys).setdefault("_gnutls_cookie_lent", {})
 """The dict of TABLE, for calls that a raising signal handler must not leave with a loan open.
 
 CPython runs signal handlers as a function is entered and after a call. So the store stands inside
@@ -141,32 +132,37 @@ the try block, and the finally block is one call into C, which ends before a han
         ...
     finally:
         LENT.pop(handle, None)
+
+new_handle() is three calls deep. Where there is room on the stack for it there is for C's call and
+the callback (which CPython 3.11 counts twice), so that a RecursionError comes out here, and not
+where nobody sees it.
 """
+
+TABLE = HandleTable()
+"""What this package lends; empty whenever no call into libgnutls is under way."""
+
+TABLE._objects = LENT
 
 
 # --- the callbacks --------------------------------------------------------------------------------
 # Each body is a try block that stores whatever was raised (KeyboardInterrupt too) with the lent
 # object and gives C its error. What strikes outside of that block (a signal handler that raises as
-# the function is entered or left) reaches _outside, and is stored just the same.
+# the function is entered or left) reaches _outside, and is stored just the same. Outside of the try
+# blocks nothing is called: at the end of the stack that would fail.
 
 
 def _outside(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    handle = trace.tb_frame.f_locals.get("handle") if trace is not None else None
-    lent = _find(handle) if isinstance(handle, int) else None
-    if lent is None:
-        raise error  # nobody to give it to: cffi reports it
-    lent.raised = error
-
-
-def _find(handle: int) -> Transport | None:
-    found: Transport | None = TABLE.get(handle)
-    return found
+    try:
+        LENT[trace.tb_frame.f_locals["handle"]].raised = error  # type: ignore[union-attr]
+    except (AttributeError, KeyError):
+        raise error from None  # nobody to give it to: cffi reports it
 
 
 @ffi.def_extern(error=-1, onerror=_outside)
 def gc_py_push(handle: int, data: Any, size: int) -> int:
-    lent = _find(handle)
-    if lent is None:
+    try:
+        lent: Transport = LENT[handle]
+    except KeyError:
         return -1
     try:
         return lent.push(ffi.buffer(data, size)[:])
@@ -176,12 +172,13 @@ def gc_py_push(handle: int, data: Any, size: int) -> int:
 
 
 @ffi.def_extern(error=-1, onerror=_outside)
-def gc_py_psk(handle: int, username: Any, key: Any) -> int:
-    lent = _find(handle)
-    if lent is None:
+def gc_py_psk(handle: int, username: Any, size: int, key: Any) -> int:
+    try:
+        lent: Transport = LENT[handle]
+    except KeyError:
         return -1
     try:
-        secret = lent.psk(ffi.string(username))
+        secret = lent.psk(ffi.buffer(username, size)[:] if size else b"")
         if secret is None:
             return _PSK_NO_SUCH_USER
         return int(lib.gc_datum_copy(key, secret, len(secret)))

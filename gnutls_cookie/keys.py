@@ -6,13 +6,14 @@ mid-exchange when the key changes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import math
 from typing import TYPE_CHECKING
 
 from ._convert import to_bytes
-from .cookie import COOKIE_KEY_SIZE, generate_key
+from .cookie import COOKIE_KEY_SIZE, check_key_size, generate_key
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -29,11 +30,12 @@ class KeyRing:
     """The current cookie key and the previous one. Both verify, the current one signs.
 
     Args:
-        current: the key that signs, 1..2**32-1 bytes; 16 random ones are usual.
+        current: the key that signs, 1..2**31-1 bytes; 16 random ones are usual.
         previous: the key that verifies as well; None for no other.
 
     Raises:
         ValueError: a key is empty.
+        OverflowError: a key is longer than 2**31-1 bytes.
         TypeError: a key is not bytes-like.
 
     Example:
@@ -101,6 +103,7 @@ class KeyRing:
 
         Raises:
             RuntimeError: the ring was made by from_secret(), and rotates with time alone.
+            ValueError, OverflowError, TypeError: as for a new ring.
         """
         fixed = self.fixed_keys
         if fixed is None:
@@ -149,6 +152,8 @@ def _hkdf(secret: bytes, info: bytes, length: int) -> bytes:
 
 
 def _key(name: str, value: Buffer) -> bytes:
+    with contextlib.suppress(TypeError):  # below
+        check_key_size(name, memoryview(value).nbytes)  # before it is copied
     key = to_bytes(name, value)
     if not key:
         raise ValueError(f"{name} must not be empty")

@@ -113,8 +113,7 @@ def find_preload() -> Path:
     Raises:
         FileNotFoundError: it was not built: the system has no LD_PRELOAD.
     """
-    path = Path(__file__).resolve().parent / "_preload.so"
-    if path.exists():
+    for path in sorted(Path(__file__).resolve().parent.glob("_preload*.so")):
         return path
     raise FileNotFoundError("the library to preload is not there: it is built on Linux only")
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ._convert import c_string, c_text, to_bytes
 from ._ffi import ffi, lib
 from .cookie import Prestate, prestate_set
-from .credentials import CertificateCredentials, PSKCredentials, psk_key
+from .credentials import CertificateCredentials, PSKCredentials, identity_text, psk_key
 from .errors import check, error_from_code
 from .handles import LENT, Transport, new_handle
 
@@ -417,11 +417,24 @@ class Session:
 
     @property
     def psk_identity(self) -> str | None:
-        """For a server: the identity that the client named; None without PSK."""
+        """For a server: the identity that the client named; None without PSK.
+
+        Bytes that are not UTF-8 are lone surrogates in it (surrogateescape), as in a lookup.
+        """
+        raw = self.psk_identity_bytes
+        return None if raw is None else identity_text(raw)
+
+    @property
+    def psk_identity_bytes(self) -> bytes | None:
+        """For a server: the identity that the client named, as it came; None without PSK."""
         if self.role == "client" or not self._established:
             return None  # libgnutls 3.7.9 crashes where a client asks
-        name = lib.gnutls_psk_server_get_username(self._pointer)
-        return None if name == ffi.NULL else _identity(ffi.string(name))
+        if lib.gnutls_auth_get_type(self._pointer) != lib.GNUTLS_CRD_PSK:
+            return None
+        name = ffi.new("gnutls_datum_t *")
+        if lib.gnutls_psk_server_get_username2(self._pointer, name) < 0:
+            return b""  # it has no other answer to an identity of no bytes
+        return bytes(ffi.buffer(name.data, name.size))
 
     @property
     def mtu(self) -> int:
@@ -466,6 +479,14 @@ class Session:
         if self.closed:
             raise ValueError("session is closed")
         return int(ffi.cast("uintptr_t", self._pointer))
+
+    def _check_prestate(self) -> None:
+        """Whether prestate_set() may be called: it sets sequence numbers back.
+
+        Those of encrypted records too: the peer drops them as replays, and a nonce is used twice.
+        """
+        if self._established or self._wire.ever_sent:
+            raise ValueError("session has sent something: its prestate can be set only before")
 
     def _set_priority(self, text: str, kinds: tuple[int, ...], alive: list[Any]) -> None:
         priority, exchanges = _priority(c_string("priority", text))
@@ -543,7 +564,7 @@ class Session:
         lookup = self._lookup
         if lookup is None:
             return self._call(seat, _HANDSHAKE, 0, datagram, len(datagram))
-        handle = new_handle()
+        handle = _deep_handle()
         try:
             LENT[handle] = lookup
             code = self._call(seat, _HANDSHAKE, handle, datagram, len(datagram))
@@ -593,6 +614,11 @@ class Session:
             lib.gc_free(out.data)
 
 
+def _deep_handle() -> int:
+    """new_handle(), as deep on the stack as _call() calls C: see LENT."""
+    return new_handle()
+
+
 class _Deinit:
     """gnutls_deinit that keeps alive what the session looks at until it has run."""
 
@@ -614,7 +640,7 @@ class _Lookup(Transport):
         self.lookup = lookup
 
     def psk(self, identity: bytes) -> bytes | None:
-        key = self.lookup(_identity(identity))
+        key = self.lookup(identity_text(identity))
         return None if key is None else psk_key("the key that lookup gave", key)
 
 
@@ -644,10 +670,14 @@ def _priority(text: bytes) -> tuple[Any, frozenset[int]]:
     position = ffi.new("char **")
     if lib.gnutls_priority_init(out, raw, position) < 0:
         rest = "" if position[0] == ffi.NULL else f" at {c_text(position[0])!r}"
-        raise ValueError(f"priority is not understood{rest}: {_identity(text)!r}")
+        raise ValueError(
+            f"priority is not understood{rest}: {text.decode('utf-8', 'surrogateescape')!r}"
+        )
     priority = ffi.gc(out[0], lib.gnutls_priority_deinit)
     if not _DTLS.intersection(_numbers(lib.gnutls_priority_protocol_list, priority)):
-        raise ValueError(f"priority allows no version of DTLS: {_identity(text)!r}")
+        raise ValueError(
+            f"priority allows no version of DTLS: {text.decode('utf-8', 'surrogateescape')!r}"
+        )
     return priority, frozenset(_numbers(lib.gnutls_priority_kx_list, priority))
 
 
@@ -672,10 +702,6 @@ def _listed(credentials: Credentials | Sequence[Credentials]) -> list[Credential
 
 def _lookup(listed: list[Credentials]) -> PSKLookup | None:
     return next((one.lookup for one in listed if isinstance(one, PSKCredentials)), None)
-
-
-def _identity(raw: bytes) -> str:
-    return raw.decode("utf-8", "surrogateescape")
 
 
 def _milliseconds(name: str, seconds: float) -> int:

@@ -141,6 +141,11 @@ def test_library_version_is_that_of_the_loaded_library() -> None:
         (2**32, 0),
         (2**32 + 5, 5),
         (2**62 + 7, 7),
+        (2**63 - 2**32, 0),
+        (-(2**31) - 1, 2**31 - 1),
+        (-(2**32), 0),
+        (-(2**32) + 44, 44),
+        (-(2**63), 0),
     ],
 )
 def test_result_is_that_of_push_as_c_narrows_it(pushed: int | None, result: int) -> None:
@@ -150,15 +155,17 @@ def test_result_is_that_of_push_as_c_narrows_it(pushed: int | None, result: int)
     assert type(given) is int
 
 
-@pytest.mark.parametrize("pushed", [-1, -44, -(2**31), -(2**32), -(2**70), 2**31, 2**32 - 1])
+@pytest.mark.parametrize("pushed", [-1, -44, -(2**31), -(2**32) - 1, 2**31, 2**32 - 1, 2**63 - 1])
 def test_negative_result_of_push_is_a_push_error(pushed: int) -> None:
-    """Negative, or negative once C has narrowed it to an int: GNUTLS_E_PUSH_ERROR."""
+    """Negative once C has narrowed it to an int: GNUTLS_E_PUSH_ERROR."""
     with pytest.raises(PushError) as caught:
         cookie_send(KEY, CLIENT, Prestate(), None, lambda transport, data: pushed)
     assert caught.value.code == -53
 
 
-@pytest.mark.parametrize("pushed", [2**63, 2**70, "x", b"", 1.0, [], object()])
+@pytest.mark.parametrize(
+    "pushed", [2**63, 2**70, -(2**63) - 1, -(2**70), "x", b"", 1.0, [], object()]
+)
 def test_result_of_push_that_c_cannot_hold_is_a_push_error(pushed: Any) -> None:
     """No int, or one beyond ssize_t: an error, never a silent 0."""
     with pytest.raises(PushError, match="push") as caught:

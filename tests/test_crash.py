@@ -22,7 +22,9 @@ from support import cookie_of, hello_with, libgnutls, missing, python_in_silence
 
 from gnutls_cookie import (
     BadCookieError,
+    CookieGate,
     InvalidRequestError,
+    KeyRing,
     Prestate,
     PushError,
     UnexpectedPacketLengthError,
@@ -346,6 +348,37 @@ def test_no_prestate_for_a_session_is_a_type_error(prestate: Any) -> None:
         libgnutls().gnutls_deinit(session)
 
 
+@pytest.fixture(scope="module")
+def huge() -> Iterator[memoryview]:
+    """2**31 bytes and one more, of which no page is ever touched."""
+    if sys.maxsize < 2**32:
+        pytest.skip("32 bits")
+    with mmap.mmap(-1, 2**31 + 1) as memory, memoryview(memory) as seen:
+        yield seen
+
+
+@pytest.mark.parametrize("size", [2**31, 2**31 + 1])
+@pytest.mark.parametrize(
+    ("name", "take"),
+    [
+        ("key", lambda key: send(key=key)),
+        ("key", lambda key: verify(key=key)),
+        ("key", lambda key: reply(key=key)),
+        ("current", KeyRing),
+        ("previous", lambda key: KeyRing(KEY, key)),
+        ("key", lambda key: KeyRing(KEY).rotate(key)),
+        ("keys", CookieGate),
+    ],
+    ids=["send", "verify", "reply", "current", "previous", "rotate", "gate"],
+)
+def test_key_beyond_c_s_int_is_an_overflow(
+    name: str, take: Callable[[Any], object], size: int, huge: memoryview
+) -> None:
+    """lib/dtls.c makes an int of the size, and crashes; nothing is copied, C is not asked."""
+    with huge[:size] as key, pytest.raises(OverflowError, match=rf"^{name} .*2\*\*31-1.*{size}"):
+        take(key)
+
+
 # --- a push that misbehaves -----------------------------------------------------------------------
 
 
@@ -400,6 +433,52 @@ def test_context_of_what_push_raises_is_kept() -> None:
     assert isinstance(caught.value.__cause__, KeyError)
 
 
+RECURSION = """
+import sys
+from gnutls_cookie import PSKCredentials, Prestate, Session, cookie_send
+from gnutls_cookie.handles import TABLE
+
+reached = pushed = 0
+def push(transport, data):
+    global pushed
+    pushed += 1
+    cookie_send(b"k", b"c", Prestate(), None, push)
+
+def handshake():
+    server = Session("server", PSKCredentials(lookup=lambda identity: handshake()))
+    client = Session("client", PSKCredentials("i", b"k"))
+    while not server.handshake():
+        client.handshake()
+        for one, other in (client, server), (server, client):
+            for datagram in one.datagrams_to_send():
+                other.receive_datagram(datagram)
+
+def at(depth, function, *arguments):
+    if depth:
+        return at(depth - 1, function, *arguments)
+    function(*arguments)
+
+for limit, function, arguments in [
+    *((limit, cookie_send, (b"k", b"c", Prestate(), None, push)) for limit in (300, 1000, 3000)),
+    (300, handshake, ()),
+]:
+    sys.setrecursionlimit(limit)
+    for depth in range(40):
+        try:
+            at(depth, function, *arguments)
+        except RecursionError:
+            reached += 1
+    assert len(TABLE) == 0
+sys.setrecursionlimit(1000)
+print(reached, pushed > reached)
+"""
+
+
+def test_recursion_at_whatever_depth_comes_out() -> None:
+    """A push that sends, a lookup that shakes hands: where the stack ends, C is not blamed."""
+    assert python_in_silence(RECURSION, timeout=120) == "160 True\n"
+
+
 def test_endless_recursion_in_push_comes_out() -> None:
     """A RecursionError is an exception like others."""
 
@@ -424,7 +503,7 @@ def test_value_that_c_takes_comes_back(value: Any, result: int) -> None:
     [-1, -(2**31), -(2**70), 2**31, 2**63, 2**70, "x", b"", 1.5, [], {}, object(), ffi.NULL],
 )
 def test_value_that_c_cannot_take_is_a_push_error(value: Any) -> None:
-    """Negative, too large or no int: PushError, and the next call is as good as new."""
+    """Negative for C, too large or not an int: PushError, and the next call is as good as new."""
     with pytest.raises(PushError) as caught:
         send(push=lambda transport, data: value)
     assert caught.value.code == -53

@@ -32,7 +32,7 @@ def judge(**changed: str) -> list[str]:
         "package": "1.2.3",
         "compiled": "1.2.3",
         "built_with": "3.7.9",
-        "oldest": "3.6.12",
+        "oldest": "3.6.13",
         "running": "3.7.9",
     }
     with warnings.catch_warnings(record=True) as caught:
@@ -48,7 +48,7 @@ def test_same_or_later_library_is_fine(running: str) -> None:
     assert judge(running=running) == []
 
 
-@pytest.mark.parametrize("running", ["3.7.8", "3.6.12", "3.6.16", "3.7.0"])
+@pytest.mark.parametrize("running", ["3.7.8", "3.6.13", "3.6.16", "3.7.0"])
 def test_library_older_than_the_headers_is_a_warning(running: str) -> None:
     """It works as far as anyone knows, and both versions are named."""
     (message,) = judge(running=running)
@@ -56,10 +56,10 @@ def test_library_older_than_the_headers_is_a_warning(running: str) -> None:
     assert "3.7.9" in message
 
 
-@pytest.mark.parametrize("running", ["3.6.11", "3.5.19", "3.6.2", "2.12.23", "3.6"])
+@pytest.mark.parametrize("running", ["3.6.12", "3.6.11", "3.5.19", "3.6.2", "2.12.23", "3.6"])
 def test_library_that_is_too_old_is_an_import_error(running: str) -> None:
-    """Before 3.6.12 prestate_set hands over 8 bits of record_seq: unusable."""
-    with pytest.raises(ImportError, match=rf"3\.6\.12.*{re.escape(running)}"):
+    """Before 3.6.13 there are no PSK identities with zero bytes."""
+    with pytest.raises(ImportError, match=rf"3\.6\.13.*{re.escape(running)}"):
         judge(running=running)
 
 
@@ -74,7 +74,7 @@ def test_versions_in_the_module_are_those_of_package_and_headers() -> None:
     """What was compiled in: the package's version, GNUTLS_VERSION, the oldest that is usable."""
     assert text(lib.gc_package_version) == gnutls_cookie.__version__
     assert re.match(r"\d+\.\d+\.\d+", text(lib.gc_built_with_libgnutls))
-    assert text(lib.gc_oldest_libgnutls) == "3.6.12"
+    assert text(lib.gc_oldest_libgnutls) == "3.6.13"
 
 
 # --- for real -------------------------------------------------------------------------------------
@@ -94,20 +94,20 @@ def import_with(version: str) -> tuple[int, str, str]:
 def test_import_beside_a_slightly_older_library_warns() -> None:
     """A RuntimeWarning with both versions, and everything is there."""
     built_with = text(lib.gc_built_with_libgnutls)
-    if built_with == "3.6.12":
+    if built_with == "3.6.13":
         pytest.skip("built with the oldest")
-    code, out, err = import_with("3.6.12")
-    assert (code, out) == (0, "imported 3.6.12\n")
-    assert "RuntimeWarning: libgnutls 3.6.12 is older than" in err
+    code, out, err = import_with("3.6.13")
+    assert (code, out) == (0, "imported 3.6.13\n")
+    assert "RuntimeWarning: libgnutls 3.6.13 is older than" in err
     assert built_with in err
 
 
 def test_import_beside_a_library_that_is_too_old_fails() -> None:
     """A clear ImportError."""
-    code, out, err = import_with("3.6.11")
+    code, out, err = import_with("3.6.12")
     assert (code, out) == (1, "")
     assert err.strip().splitlines()[-1] == (
-        "ImportError: gnutls_cookie needs libgnutls 3.6.12 or later, and found 3.6.11"
+        "ImportError: gnutls_cookie needs libgnutls 3.6.13 or later, and found 3.6.12"
     )
 
 

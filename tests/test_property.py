@@ -20,14 +20,14 @@ PRESTATES = st.tuples(UINT, UINT, UINT)
 KEYS = st.binary(min_size=1, max_size=100)
 CLIENT_DATA = st.binary(max_size=200)
 
-# Numbers below -2**31 are left out: C's int makes some of them positive, which the reference
-# follows, while the wrapper promises that a negative result is a PushError.
 PUSHED = (
     st.none()
-    | st.integers(-(2**31), 2**63 - 1)
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.integers(-(2**33), 2**33)
     | st.sampled_from(
         [0, 1, 10, 44, 45, -1, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**63 - 1, 2**63, 2**70]
     )
+    | st.sampled_from([-(2**31), -(2**31) - 1, -(2**32), -(2**32) + 44, -(2**63)])
     | st.sampled_from([-(2**63) - 1, -(2**70), True, False, "x", b"", 1.0])
 )
 
@@ -156,6 +156,7 @@ def test_verify_is_the_reference(case: Verification) -> None:
 @SHORT
 @send_cases
 @example(b"k", b"", (0, 0, 0), 2**32 + 5)
+@example(b"k", b"", (0, 0, 0), -(2**31) - 1)
 def test_send_is_the_reference(
     key: bytes, client_data: bytes, before: tuple[int, int, int], pushed: Any
 ) -> None:

@@ -173,6 +173,17 @@ def test_a_session_without_its_prestate_says_nothing() -> None:
     assert numbers(told.datagrams_to_send()[0]) == (1, 1)
 
 
+@pytest.mark.parametrize(
+    ("written", "first"), [(0, 1), (65534, 65535), (65535, 0), (65540, 5), (2**32 - 1, 0)]
+)
+def test_16_bits_of_hsk_write_seq_are_kept(written: int, first: int) -> None:
+    """message_seq has no more on the wire (RFC 6347 4.2.2); ServerHello is the next one."""
+    one = server(Prestate(0, 0, written))
+    one.receive_datagram(hello_of(client()))
+    one.handshake()
+    assert numbers(one.datagrams_to_send()[0]) == (0, first)
+
+
 @pytest.mark.skipif(ctypes.sizeof(ctypes.c_ssize_t) < 8, reason="ssize_t has no more than an int")
 @pytest.mark.parametrize(
     ("pushed", "result"),

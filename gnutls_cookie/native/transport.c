@@ -6,6 +6,21 @@
 /* Defined by the generated module: extern "Python+C" in ffi.cdef. */
 extern ssize_t gc_py_push(uintptr_t handle, const void *data, size_t size);
 
+uintptr_t gc_count_up(uintptr_t *counter) {
+    uintptr_t last = __atomic_load_n(counter, __ATOMIC_RELAXED);
+    do {
+        if (last == UINTPTR_MAX)
+            return 0;
+    } while (!__atomic_compare_exchange_n(counter, &last, last + 1, 1, __ATOMIC_RELAXED,
+                                          __ATOMIC_RELAXED));
+    return last + 1;
+}
+
+uintptr_t gc_next_handle(void) {
+    static uintptr_t last;
+    return gc_count_up(&last);
+}
+
 ssize_t gc_push(gnutls_transport_ptr_t ptr, const void *data, size_t size) {
     return gc_py_push((uintptr_t)ptr, data, size);
 }

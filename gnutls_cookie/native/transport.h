@@ -9,14 +9,22 @@
 #include <gnutls/gnutls.h>
 #include <gnutls/dtls.h>
 
-/* The oldest libgnutls whose gnutls_dtls_prestate_set hands over all 32 bits of record_seq. */
-#define GC_OLDEST_LIBGNUTLS "3.6.12"
-#if GNUTLS_VERSION_NUMBER < 0x03060c
-#error "gnutls-cookie needs the headers of libgnutls 3.6.12 or later"
+/* The first libgnutls with PSK identities that may hold zero bytes, and the first after 3.6.2 whose
+ * client does not send a random of zeros (GNUTLS-SA-2020-03-31). */
+#define GC_OLDEST_LIBGNUTLS "3.6.13"
+#if GNUTLS_VERSION_NUMBER < 0x03060d
+#error "gnutls-cookie needs the headers of libgnutls 3.6.13 or later"
 #endif
 
 /* A handshake header, its body and a record header around it (RFC 6347 4.1, 4.2.1, 4.2.2). */
 enum { GC_HELLO_VERIFY_REQUEST_SIZE = 44 };
+
+/* The next handle: a number above 0 that was never given in this process; 0 once all are given.
+ * From any thread and any interpreter. */
+uintptr_t gc_next_handle(void);
+
+/* Adds 1 and gives the sum; 0, and nothing added, where the counter is at its end. */
+uintptr_t gc_count_up(uintptr_t *counter);
 
 /* gnutls_push_func over the handle table. A handle that is not lent gives -1. */
 ssize_t gc_push(gnutls_transport_ptr_t ptr, const void *data, size_t size);
@@ -35,7 +43,7 @@ struct gc_capture {
 ssize_t gc_capture_push(gnutls_transport_ptr_t ptr, const void *data, size_t size);
 
 /* The two cookie functions with the datum built here, so that a call from Python allocates nothing.
- * key_size is at most UINT_MAX (gnutls_datum_t.size); the caller has checked it. */
+ * key_size is at most INT_MAX (lib/dtls.c passes it on as an int); the caller has checked it. */
 int gc_cookie_send(const void *key, unsigned int key_size, const void *client_data,
                    size_t client_data_size, gnutls_dtls_prestate_st *prestate, uintptr_t handle);
 int gc_cookie_reply(const void *key, unsigned int key_size, const void *client_data,

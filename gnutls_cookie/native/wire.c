@@ -6,7 +6,8 @@
 #include <string.h>
 
 /* Defined by the generated module: extern "Python+C" in ffi.cdef. */
-extern int gc_py_psk(uintptr_t handle, const char *username, gnutls_datum_t *key);
+extern int gc_py_psk(uintptr_t handle, const unsigned char *username, unsigned int size,
+                     gnutls_datum_t *key);
 
 enum { RECORD_HEADER = 13 }; /* bytes; the last two are the record's length (RFC 6347 4.1) */
 enum { STEPS = 1024 }; /* of libgnutls in one call: many alerts in one datagram end somewhere */
@@ -80,13 +81,13 @@ static int pull_timeout(gnutls_transport_ptr_t ptr, unsigned int milliseconds) {
     return wire->in != NULL;
 }
 
-static int psk(gnutls_session_t session, const char *username, gnutls_datum_t *key) {
+static int psk(gnutls_session_t session, const gnutls_datum_t *username, gnutls_datum_t *key) {
     const struct gc_wire *wire = gnutls_transport_get_ptr(session);
-    return gc_py_psk(wire->handle, username, key);
+    return gc_py_psk(wire->handle, username->data, username->size, key);
 }
 
 void gc_psk_set_callback(gnutls_psk_server_credentials_t credentials) {
-    gnutls_psk_set_server_credentials_function(credentials, psk);
+    gnutls_psk_set_server_credentials_function2(credentials, psk);
 }
 
 size_t gc_whole_records(const unsigned char *datagram, size_t size, size_t limit) {

@@ -47,8 +47,8 @@ void gc_seat_free(struct gc_seat *seat);
 
 void gc_wire_attach(gnutls_session_t session, struct gc_wire *wire);
 
-/* gnutls_psk_server_credentials_function for sessions with a wire: asks Python by the handle of the
- * call. Without one it is an error, and the handshake fails. */
+/* gnutls_psk_server_credentials_function2 for sessions with a wire: asks Python by the handle of
+ * the call. Without one it is an error, and the handshake fails. */
 void gc_psk_set_callback(gnutls_psk_server_credentials_t credentials);
 
 /* Bytes at the start of a datagram that are whole records and end within `limit`. */

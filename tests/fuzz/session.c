@@ -60,7 +60,8 @@ static gnutls_priority_t plain, ephemeral;
 static unsigned char secret[] = "0123456789abcdef";
 
 ssize_t gc_py_push(uintptr_t handle, const void *data, size_t size);
-int gc_py_psk(uintptr_t handle, const char *username, gnutls_datum_t *key);
+int gc_py_psk(uintptr_t handle, const unsigned char *username, unsigned int size,
+              gnutls_datum_t *key);
 void *fuzz_realloc(void *memory, size_t size); /* what wire.c calls: see SYSTEM in fuzz.py */
 
 void *fuzz_realloc(void *memory, size_t size) {
@@ -73,10 +74,13 @@ ssize_t gc_py_push(uintptr_t handle, const void *data, size_t size) {
 }
 
 /* The lookup is within a call: another of the same session changes nothing. */
-int gc_py_psk(uintptr_t handle, const char *username, gnutls_datum_t *key) {
+int gc_py_psk(uintptr_t handle, const unsigned char *username, unsigned int size,
+              gnutls_datum_t *key) {
     struct side *server = &sides[1];
     const size_t out_size = server->seat->out_size;
-    (void)username;
+    for (unsigned int at = 0; at < size; at++) {
+        MUST(username[at] == username[at]); /* all of it can be read */
+    }
     MUST(handle == HANDLE && server->wire.busy == 1);
     MUST(gc_wire_send(server->session, &server->wire, server->seat, "x", 1) == GC_BUSY);
     MUST(gc_wire_handshake(server->session, &server->wire, server->seat, 1, NULL, 0) == GC_BUSY);
@@ -480,7 +484,9 @@ static void exchange_cookies(void) {
 int LLVMFuzzerInitialize(int *argc, char ***argv) {
     static const char *const kinds = "NORMAL:-VERS-ALL:+VERS-DTLS1.2:+VERS-DTLS1.0:-KX-ALL";
     char text[128];
+    static unsigned char name[] = "sen\0sor";
     const gnutls_datum_t key = {secret, sizeof secret - 1};
+    const gnutls_datum_t identity = {name, sizeof name - 1};
     (void)argc, (void)argv;
     snprintf(text, sizeof text, "%s:+PSK", kinds);
     MUST(gnutls_priority_init(&plain, text, NULL) == 0);
@@ -489,8 +495,8 @@ int LLVMFuzzerInitialize(int *argc, char ***argv) {
     MUST(gnutls_psk_allocate_server_credentials(&server_credentials) == 0);
     gc_psk_set_callback(server_credentials);
     MUST(gnutls_psk_allocate_client_credentials(&client_credentials) == 0);
-    MUST(gnutls_psk_set_client_credentials(client_credentials, "sensor", &key,
-                                           GNUTLS_PSK_KEY_RAW) == 0);
+    MUST(gnutls_psk_set_client_credentials2(client_credentials, &identity, &key,
+                                            GNUTLS_PSK_KEY_RAW) == 0);
     return 0;
 }
 
