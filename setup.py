@@ -1,6 +1,7 @@
 """Builds gnutls_cookie._ffi with cffi against the libgnutls found, and the library that `run`
 preloads. Metadata: pyproject.toml."""
 
+import os
 import runpy
 import sys
 import sysconfig
@@ -8,7 +9,8 @@ import tempfile
 from pathlib import Path
 
 # Without cffi setuptools would only warn about cffi_modules and build a wheel with no extension.
-import cffi  # noqa: F401
+import cffi
+import setuptools
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
@@ -31,8 +33,41 @@ PROBE = """
 """
 
 
+def stable_abi() -> str | None:
+    """The first Python whose stable ABI the extension uses, as in a wheel's tag.
+
+    None where it is for one Python: a debug build, or a free-threaded one without PEP 803 (of
+    3.13 or 3.14, or where setuptools or cffi do not know it).
+    """
+    if sys.implementation.name != "cpython" or hasattr(sys, "gettotalrefcount"):
+        return None
+    if not sysconfig.get_config_var("Py_GIL_DISABLED"):
+        return "cp311"
+    setuptools_version = int(setuptools.__version__.split(".")[0])
+    if sys.version_info >= (3, 15) and setuptools_version >= 84 and cffi.__version_info__ >= (2, 1):
+        return "cp315"
+    return None
+
+
+STABLE_ABI = stable_abi()
+
+
 class BuildExt(build_ext):
-    """build_ext that looks for libgnutls' headers first, so that their lack is one clear error."""
+    """build_ext that looks for libgnutls' headers first, so that their lack is one clear error.
+
+    It names what it builds so that each Python of the wheel's tag finds it, whichever built it:
+    3.15 would write _ffi.abi3-x86_64-linux-gnu.so, which 3.11 to 3.13 do not import.
+    """
+
+    def get_ext_filename(self, fullname: str) -> str:
+        usual: str = super().get_ext_filename(fullname)  # type: ignore[no-untyped-call]
+        folder, name = os.path.split(usual)
+        stem = name.partition(".")[0]
+        if stem == "_preload":  # not a Python module
+            name = "_preload.so"
+        elif STABLE_ABI == "cp311":
+            name = f"{stem}.abi3.so"
+        return os.path.join(folder, name)
 
     def build_extensions(self) -> None:
         self.compile_probe("int probe;")  # a missing compiler is an error of its own
@@ -67,15 +102,11 @@ preload = Extension(
         *find_libgnutls()[0],
     ],
     extra_link_args=["-Wl,--gc-sections", "-pthread", "-ldl"],
-    py_limited_api=True,
 )
-
-# One wheel for CPython 3.10 and all after it; a free-threaded build has no stable ABI.
-limited = not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 setup(
     ext_modules=[preload] if sys.platform == "linux" else [],
     cffi_modules=["build_ffi.py:ffibuilder"],
     cmdclass={"build_ext": BuildExt},
-    options={"bdist_wheel": {"py_limited_api": "cp310"}} if limited else {},
+    options={"bdist_wheel": {"py_limited_api": STABLE_ABI}} if STABLE_ABI else {},
 )

@@ -113,7 +113,8 @@ def find_preload() -> Path:
     Raises:
         FileNotFoundError: it was not built: the system has no LD_PRELOAD.
     """
-    for path in sorted(Path(__file__).resolve().parent.glob("_preload*.so")):
+    path = Path(__file__).resolve().parent / "_preload.so"
+    if path.exists():
         return path
     raise FileNotFoundError("the library to preload is not there: it is built on Linux only")
 

@@ -1,13 +1,68 @@
-"""Fixtures for every test: what they all must leave behind, and what they run against."""
+"""What holds for every test: what it inherits, how long it may take, what it must leave behind."""
 
 from __future__ import annotations
 
+import faulthandler
+import os
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 import gnutls_cookie
 from gnutls_cookie.handles import TABLE
+
+# No test takes a quarter of this, not even under a sanitizer; what waits longer waits for ever.
+LIMIT_S = 600
+
+# After that the whole run is given up: the test stands in C code and no signal reaches it.
+GRACE_S = 120
+
+_stderr = -1
+
+
+def pytest_configure() -> None:
+    """Start as from a terminal, whatever was ignored or blocked where the run was started.
+
+    nohup, `trap '' INT`, cron and job runners leave signals ignored, and children inherit that: a
+    test that interrupts one would wait for ever. A signal with a handler is at its default in them.
+    """
+    global _stderr
+    _stderr = os.dup(2)  # the real one: during a test 2 is where pytest keeps what is printed
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # Python ignores those
+        if signal.getsignal(number) is signal.SIG_IGN:
+            default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, default)
+
+
+def pytest_unconfigure() -> None:
+    """A thread that nobody ends does not keep the process: it has GRACE_S to end."""
+    faulthandler.dump_traceback_later(GRACE_S, exit=True, file=_stderr)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Fail a test that is not done after LIMIT_S. There is no limit for `long` and for a debugger.
+
+    A test that uses SIGALRM itself takes this bound away, and only the outer one is left.
+    """
+    if item.get_closest_marker("long") or item.config.getoption("usepdb"):
+        return (yield)
+
+    def give_up(*_: object) -> None:
+        faulthandler.dump_traceback()
+        pytest.fail(f"not done after {LIMIT_S} s")
+
+    former = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, LIMIT_S, LIMIT_S)
+    faulthandler.dump_traceback_later(2 * LIMIT_S + GRACE_S, exit=True, file=_stderr)
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)
 
 
 def pytest_report_header() -> str:

@@ -12,6 +12,7 @@ import sysconfig
 import tarfile
 import zipfile
 from collections.abc import Mapping
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from types import ModuleType
 
@@ -23,7 +24,7 @@ import gnutls_cookie
 pytestmark = pytest.mark.slow
 
 NEEDED = "pip install 'setuptools>=77' 'cffi>=1.17'"
-LIMITED = not sysconfig.get_config_var("Py_GIL_DISABLED")
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 # What a checkout has beside the sources, by name, at any depth.
 NO_SOURCES = (
@@ -130,11 +131,85 @@ def test_sdist_holds_the_sources_and_nothing_built(sdist: Path) -> None:
     assert not [name for name in names if re.search(r"\.(so|o|pyc)$|_ffi\.c$", name)]
 
 
-@pytest.mark.skipif(not LIMITED, reason="a free-threaded Python has no stable ABI")
-def test_wheel_is_tagged_for_every_python_from_3_10_on(wheel: Path) -> None:
-    """cp310-abi3 in the name, and a module that is named for the stable ABI."""
-    assert re.match(r"gnutls_cookie-[^-]+-cp310-abi3-.+\.whl$", wheel.name)
-    assert "gnutls_cookie/_ffi.abi3.so" in zipfile.ZipFile(wheel).namelist()
+@pytest.mark.skipif(FREE_THREADED, reason="a free-threaded Python has another ABI")
+def test_wheel_is_tagged_for_every_python_from_3_11_on(wheel: Path) -> None:
+    """cp311-abi3 in the name, and a module that is named as each of them looks for it."""
+    assert re.match(r"gnutls_cookie-[^-]+-cp311-abi3-[^-]+\.whl$", wheel.name)
+    assert "_ffi.abi3.so" in libraries(wheel)
+
+
+@pytest.mark.skipif(not FREE_THREADED, reason="not a free-threaded Python")
+def test_wheel_of_a_free_threaded_python_is_tagged_for_it(wheel: Path) -> None:
+    """For this version alone; from 3.15 on for every later one as well (PEP 803)."""
+    version = "cp{}{}".format(*sys.version_info)
+    tag = f"{version}-{version}t" if sys.version_info < (3, 15) else "cp315-abi3.abi3t"
+    assert re.match(rf"gnutls_cookie-[^-]+-{re.escape(tag)}-[^-]+\.whl$", wheel.name)
+    assert any(name.removeprefix("_ffi") in EXTENSION_SUFFIXES for name in libraries(wheel))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="built on Linux only")
+def test_library_to_preload_is_named_alike_by_every_python(wheel: Path) -> None:
+    """It is not a Python module."""
+    assert "_preload.so" in libraries(wheel)
+
+
+def libraries(wheel: Path) -> list[str]:
+    """The names of what was compiled."""
+    names = (Path(name) for name in zipfile.ZipFile(wheel).namelist())
+    return [path.name for path in names if path.suffix == ".so"]
+
+
+@pytest.mark.skipif(FREE_THREADED, reason="its wheels are for itself")
+@pytest.mark.parametrize("minor", range(11, 16))
+def test_wheel_is_imported_by_another_python(wheel: Path, tmp_path: Path, minor: int) -> None:
+    """Each Python of this machine finds the module; with cffi a cookie goes there and back."""
+    other = another_python(minor)
+    if other is None:
+        pytest.skip(f"no other Python 3.{minor} here")
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    code = """
+import importlib.util, sys
+from importlib.machinery import FileFinder, ExtensionFileLoader, EXTENSION_SUFFIXES
+where = sys.path[0] = sys.argv[1]
+finder = FileFinder(where + "/gnutls_cookie", (ExtensionFileLoader, EXTENSION_SUFFIXES))
+print(finder.find_spec("_ffi").origin)
+if importlib.util.find_spec("_cffi_backend"):
+    exec(sys.argv[2])
+else:
+    print("no cffi")
+"""
+    done = subprocess.run(
+        [other, "-c", code, str(tmp_path), ONE_COOKIE],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    found, said = done.stdout.splitlines()
+    assert found == str(tmp_path / "gnutls_cookie" / "_ffi.abi3.so")
+    assert said in ("no cffi", f"{tmp_path / 'gnutls_cookie' / '__init__.py'} {VERIFIED}")
+
+
+def another_python(minor: int) -> str | None:
+    """A Python 3.MINOR that has the GIL and is not the running one, by its own word."""
+    folder = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser() / "versions"
+    programs = [f"python3.{minor}", *map(str, folder.glob(f"3.{minor}.*/bin/python3.{minor}"))]
+    code = """
+import sys, sysconfig
+wanted = sys.version_info[1] == int(sys.argv[1]) and not sysconfig.get_config_var("Py_GIL_DISABLED")
+sys.exit(not wanted or sys.base_prefix == sys.argv[2])
+"""
+    for program in programs:
+        try:
+            done = subprocess.run(
+                [program, "-c", code, str(minor), sys.base_prefix], capture_output=True, timeout=60
+            )
+        except OSError:
+            continue
+        if done.returncode == 0:
+            return program
+    return None
 
 
 def test_wheel_holds_every_module_the_types_and_the_licence(wheel: Path) -> None:
@@ -150,13 +225,8 @@ def test_wheel_holds_every_module_the_types_and_the_licence(wheel: Path) -> None
     assert not [name for name in names if name.startswith(("tests/", "build"))]
 
 
-def test_wheel_works(wheel: Path, tmp_path: Path) -> None:
-    """Unpacked anywhere it imports, and one cookie goes there and back."""
-    zipfile.ZipFile(wheel).extractall(tmp_path)
-    cffi = Path(module("cffi").__file__ or "").parent.parent
-    code = f"""
-import sys
-sys.path[:0] = [{str(tmp_path)!r}, {str(cffi)!r}]
+# Prints where the package is, and a prestate.
+ONE_COOKIE = """
 import gnutls_cookie
 from gnutls_cookie import Prestate, cookie_send, cookie_verify
 from gnutls_cookie.reference.wire import client_hello
@@ -164,12 +234,23 @@ sent = []
 cookie_send(b"key", b"who", Prestate(), sent, lambda to, data: to.append(data))
 print(gnutls_cookie.__file__, cookie_verify(b"key", b"who", client_hello(cookie=sent[0][28:])))
 """
+VERIFIED = "Prestate(record_seq=0, hsk_read_seq=0, hsk_write_seq=0)"
+
+
+def test_wheel_works(wheel: Path, tmp_path: Path) -> None:
+    """Unpacked anywhere it imports, and one cookie goes there and back."""
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    cffi = Path(module("cffi").__file__ or "").parent.parent
+    code = f"import sys\nsys.path[:0] = [{str(tmp_path)!r}, {str(cffi)!r}]\n{ONE_COOKIE}"
     done = subprocess.run(
-        [sys.executable, "-S", "-c", code], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "-S", "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(str(tmp_path))
-    assert done.stdout.endswith("Prestate(record_seq=0, hsk_read_seq=0, hsk_write_seq=0)\n")
+    assert done.stdout == f"{tmp_path / 'gnutls_cookie' / '__init__.py'} {VERIFIED}\n"
 
 
 # --- where libgnutls is ---------------------------------------------------------------------------
@@ -248,7 +329,7 @@ def test_headers_that_are_too_old_are_the_same_error(tree: Path, tmp_path: Path)
     """libgnutls 3.6.11 hands over 8 bits of record_seq only."""
     folder = tmp_path / "old" / "gnutls"
     folder.mkdir(parents=True)
-    (folder / "gnutls.h").write_text("#define GNUTLS_VERSION_NUMBER 0x03060b\n")
+    (folder / "gnutls.h").write_text("#define GNUTLS_VERSION_NUMBER 0x03060c\n")
     (folder / "dtls.h").write_text("")
     done = build(tree, "wheel", {"GNUTLS_CFLAGS": f"-I{folder.parent}", "GNUTLS_LIBS": ""})
     assert is_the_clear_error(done), done.stderr
