@@ -24,6 +24,13 @@ The headers of libgnutls 3.6.13 or later were not found. Install them and try ag
 Elsewhere, name them in GNUTLS_CFLAGS and GNUTLS_LIBS.
 """
 
+MISSING_PYTHON_HEADERS = f"""
+The headers of this Python (Python.h) were not found. Install them and try again:
+  Debian, Ubuntu   apt install python3-dev (or python3.{sys.version_info[1]}-dev)
+  Fedora, RHEL     dnf install python3-devel
+  Alpine           apk add python3-dev
+"""
+
 PROBE = """
 #include <gnutls/gnutls.h>
 #include <gnutls/dtls.h>
@@ -53,7 +60,7 @@ STABLE_ABI = stable_abi()
 
 
 class BuildExt(build_ext):
-    """build_ext that looks for libgnutls' headers first, so that their lack is one clear error.
+    """build_ext that looks for the headers first, so that their lack is one clear error.
 
     It names what it builds so that each Python of the wheel's tag finds it, whichever built it:
     3.15 would write _ffi.abi3-x86_64-linux-gnu.so, which 3.11 to 3.13 do not import.
@@ -71,6 +78,10 @@ class BuildExt(build_ext):
 
     def build_extensions(self) -> None:
         self.compile_probe("int probe;")  # a missing compiler is an error of its own
+        try:
+            self.compile_probe("#include <Python.h>")
+        except CompileError as error:
+            raise SystemExit(MISSING_PYTHON_HEADERS) from error
         try:
             self.compile_probe(PROBE)
         except CompileError as error:

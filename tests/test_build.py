@@ -336,6 +336,27 @@ def test_headers_that_are_too_old_are_the_same_error(tree: Path, tmp_path: Path)
     assert made(tree, "*.whl") == []
 
 
+def test_missing_headers_of_python_are_one_clear_error(tree: Path, tmp_path: Path) -> None:
+    """The package is named; nobody is sent to install libgnutls."""
+    script = tmp_path / "cc"
+    here = shlex.quote(f"-I{sysconfig.get_path('include')}")
+    script.write_text(f"""#!/bin/sh
+for word do
+    shift
+    [ "$word" = {here} ] || set -- "$@" "$word"
+done
+exec {shlex.join(compiler())} "$@"
+""")
+    script.chmod(0o755)
+    done = build(tree, "wheel", {"CC": str(script)})
+    assert done.returncode != 0
+    last = done.stderr[done.stderr.rfind("The headers of this Python (Python.h)") :]
+    assert "apt install python3-dev" in last, done.stderr
+    assert "dnf install python3-devel" in last
+    assert "libgnutls" not in last
+    assert made(tree, "*.whl") == []
+
+
 def test_missing_compiler_is_not_taken_for_missing_headers(tree: Path) -> None:
     """Whoever lacks a compiler is not sent to install headers."""
     done = build(tree, "wheel", {"CC": "no-such-compiler"})
