@@ -30,7 +30,9 @@ from support import (
 )
 
 from gnutls_cookie import library_version
-from gnutls_cookie.probe import GROUPS, Exchange, Finding, judge
+from gnutls_cookie.cli.probe.judging import Finding, assess
+from gnutls_cookie.cli.probe.reading import Exchange
+from gnutls_cookie.cli.probe.script import GROUPS
 
 DOCUMENT = ROOT / "docs" / "peers.md"
 BEGIN, END = "<!-- made by tests/probe_peers.py -->", "<!-- end -->"
@@ -216,7 +218,7 @@ def asked(peer: Peer) -> Findings:
     if len(peer.runs) > 1:
         # That nobody else is served is known after the first run; then it is the later ones' start.
         exchanges = [one for one in exchanges if one.received or "alive" not in one.step]
-    return {one.check: one for one in judge(exchanges)} | others
+    return {one.check: one for one in assess(exchanges)} | others
 
 
 def exchanges_of(report: dict[str, object], without: Sequence[str] = ()) -> list[Exchange]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -27,7 +28,7 @@ LAYERS = (
     {"server"},
     {"endpoint"},
     {"aio", "blocking", "reference"},
-    {"client", "differential", "probe", "serve"},
+    {"client", "differential", "serve"},
     {"run"},
     {"__init__"},
     {"cli"},  # a user of the package, as any other: of its public names
@@ -41,6 +42,16 @@ APART = {
     "listener": {"session", "credentials"},
     "reference": {"_ffi", "errors", "handles", "cookie", "gate", "keys"},
 }
+
+# Pure functions of what they are given: neither they nor what they import has a clock, a socket or
+# a thread. A package stands here as a whole.
+PURE = (
+    "gnutls_cookie.reference",
+    "gnutls_cookie.cli.probe.script",
+    "gnutls_cookie.cli.probe.reading",
+    "gnutls_cookie.cli.probe.judging",
+)
+IMPURE = {"asyncio", "select", "selectors", "socket", "subprocess", "threading", "time"}
 
 THIRD_PARTIES = {"typing_extensions"}  # for type checkers alone; cffi comes in by _ffi
 
@@ -126,6 +137,29 @@ def reached_by(room: str) -> set[str]:
     return reached
 
 
+def file_of(name: str) -> Path | None:
+    """The file of a module or package of ours; None for the name of anything else."""
+    base = ROOT.joinpath(*name.split("."))
+    found = (path for path in (base.with_suffix(".py"), base / "__init__.py") if path.exists())
+    return next(found, None)
+
+
+def files_reached_by(files: Iterable[Path]) -> set[Path]:
+    """These files and those that they import, over all steps. The __init__.py of a package that is
+    only on the way to a module does not count, although Python runs it."""
+    reached: set[Path] = set()
+    todo = list(files)
+    while todo:
+        path = todo.pop()
+        if path not in reached:
+            reached.add(path)
+            for name, _ in imports(path, package_of(path)):
+                found = file_of(name) or file_of(name.rpartition(".")[0])
+                if name.startswith("gnutls_cookie") and found is not None:
+                    todo.append(found)
+    return reached
+
+
 def layer(room: str) -> int:
     for number, names in enumerate(LAYERS):
         if room in names:
@@ -158,6 +192,28 @@ def test_no_private_name_is_imported(room: str) -> None:
 def test_rooms_side_by_side_do_not_reach_each_other(room: str) -> None:
     """The session knows no gate, the gate no session, the reference nothing at all."""
     assert reached_by(room) & APART[room] == set()
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_pure_modules_reach_no_clock_and_no_socket(name: str) -> None:
+    """What judges bytes is given them, and the time too if it needs one."""
+    base = ROOT.joinpath(*name.split("."))
+    files = list(base.rglob("*.py")) if base.is_dir() else [base.with_suffix(".py")]
+    reached = {
+        f"{path.relative_to(ROOT)}: {found}"
+        for path in files_reached_by(files)
+        for found, _ in imports(path, package_of(path))
+        if found.split(".")[0] in IMPURE
+    }
+    assert reached == set()
+
+
+def test_imports_are_followed() -> None:
+    """The reader itself: absolute and relative, from a module and through a package."""
+    reached = files_reached_by([PACKAGE / "cli" / "probe" / "command.py"])
+    names = {str(path.relative_to(PACKAGE)) for path in reached}
+    assert names >= {"cli/probe/reading.py", "blocking.py", "endpoint.py", "reference/wire.py"}
+    assert not names & {"serve.py", "cli/demo.py"}
 
 
 def test_reference_imports_the_standard_library_and_itself() -> None:

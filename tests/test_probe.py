@@ -42,21 +42,11 @@ from gnutls_cookie import (
     cookie_send,
     cookie_verify,
 )
-from gnutls_cookie.__main__ import main
-from gnutls_cookie.probe import (
-    GROUPS,
-    JUNK_SIZES,
-    MOST_DATAGRAMS,
-    Exchange,
-    Finding,
-    Message,
-    Plan,
-    Script,
-    harmless,
-    hurtful,
-    judge,
-    messages,
-)
+from gnutls_cookie.cli import main
+from gnutls_cookie.cli.probe.command import MAX_DATAGRAMS
+from gnutls_cookie.cli.probe.judging import Finding, assess
+from gnutls_cookie.cli.probe.reading import Exchange, Message, read_messages
+from gnutls_cookie.cli.probe.script import GROUPS, JUNK_SIZES, Plan, Script, harmless, hurtful
 from gnutls_cookie.reference import gate, wire
 
 PLAN = Plan(random=bytes(range(32)), elsewhere=True)
@@ -108,7 +98,7 @@ def probed(server: Server | type[Mortal], plan: Plan = PLAN) -> dict[str, Findin
     if isinstance(server, type):
         server = server()
     exchanges = follow(harmless(plan), server) + follow(hurtful(plan), server)
-    return {one.check: one for one in judge(exchanges)}
+    return {one.check: one for one in assess(exchanges)}
 
 
 def bad(findings: dict[str, Finding]) -> set[str]:
@@ -270,7 +260,7 @@ def test_silence_ends_the_questions() -> None:
     """A server that never answers costs a handful of datagrams."""
     exchanges = follow(harmless(PLAN), lambda *_: [])
     assert sum(len(one.sent) for one in exchanges) == 5
-    assert [one.check for one in judge(exchanges) if one.verdict == "good"] == []
+    assert [one.check for one in assess(exchanges) if one.verdict == "good"] == []
 
 
 def test_loss_is_borne() -> None:
@@ -283,7 +273,7 @@ def test_loss_is_borne() -> None:
             return []
         return right(datagram, source)
 
-    findings = {one.check: one for one in judge(follow(harmless(PLAN), lossy))}
+    findings = {one.check: one for one in assess(follow(harmless(PLAN), lossy))}
     assert bad(findings) == set()
     assert findings["heals"].verdict == "good"
 
@@ -300,7 +290,7 @@ def test_groups() -> None:
     for group, checks in own.items():
         plan = Plan(PLAN.random, elsewhere=True, groups=frozenset({group}))
         exchanges = follow(harmless(plan), right)
-        assert {one.check for one in judge(exchanges)} == first | checks
+        assert {one.check for one in assess(exchanges)} == first | checks
     assert set(own) | {"junk"} == set(GROUPS)
 
 
@@ -339,7 +329,7 @@ RECORDED = {
     "16fefd0001000000000000000401020304": [Message("an encrypted record", 0)],
     "16fefd0000000000000003000401020304": [Message("a handshake message cut short", 3)],
     "16fefd00000000000000030100": [Message("a record cut short", 3)],
-    "00": [Message("bytes of no record")],
+    "00": [Message("bytes that are not a record")],
     "": [],
 }
 
@@ -347,14 +337,14 @@ RECORDED = {
 @pytest.mark.parametrize("datagram", RECORDED)
 def test_what_is_read_in_a_datagram(datagram: str) -> None:
     """Records and messages, whole and broken."""
-    assert messages(bytes.fromhex(datagram)) == RECORDED[datagram]
+    assert read_messages(bytes.fromhex(datagram)) == RECORDED[datagram]
 
 
 def test_a_flight_in_one_datagram() -> None:
     """Several messages in a record, several records in a datagram."""
     two = wire.handshake_record(11, b"abc", message_seq=2, record_seq=6)
     continued = wire.handshake_record(11, b"d", length=4, fragment_offset=3, message_seq=2)
-    kinds = [one.kind for one in messages(server_hello(5, 1) + two + continued)]
+    kinds = [one.kind for one in read_messages(server_hello(5, 1) + two + continued)]
     assert kinds == ["ServerHello", "handshake message 11", "handshake message 11, continued"]
 
 
@@ -367,7 +357,7 @@ def test_any_bytes_are_judged() -> None:
         for _ in range(chance.randint(0, 3)):
             data[chance.randrange(len(data))] = chance.randrange(256)
         answer = bytes(data[: chance.randint(0, len(data))])
-        assert judge(follow(harmless(PLAN), lambda *_, answer=answer: [answer]))  # type: ignore[misc]
+        assert assess(follow(harmless(PLAN), lambda *_, answer=answer: [answer]))  # type: ignore[misc]
 
 
 def test_malformed_request_is_told() -> None:
@@ -455,7 +445,7 @@ def test_stock_recipe_does_not_heal_and_answers_junk(
     junk = "bytes of junk are answered: 62 by 44 (HelloVerifyRequest): factor 0.71"
     assert f"bad     junk              {junk}  [RFC 6347 4.1.2.7]" in said
     assert "good    alive " in said
-    assert len(stock.received) <= MOST_DATAGRAMS
+    assert len(stock.received) <= MAX_DATAGRAMS
 
 
 def test_junk_is_never_sent_unasked(
@@ -486,7 +476,7 @@ def test_junk_is_asked_about_on_a_terminal(stock: StockServer, answer: bytes, se
     os.close(ours)
     os.close(theirs)
     assert question.startswith(
-        f"Send junk too? It kills some servers; is 127.0.0.1 port {stock.port}"
+        f"Send junk as well? It kills some servers; is 127.0.0.1 port {stock.port}"
     )
     junk = [len(datagram) for datagram in stock.received if set(datagram) == {0}]
     assert junk == (list(JUNK_SIZES) if sent else [])
@@ -552,16 +542,16 @@ def test_no_more_datagrams_than_said(capsys: pytest.CaptureFixture[str]) -> None
         finally:
             stop.set()
             thread.join()
-    assert len(received) <= MOST_DATAGRAMS
+    assert len(received) <= MAX_DATAGRAMS
     said = capsys.readouterr().out
-    assert f"{MOST_DATAGRAMS} datagrams are spent" in said or len(received) < MOST_DATAGRAMS
+    assert f"{MAX_DATAGRAMS} datagrams are spent" in said or len(received) < MAX_DATAGRAMS
 
 
 def test_report_can_be_judged_again(stock: StockServer) -> None:
-    """--json holds every datagram, and judge() finds the same in them."""
+    """--json holds every datagram, and assess() finds the same in them."""
     code, report = probe(stock.port, "--hurtful", *QUICK)
     assert code == 1
-    assert judge(exchanges_of(report)) == findings_of(report)
+    assert assess(exchanges_of(report)) == findings_of(report)
     assert report["datagrams_sent"] == len(stock.received)
 
 

@@ -211,7 +211,7 @@ def test_no_extensions_and_an_empty_list_of_them_differ() -> None:
         (ClientHello(bytes(32), (1,), cookie=bytes(256)), "cookie"),
         (ClientHello(bytes(32), ()), "cipher_suites"),
         (ClientHello(bytes(32), (1,) * 32768), "cipher_suites"),
-        (ClientHello(bytes(32), (2**16,)), "cipher suite"),
+        (ClientHello(bytes(32), (2**16,)), "cipher_suites"),
         (ClientHello(bytes(32), (1,), compression_methods=b""), "compression_methods"),
         (ClientHello(bytes(32), (1,), compression_methods=bytes(256)), "compression_methods"),
         (ClientHello(bytes(32), (1,), extensions=((2**16, b""),)), "extension_type"),
@@ -449,3 +449,22 @@ def test_decoders_raise_nothing_but_wire_error() -> None:
             decoded += 1
             assert request.encode() == data
     assert decoded > 1000
+
+
+def test_vectors_of_numbers() -> None:
+    """Length in bytes, then 16 bits each; as in the extension supported_groups (RFC 8422 5.1.1)."""
+    assert wire.encode_numbers("supported_groups", (0x001D, 0x0017)).hex() == "0004001d0017"
+    assert len(wire.encode_numbers("numbers", range(32767))) == 65536
+    for numbers in (), range(32768):
+        with pytest.raises(WireError, match=f"numbers: {2 * len(numbers)} bytes"):
+            wire.encode_numbers("numbers", numbers)
+
+
+@pytest.mark.parametrize(("prefix_size", "most"), [(1, 255), (2, 65535)])
+def test_a_vector_is_as_long_as_its_prefix_can_say(prefix_size: int, most: int) -> None:
+    """Unless it is given a bound of its own."""
+    encoded = wire.encode_vector("name", bytes(most), prefix_size)
+    assert encoded == b"\xff" * prefix_size + bytes(most)
+    for data, bounds in (bytes(most + 1), {}), (b"abc", {"most": 2}), (b"abc", {"least": 4}):
+        with pytest.raises(WireError, match=f"name: {len(data)} bytes"):
+            wire.encode_vector("name", data, prefix_size, **bounds)

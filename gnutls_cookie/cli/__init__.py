@@ -37,7 +37,7 @@ COMMANDS = {
     "demo": Command("show the exchange step by step on loopback", ".cli.demo"),
     "serve": Command("a DTLS echo server, as gnutls-serv --udp", ".serve"),
     "connect": Command("a DTLS client, a line at a time", ".client"),
-    "probe": Command("audit a DTLS server from outside", ".probe"),
+    "probe": Command("audit a DTLS server from outside", ".cli.probe.command"),
     "diff": Command("compare an implementation with libgnutls", ".differential.command"),
     "run": Command("run an unmodified server with the gate in front", ".run"),
     "stats": Command(

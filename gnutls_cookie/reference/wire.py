@@ -6,7 +6,7 @@ Only the grammar is judged here: sizes, lengths that agree, nothing left over. W
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 # ContentType, RFC 5246 6.2.1.
@@ -172,22 +172,21 @@ class ClientHello:
         """
         if len(self.random) != RANDOM_SIZE:
             raise WireError(f"random: {len(self.random)} bytes, must be {RANDOM_SIZE}")
-        suites = b"".join(_uint("cipher suite", suite, 2) for suite in self.cipher_suites)
         body = (
             _uint("client_version", self.client_version, 2)
             + self.random
-            + _vector("session_id", self.session_id, 1, 0, MAX_SESSION_ID_SIZE)
-            + _vector("cookie", self.cookie, 1, 0, MAX_COOKIE_SIZE)
-            + _vector("cipher_suites", suites, 2, 2, 2**16 - 2)
-            + _vector("compression_methods", self.compression_methods, 1, 1, 2**8 - 1)
+            + encode_vector("session_id", self.session_id, 1, most=MAX_SESSION_ID_SIZE)
+            + encode_vector("cookie", self.cookie, 1)
+            + encode_numbers("cipher_suites", self.cipher_suites)
+            + encode_vector("compression_methods", self.compression_methods, 1, least=1)
         )
         if self.extensions is None:
             return body
         extensions = b"".join(
-            _uint("extension_type", number, 2) + _vector("extension_data", data, 2, 0, 2**16 - 1)
+            _uint("extension_type", number, 2) + encode_vector("extension_data", data, 2)
             for number, data in self.extensions
         )
-        return body + _vector("extensions", extensions, 2, 0, 2**16 - 1)
+        return body + encode_vector("extensions", extensions, 2)
 
     @classmethod
     def decode(cls, data: bytes) -> ClientHello:
@@ -249,9 +248,8 @@ class HelloVerifyRequest:
         Raises:
             WireError: a value does not fit its field.
         """
-        body = _uint("server_version", self.server_version, 2) + _vector(
-            "cookie", self.cookie, 1, 0, MAX_COOKIE_SIZE
-        )
+        body = _uint("server_version", self.server_version, 2)
+        body += encode_vector("cookie", self.cookie, 1)
         return handshake_record(
             HELLO_VERIFY_REQUEST,
             body,
@@ -444,6 +442,35 @@ def handshake_record(
     return record.encode() + handshake.encode() + fragment
 
 
+def encode_vector(
+    name: str, data: bytes, prefix_size: int, *, least: int = 0, most: int | None = None
+) -> bytes:
+    """Encode a vector<least..most>: its length in bytes, then its bytes (RFC 5246 4.3).
+
+    Args:
+        name: of the field, for errors.
+        data: the bytes of all its elements.
+        prefix_size: bytes that its length is written with.
+        least: bytes that it must have.
+        most: bytes that it may have; None for as many as the prefix can say.
+
+    Raises:
+        WireError: it has fewer bytes or more.
+    """
+    _check_length(name, len(data), least, (1 << 8 * prefix_size) - 1 if most is None else most)
+    return len(data).to_bytes(prefix_size, "big") + data
+
+
+def encode_numbers(name: str, numbers: Iterable[int]) -> bytes:
+    """Encode a vector<2..2^16-2> of 16-bit numbers, e.g. cipher suites or named groups.
+
+    Raises:
+        WireError: a number does not fit in 16 bits, or there are none, or more than 32767.
+    """
+    data = b"".join(_uint(name, number, 2) for number in numbers)
+    return encode_vector(name, data, 2, least=2, most=2**16 - 2)
+
+
 def decode_client_hello(datagram: bytes) -> tuple[RecordHeader, HandshakeHeader, ClientHello]:
     """Read a datagram that is one whole ClientHello in one record and nothing else.
 
@@ -503,12 +530,6 @@ def _uint(name: str, value: int, size: int) -> bytes:
     if not 0 <= value < 1 << 8 * size:
         raise WireError(f"{name}: {value} does not fit in {size} bytes")
     return value.to_bytes(size, "big")
-
-
-def _vector(name: str, data: bytes, prefix_size: int, least: int, most: int) -> bytes:
-    """Encode a vector<least..most>: its length in bytes, then its bytes (RFC 5246 4.3)."""
-    _check_length(name, len(data), least, most)
-    return len(data).to_bytes(prefix_size, "big") + data
 
 
 def _check_length(name: str, length: int, least: int, most: int) -> None:
