@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from ._ffi import ffi, lib
 from .address import SocketAddress, client_data
 from .cookie import Prestate, _owner
 from .gate import CookieGate
+from .locks import OwnedLock
 
 __all__ = ["Arrival", "CookieListener", "ListenerCounters"]
 
@@ -108,7 +108,7 @@ class CookieListener:
         []
     """
 
-    __slots__ = ("_batch", "_family", "_gate", "_native", "_polling", "_sock")
+    __slots__ = ("_batch", "_family", "_gate", "_native", "_sock", "_turn")
 
     def __init__(
         self, sock: socket.socket, gate: CookieGate, *, batch: int = 64, max_peers: int = 1 << 20
@@ -122,7 +122,7 @@ class CookieListener:
         self._batch = batch
         self._sock = sock
         self._gate = gate
-        self._polling = threading.Lock()
+        self._turn = OwnedLock()  # from the first call into C to the last arrival copied
         native = lib.gc_udp_new(batch, _DATAGRAM_CAPACITY, max_peers)
         if native == ffi.NULL:
             raise MemoryError(f"no memory for {batch} datagrams of {_DATAGRAM_CAPACITY} bytes")
@@ -189,16 +189,20 @@ class CookieListener:
                 counted and never raised.
             ValueError: the listener is closed, timeout is negative, or limit less than 1.
             TypeError: an argument is of another type.
-            RuntimeError: another poll() is under way.
+            RuntimeError: another poll() is under way. In the child of a fork none is, whatever the
+                other threads of the parent were at.
         """
         deadline = _deadline(timeout)
         _check_number("limit", limit, None)
-        if not self._polling.acquire(blocking=False):
-            raise RuntimeError("poll() is under way already; one listener has one poll() at a time")
+        token = self._turn.token()
         try:
+            if not self._turn.take(token, 0):
+                raise RuntimeError(
+                    "poll() is under way already; one listener has one poll() at a time"
+                )
             return self._poll(self._opened(), deadline, limit)
         finally:
-            self._polling.release()
+            self._turn.give(token)
 
     def fileno(self) -> int:
         """The file descriptor of the socket, for an event loop; -1 once the socket is closed."""

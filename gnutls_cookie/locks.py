@@ -85,9 +85,11 @@ class OwnedLock:
 
         Raises:
             RuntimeError: this thread holds the lock already (a signal handler or a finalizer
-                interrupted its own thread): it would wait for itself.
+                interrupted its own thread): it would wait for itself. Not with timeout 0.
         """
         taken = self._take(token, 0)
+        if timeout == 0 and taken == -errno.EDEADLK:
+            return False
         if taken == 0 and timeout != 0:
             deadline = None if timeout is None else _now() + timeout
             while taken == 0 and (wait := _slice(deadline)) > 0:

@@ -41,7 +41,9 @@ from support import (
     hello_with,
     missing,
     openssl,
+    python_in_silence,
     running,
+    seeded,
     udp_socket,
 )
 
@@ -705,6 +707,110 @@ def test_second_poll_at_once_is_refused(listener: CookieListener) -> None:
         client.send(second_hello(cookie_of(KEY, seen_as(client))))
         thread.join()
     assert listener.poll(0) == []
+
+
+class Raised(Exception):
+    """What a signal handler of these tests raises."""
+
+
+def test_raising_handler_leaves_no_poll_under_way(
+    listener: CookieListener, client: socket.socket
+) -> None:
+    """3,000 at random moments, while a client sends: the next poll() is never refused."""
+    draw = seeded()
+
+    def handler(number: int, frame: object) -> None:
+        raise Raised
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        for turn in range(3000):
+            client.send(b"junk" if turn % 2 else wire.client_hello())
+            try:
+                signal.setitimer(signal.ITIMER_REAL, draw.uniform(10e-6, 300e-6))
+                while True:
+                    listener.poll(timeout=0 if turn % 3 else 0.001)
+            except Raised:
+                pass
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert verified(listener, client).prestate is not None
+
+
+def test_poll_within_a_poll_of_its_own_thread_is_refused(listener: CookieListener) -> None:
+    """A signal handler that polls what it interrupted gets the error, and no wait without end."""
+    said: list[str] = []
+
+    def handler(number: int, frame: object) -> None:
+        with pytest.raises(RuntimeError, match="under way") as caught:
+            listener.poll(0)
+        said.append(str(caught.value))
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        assert listener.poll(0.3) == []
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert len(said) == 1
+    assert listener.poll(0) == []
+
+
+FORKS = """
+import os, signal, socket, threading, time
+from gnutls_cookie import CookieGate, CookieListener
+from gnutls_cookie.reference import wire
+
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.bind(("127.0.0.1", 0))
+listener = CookieListener(sock, CookieGate(b"k" * 16))
+listener.admit(("127.0.0.9", 9))
+stop = threading.Event()
+def poll():
+    while not stop.is_set():
+        listener.poll(timeout=0.05)
+def flood():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        while not stop.is_set():
+            client.sendto(b"x" * 20, sock.getsockname())
+def change():
+    while not stop.is_set():
+        listener.admit(("127.0.0.8", 8))
+        listener.forget(("127.0.0.8", 8))
+threads = [threading.Thread(target=work) for work in (poll, flood, change)]
+for thread in threads:
+    thread.start()
+time.sleep(0.1)
+for turn in range(60):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        status = 1
+        try:
+            before = listener.peers
+            listener.admit(("127.0.0.7", 7))
+            listener.forget(("127.0.0.9", 9))
+            assert listener.peers == before
+            listener.poll(timeout=0)
+            listener.close()
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0, turn
+stop.set()
+for thread in threads:
+    thread.join()
+print("done")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_child_of_a_fork_beside_a_poll_may_use_its_listener() -> None:
+    """Neither its peers nor poll() are held by threads that are not there."""
+    # From 3.12 on Python warns of every fork in a process with threads: that is the case here.
+    env = {"PYTHONWARNINGS": "ignore::DeprecationWarning"}
+    assert python_in_silence(FORKS, env=env, dev=False, timeout=120) == "done\n"
 
 
 def test_close_ends_a_poll_of_another_thread(listener: CookieListener) -> None:

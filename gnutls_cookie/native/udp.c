@@ -81,6 +81,9 @@ struct gc_udp {
     struct gc_arrival *arrivals;
     struct gc_udp_counters counters;
 
+    struct gc_udp *next; /* in the list of all of them */
+    struct gc_udp *previous;
+
     /* The set of peers is a tree of <search.h>: balanced in glibc, musl and the BSDs, and there is
      * no hash to be flooded. */
     pthread_mutex_t lock;
@@ -113,19 +116,70 @@ static void remove_peer(struct gc_udp *udp, struct peer *peer);
 static int is_admitted(struct gc_udp *udp, const union address *address);
 static void note_verified(struct gc_udp *udp, const union address *address);
 
+/* --- fork ------------------------------------------------------------------------------------ */
+
+/* A thread in gc_udp_run is not there in a forked child: what it guards must be whole and free. */
+static pthread_mutex_t all_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct gc_udp *all;
+static int fork_error;
+
+static void before_fork(void) {
+    pthread_mutex_lock(&all_lock);
+    for (struct gc_udp *udp = all; udp != NULL; udp = udp->next) {
+        pthread_mutex_lock(&udp->lock);
+    }
+}
+
+static void after_fork(void) {
+    for (struct gc_udp *udp = all; udp != NULL; udp = udp->next) {
+        pthread_mutex_unlock(&udp->lock);
+    }
+    pthread_mutex_unlock(&all_lock);
+}
+
+static void watch_forks(void) {
+    fork_error = pthread_atfork(before_fork, after_fork, after_fork);
+}
+
+static void enlist(struct gc_udp *udp) {
+    pthread_mutex_lock(&all_lock);
+    udp->next = all;
+    if (all != NULL) {
+        all->previous = udp;
+    }
+    all = udp;
+    pthread_mutex_unlock(&all_lock);
+}
+
+static void strike_off(struct gc_udp *udp) {
+    pthread_mutex_lock(&all_lock);
+    if (udp->next != NULL) {
+        udp->next->previous = udp->previous;
+    }
+    if (udp->previous != NULL) {
+        udp->previous->next = udp->next;
+    } else if (all == udp) {
+        all = udp->next;
+    }
+    pthread_mutex_unlock(&all_lock);
+}
+
 /* --- life ------------------------------------------------------------------------------------ */
 
 struct gc_udp *gc_udp_new(unsigned int batch, size_t capacity, size_t max_peers) {
     if (batch == 0 || capacity == 0 || capacity > SIZE_MAX / 2) {
         return NULL;
     }
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, watch_forks);
     const size_t stride = (capacity + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE + SKEW;
     struct gc_udp *udp = calloc(1, sizeof *udp);
-    if (udp == NULL || stride > SIZE_MAX / batch) {
+    if (udp == NULL || stride > SIZE_MAX / batch || fork_error != 0) {
         free(udp);
         return NULL;
     }
     pthread_mutex_init(&udp->lock, NULL);
+    enlist(udp);
     udp->batch = batch;
     udp->max_peers = max_peers;
     udp->memory_size = stride * batch;
@@ -162,6 +216,7 @@ void gc_udp_free(struct gc_udp *udp) {
     if (udp == NULL) {
         return;
     }
+    strike_off(udp);
     while (udp->peers != NULL) {
         remove_peer(udp, *(struct peer **)udp->peers); /* POSIX: a node starts with its datum */
     }
@@ -193,6 +248,10 @@ int gc_udp_run(struct gc_udp *udp, int fd, const struct gc_keys *keys, struct gc
     want = want > udp->batch ? udp->batch : want;
 
     while (want > 0 && error == 0) {
+        /* Each time anew: the thread that was at work here may have been left behind by a fork. */
+        for (unsigned int at = 0; at < want; at++) {
+            udp->incoming[at].msg_hdr.msg_namelen = sizeof udp->slots[at].address;
+        }
         const int received = receive_messages(fd, udp->incoming, want);
         int empty = received < (int)want;
         if (received > 0) {
@@ -282,11 +341,7 @@ static unsigned int judge(struct gc_udp *udp, const struct gc_keys *keys, struct
     }
     seen->challenged += challenges;
     *replies = challenges;
-    const unsigned int arrived = challenges < received ? collect(udp, seen, received) : 0;
-    for (unsigned int at = 0; at < received; at++) {
-        udp->incoming[at].msg_hdr.msg_namelen = sizeof udp->slots[at].address;
-    }
-    return arrived;
+    return challenges < received ? collect(udp, seen, received) : 0;
 }
 
 /* The second look at a batch, for what was no challenge: in the order of arrival, since a fragment
