@@ -1,6 +1,6 @@
-"""Servers of others and our own under `gnutls-cookie probe`; writes the table of docs/peers.md.
+"""Third-party servers and our own under `gnutls-cookie probe`; writes the table of docs/peers.md.
 
-python tests/probe_peers.py; needs all of them, and tells what it cannot find.
+python tests/probe_peers.py needs all of the servers, and names the first one that is missing.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ DOCUMENT = ROOT / "docs" / "peers.md"
 BEGIN, END = "<!-- made by tests/probe_peers.py -->", "<!-- end -->"
 CERT, KEY = str(CERTS / "localhost.pem"), str(CERTS / "localhost.key")
 X509 = ["--x509certfile", CERT, "--x509keyfile", KEY]
-SECONDS = 20.0  # a bound, never a measure
+SECONDS = 20.0  # an upper bound; nothing is measured by it
 
 Command = list[str]
 Findings = dict[str, Finding]
@@ -49,11 +49,11 @@ class Peer:
     """A server to ask.
 
     Attributes:
-        command: makes its command line for a port; one that takes no port prints its own.
-        ready: what it prints once it serves; a group in it is the port.
+        command: makes its command line for a port; a server that chooses its port prints it.
+        ready: pattern of what it prints once it serves; a group in it is the port.
         version: name and version of the library that answers.
-        offset: DTLS is served on the port given plus this.
-        runs: groups of questions; it is started for each, where it serves one client and no more.
+        offset: added to the port given, it is the port of DTLS.
+        runs: groups of questions; a server that serves a single client is started for each.
     """
 
     command: Callable[[int], Command]
@@ -88,7 +88,7 @@ def openssl_version() -> str:
 
 
 def coap_version(library: str) -> str:
-    # "-h" lacks its argument: it prints versions and usage, and ends.
+    # "-h" without its argument: it prints versions and usage, and exits.
     return said_by([coap_server(library), "-h"], r" v(\S+) --")
 
 
@@ -160,14 +160,14 @@ PEERS_ASKED: dict[str, Peer] = {
 }  # fmt: skip
 
 
-# --- to ask one -----------------------------------------------------------------------------------
+# --- probing one server ---------------------------------------------------------------------------
 
 
 @contextmanager
 def serving(peer: Peer) -> Iterator[int]:
-    """The server, in a process that ends with this; gives the port of DTLS."""
+    """The server in a process that ends with the block; yields the port of DTLS."""
     port = free_udp_port()
-    # What it prints goes into a file: a full pipe would stop it.
+    # Its output goes into a file: a full pipe would block it.
     with tempfile.TemporaryFile() as output:
         child = subprocess.Popen(
             peer.command(port), stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT
@@ -207,7 +207,7 @@ def asked(peer: Peer) -> Findings:
     others: Findings = {}
     for run in peer.runs:
         options = ["--hurtful", *(f"--only={group}" for group in run)]
-        # A handshake is the last that a server of one client can be asked for.
+        # A handshake is the last thing that a server of one client can be asked for.
         options += ["--insecure"] * ("replay" in run)
         with serving(peer) as port:
             _, report = probe(port, *options)
@@ -216,13 +216,13 @@ def asked(peer: Peer) -> Findings:
             if one.check in ("handshake", "process"):
                 others[one.check] = one
     if len(peer.runs) > 1:
-        # That nobody else is served is known after the first run; then it is the later ones' start.
+        # After the first run it is known that no other client is served: later silence is no news.
         exchanges = [one for one in exchanges if one.received or "alive" not in one.step]
     return {one.check: one for one in assess(exchanges)} | others
 
 
 def exchanges_of(report: dict[str, object], without: Sequence[str] = ()) -> list[Exchange]:
-    """The exchanges of a report, to be judged again."""
+    """The exchanges of a report, to be assessed again."""
     found = report["exchanges"]
     assert isinstance(found, list)
     return [
@@ -253,7 +253,7 @@ COLUMNS = (
 
 
 def row(name: str, peer: Peer, findings: Findings) -> list[str]:
-    """The cells of a server."""
+    """The cells of a server's row."""
 
     def seen(check: str) -> str:
         return findings[check].seen if check in findings else ""
@@ -289,7 +289,7 @@ def row(name: str, peer: Peer, findings: Findings) -> list[str]:
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Markdown."""
+    """The table in Markdown."""
     lines = [COLUMNS, ["---"] * len(COLUMNS), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import subprocess
 import sys
 
 import pytest
 
+from gnutls_cookie import PSKCredentials
 from gnutls_cookie.cli import COMMANDS, main
+from gnutls_cookie.cli.options import add_psk_arguments, psk_credentials
 
 MODULES = {
     name: importlib.util.resolve_name(command.module, "gnutls_cookie")
@@ -106,3 +109,33 @@ def test_arguments_are_those_of_the_process(
     monkeypatch.setattr(sys, "argv", ["gnutls-cookie", "stats", "/no/such/file"])
     assert main() == 2
     assert capsys.readouterr().err.startswith("gnutls-cookie stats: /no/such/file: ")
+
+
+def psk_options(*arguments: str) -> argparse.Namespace:
+    """A command line with the options of a pre-shared key."""
+    parser = argparse.ArgumentParser()
+    add_psk_arguments(parser)
+    return parser.parse_args(arguments)
+
+
+def test_options_of_a_pre_shared_key() -> None:
+    """Both make credentials, neither makes none."""
+    assert psk_credentials(psk_options()) is None
+    credentials = psk_credentials(psk_options("--pskusername", "sensor-1", "--pskkey", "00ff"))
+    assert isinstance(credentials, PSKCredentials)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["--pskusername", "a"], "go together"),
+        (["--pskkey", "00"], "go together"),
+        (["--pskusername", "a", "--pskkey", "no hex"], "--pskkey must be hexadecimal"),
+        (["--pskusername", "", "--pskkey", "00"], "identity"),
+        (["--pskusername", "a", "--pskkey", ""], "psk key|key must"),
+    ],
+)
+def test_unusable_pre_shared_key(arguments: list[str], error: str) -> None:
+    """The error says which of the two is wrong, and nothing secret."""
+    with pytest.raises(ValueError, match=error):
+        psk_credentials(psk_options(*arguments))

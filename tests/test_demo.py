@@ -1,4 +1,4 @@
-"""`python -m gnutls_cookie demo`: each step in order, and an exit code that tells the truth."""
+"""`python -m gnutls_cookie demo`: each step in order, and the right exit code."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def demo(path: str | None = None) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_client_is_shown_every_step_in_order() -> None:
-    """Our client, openssl s_client and gnutls-cli; the cookie that goes out comes back."""
+    """Our client, openssl s_client and gnutls-cli; each returns the cookie that it was sent."""
     openssl()
     gnutls_cli()
     done = demo()
@@ -52,7 +52,7 @@ def test_every_client_is_shown_every_step_in_order() -> None:
 
 
 def test_demo_is_coloured_on_a_terminal_only() -> None:
-    """The whole of it on a pty, with and without NO_COLOR."""
+    """On a pty, with and without NO_COLOR."""
     plain = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
     for env, coloured in ({}, True), ({"NO_COLOR": "1"}, False):
         try:
@@ -67,7 +67,7 @@ def test_demo_is_coloured_on_a_terminal_only() -> None:
         try:
             while chunk := os.read(main, 65536):
                 said += chunk
-        except OSError:  # Linux' way to say that the other end is closed
+        except OSError:  # how Linux reports that the other end is closed
             pass
         finally:
             os.close(main)
@@ -75,7 +75,7 @@ def test_demo_is_coloured_on_a_terminal_only() -> None:
         assert (b"\033[" in said) == coloured
 
 
-def test_missing_client_is_said_and_fails(tmp_path: Path) -> None:
+def test_missing_client_is_reported_and_fails(tmp_path: Path) -> None:
     """With openssl alone on PATH, gnutls-cli is named, and the exit code is 1."""
     (tmp_path / "openssl").symlink_to(openssl())
     done = demo(str(tmp_path))

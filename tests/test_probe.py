@@ -1,4 +1,4 @@
-"""The command probe: what it makes of bytes, of servers in process, of real ones on loopback."""
+"""The command probe: on bytes, on servers that are functions, on real servers on loopback."""
 
 from __future__ import annotations
 
@@ -53,15 +53,15 @@ PLAN = Plan(random=bytes(range(32)), elsewhere=True)
 QUICK = ("--rate", "200", "--timeout", "0.5")
 KEY = b"a key of 16 byte"
 
-#: A server in process: a datagram and who sent it, and what it answers.
+#: A server as a function: a datagram and its source in, answers out.
 Server = Callable[[bytes, str], list[bytes]]
 
 
-# --- servers in process ---------------------------------------------------------------------------
+# --- servers that are functions -------------------------------------------------------------------
 
 
 def right(datagram: bytes, source: str) -> list[bytes]:
-    """The reference's gate, and a ServerHello for who has passed it."""
+    """The reference's gate, and a ServerHello for a verified client."""
     verdict = gate.receive(datagram, source.encode(), KEY)
     if isinstance(verdict, gate.Challenge):
         return [verdict.datagram]
@@ -71,7 +71,7 @@ def right(datagram: bytes, source: str) -> list[bytes]:
 
 
 def server_hello(record_seq: int, message_seq: int) -> bytes:
-    """The beginning of one, which is all that is read of it."""
+    """The beginning of a ServerHello, which is all that the probe reads of it."""
     body = wire.DTLS_1_2.to_bytes(2, "big") + bytes(36)
     return wire.handshake_record(
         wire.SERVER_HELLO, body, record_seq=record_seq, message_seq=message_seq
@@ -79,7 +79,7 @@ def server_hello(record_seq: int, message_seq: int) -> bytes:
 
 
 def follow(script: Script, server: Server) -> list[Exchange]:
-    """Run a script against a server in process."""
+    """Run a script against a server that is a function."""
     exchanges: list[Exchange] = []
     try:
         step = next(script)
@@ -94,7 +94,7 @@ def follow(script: Script, server: Server) -> list[Exchange]:
 
 
 def probed(server: Server | type[Mortal], plan: Plan = PLAN) -> dict[str, Finding]:
-    """The findings about a server in process, by check."""
+    """The findings about a server that is a function, by check."""
     if isinstance(server, type):
         server = server()
     exchanges = follow(harmless(plan), server) + follow(hurtful(plan), server)
@@ -109,7 +109,7 @@ def bad(findings: dict[str, Finding]) -> set[str]:
 def changed(
     change: Callable[[wire.HelloVerifyRequest, wire.RecordHeader], wire.HelloVerifyRequest],
 ) -> Server:
-    """The right server, but for its HelloVerifyRequests."""
+    """The right server, except for its HelloVerifyRequests."""
 
     def server(datagram: bytes, source: str) -> list[bytes]:
         answers = right(datagram, source)
@@ -127,7 +127,7 @@ def with_request(**values: object) -> Server:
 
 
 def low_byte_only(datagram: bytes, source: str) -> list[bytes]:
-    """Echoes the low byte of the record sequence, as libgnutls does where it is told to."""
+    """Echoes the low byte of the record sequence only, as gnutls_dtls_cookie_send does."""
     server = changed(lambda request, hello: replace(request, record_seq=hello.record_seq & 255))
     return server(datagram, source)
 
@@ -138,7 +138,7 @@ def no_cookie(datagram: bytes, _: str) -> list[bytes]:
 
 
 def any_cookie(datagram: bytes, _: str) -> list[bytes]:
-    """Takes everybody's cookie from everybody."""
+    """Accepts a cookie from any address."""
     return right(datagram, "all the same")
 
 
@@ -148,14 +148,14 @@ def no_port(datagram: bytes, source: str) -> list[bytes]:
 
 
 def wrong_cookie_too(datagram: bytes, source: str) -> list[bytes]:
-    """Takes whatever stands in the cookie field."""
+    """Accepts any cookie of 16 bytes."""
     if datagram[59:61] == b"\x00\x10":  # no session id, a cookie of 16 bytes
         return [server_hello(1, datagram[18])]
     return right(datagram, source)
 
 
 def answers_junk(datagram: bytes, source: str) -> list[bytes]:
-    """Answers what is no hello with a cookie, from 60 bytes on."""
+    """Answers anything of 60 bytes or more that is not a handshake record with a cookie."""
     is_hello = datagram[:1] == b"\x16"
     if not is_hello and len(datagram) >= 60:
         return [wire.HelloVerifyRequest(bytes(16)).encode()]
@@ -171,12 +171,12 @@ def each_fragment(datagram: bytes, source: str) -> list[bytes]:
 
 
 def whole_hellos(datagram: bytes, source: str) -> list[bytes]:
-    """Knows no fragments."""
+    """Ignores fragments."""
     return right(datagram, source) if len(datagram) > 200 else []
 
 
 def alert_on_a_wrong_cookie(datagram: bytes, source: str) -> list[bytes]:
-    """Ends the handshake of who has a dead cookie."""
+    """Ends the handshake of a client with a dead cookie."""
     verdict = gate.receive(datagram, source.encode(), KEY)
     if isinstance(verdict, gate.Challenge) and verdict.presented_cookie:
         return [bytes.fromhex("15 feff 0000 000000000000 0002 02 28")]
@@ -184,7 +184,7 @@ def alert_on_a_wrong_cookie(datagram: bytes, source: str) -> list[bytes]:
 
 
 def second_server_hello_number(datagram: bytes, source: str) -> list[bytes]:
-    """Echoes both sequences, and does not hand over message_seq: one half of the cure."""
+    """Echoes both sequences, but does not hand message_seq over: half of the cure."""
     verdict = gate.receive(datagram, source.encode(), KEY)
     if isinstance(verdict, gate.Verified):
         return [server_hello(verdict.prestate.record_seq, 1)]
@@ -192,7 +192,7 @@ def second_server_hello_number(datagram: bytes, source: str) -> list[bytes]:
 
 
 class Mortal:
-    """Answers nothing any more after a datagram of one byte."""
+    """Stops answering after a datagram of one byte."""
 
     def __init__(self) -> None:
         self.dead = False
@@ -202,7 +202,7 @@ class Mortal:
         return [] if self.dead else right(datagram, source)
 
 
-# Servers with one fault each, and the checks that are bad then; Mortal is made anew for each.
+# Servers with one fault each, and the checks that are then bad. Each run makes its own Mortal.
 FAULTS: dict[str, tuple[Server | type[Mortal], set[str]]] = {
     "no cookie": (no_cookie, {"cookie", "amplification"}),
     "no echo of record_seq": (with_request(record_seq=0), {"record_seq"}),
@@ -222,7 +222,7 @@ FAULTS: dict[str, tuple[Server | type[Mortal], set[str]]] = {
 
 
 def test_right_server() -> None:
-    """Nothing to find in the reference's gate."""
+    """Every finding about the reference's gate is good."""
     findings = probed(right)
     assert {one.verdict for one in findings.values()} == {"good"}
     assert set(findings) == {
@@ -240,7 +240,7 @@ def test_each_fault_is_found(fault: str) -> None:
 
 
 def test_neither_good_nor_bad() -> None:
-    """What the RFC leaves open is info: a port that is not bound, DTLS 1.2 in place of 1.0."""
+    """What the RFC leaves open is info: a cookie for any port, DTLS 1.2 instead of 1.0."""
     findings = probed(no_port)
     assert findings["replay_port"].verdict == "info"
     assert findings["replay_address"].verdict == "good"
@@ -250,21 +250,21 @@ def test_neither_good_nor_bad() -> None:
 
 
 def test_every_finding_about_the_protocol_names_its_section() -> None:
-    """So that a reader can look it up."""
+    """A reader can look it up."""
     for server, _ in FAULTS.values():
         for one in probed(server).values():
             assert one.section.startswith("RFC "), one
 
 
 def test_silence_ends_the_questions() -> None:
-    """A server that never answers costs a handful of datagrams."""
+    """A server that never answers is sent five datagrams."""
     exchanges = follow(harmless(PLAN), lambda *_: [])
     assert sum(len(one.sent) for one in exchanges) == 5
     assert [one.check for one in assess(exchanges) if one.verdict == "good"] == []
 
 
-def test_loss_is_borne() -> None:
-    """Every first datagram from a port is lost: the same findings."""
+def test_loss_changes_no_finding() -> None:
+    """The first datagram from each port is lost, and the findings are the same."""
     seen: set[str] = set()
 
     def lossy(datagram: bytes, source: str) -> list[bytes]:
@@ -279,7 +279,7 @@ def test_loss_is_borne() -> None:
 
 
 def test_groups() -> None:
-    """Each by itself: its findings beside those of the first hellos."""
+    """Each group alone: its own findings and those of the first hellos."""
     own = {
         "replay": {"replay_port", "replay_address"},
         "return": {"return", "return_record_seq"},
@@ -295,7 +295,7 @@ def test_groups() -> None:
 
 
 def test_hellos_of_an_exchange_differ_in_cookie_and_numbers_only() -> None:
-    """RFC 6347 4.2.1: the parameters stay the same; and the fragments hold the same hello."""
+    """RFC 6347 4.2.1: the parameters stay the same. Of fragments the first has the cookie."""
     hellos = set()
     for one in follow(harmless(PLAN), right):
         if "fragments" in one.step:
@@ -310,7 +310,7 @@ def test_hellos_of_an_exchange_differ_in_cookie_and_numbers_only() -> None:
 
 
 def test_server_name_is_sent_where_there_is_one() -> None:
-    """As an extension server_name (RFC 6066 3)."""
+    """In the extension server_name (RFC 6066 3)."""
     (exchange, *_) = follow(harmless(Plan(PLAN.random, "sensor.example")), right)
     _, _, hello = wire.decode_client_hello(exchange.sent[0])
     assert hello.extensions is not None
@@ -336,7 +336,7 @@ RECORDED = {
 
 @pytest.mark.parametrize("datagram", RECORDED)
 def test_what_is_read_in_a_datagram(datagram: str) -> None:
-    """Records and messages, whole and broken."""
+    """Records and messages, whole and cut short."""
     assert read_messages(bytes.fromhex(datagram)) == RECORDED[datagram]
 
 
@@ -348,8 +348,8 @@ def test_a_flight_in_one_datagram() -> None:
     assert kinds == ["ServerHello", "handshake message 11", "handshake message 11, continued"]
 
 
-def test_any_bytes_are_judged() -> None:
-    """Whatever a server answers, there are findings and no exception."""
+def test_any_bytes_are_assessed() -> None:
+    """Whatever a server answers, there are findings and never an exception."""
     chance = seeded()
     for _ in range(300):
         good = right(wire.client_hello(), "first")[0]
@@ -360,8 +360,8 @@ def test_any_bytes_are_judged() -> None:
         assert assess(follow(harmless(PLAN), lambda *_, answer=answer: [answer]))  # type: ignore[misc]
 
 
-def test_malformed_request_is_told() -> None:
-    """A HelloVerifyRequest that is none is no cookie, and the report says why."""
+def test_malformed_request_is_reported() -> None:
+    """A malformed HelloVerifyRequest is not a cookie, and the finding says so."""
     findings = probed(lambda *_: [wire.HelloVerifyRequest(bytes(16)).encode() + b"x"])
     assert findings["cookie"].verdict == "bad"
     assert "malformed" in findings["cookie"].seen
@@ -371,7 +371,7 @@ def test_malformed_request_is_told() -> None:
 
 
 class StockServer:
-    """The recipe of GnuTLS' manual in Python, in a thread; many clients at once."""
+    """The recipe of GnuTLS' manual in Python, in a thread, for many clients at once."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -426,7 +426,7 @@ class StockServer:
 
 @pytest.fixture
 def stock() -> Iterator[StockServer]:
-    """A running one."""
+    """A running stock server."""
     with udp_socket() as sock, StockServer(sock) as server:
         yield server
 
@@ -434,14 +434,14 @@ def stock() -> Iterator[StockServer]:
 def test_stock_recipe_does_not_heal_and_answers_junk(
     stock: StockServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Found unaided, over a socket; in words and with the section."""
+    """Both are found over a socket, and printed with the section of the RFC."""
     assert main(["probe", "127.0.0.1", str(stock.port), "--hurtful", *QUICK]) == 1
     said = capsys.readouterr().out
     assert (
         "bad     heals             a dead cookie: second HelloVerifyRequest with message_seq 0 "
         in said
     )
-    # Of 60 and 61 bytes libgnutls says that they are too short, and this recipe drops those.
+    # libgnutls reports 60 and 61 bytes as too short, and this recipe drops those.
     junk = "bytes of junk are answered: 62 by 44 (HelloVerifyRequest): factor 0.71"
     assert f"bad     junk              {junk}  [RFC 6347 4.1.2.7]" in said
     assert "good    alive " in said
@@ -451,7 +451,7 @@ def test_stock_recipe_does_not_heal_and_answers_junk(
 def test_junk_is_never_sent_unasked(
     stock: StockServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not without a terminal, not with --harmless, not where another group was asked for."""
+    """Not without a terminal, not with --harmless, not if another group was asked for."""
     with open(os.devnull) as nothing:
         monkeypatch.setattr(sys, "stdin", nothing)
         for options in [], ["--harmless", "--yes"], ["--only", "replay", "--hurtful"]:
@@ -462,11 +462,11 @@ def test_junk_is_never_sent_unasked(
 
 @pytest.mark.parametrize(("answer", "sent"), [(b"y\n", True), (b"\n", False), (b"no\n", False)])
 def test_junk_is_asked_about_on_a_terminal(stock: StockServer, answer: bytes, sent: bool) -> None:
-    """Nothing but yes is a yes."""
+    """Junk is sent after a yes only."""
     try:
         ours, theirs = pty.openpty()
     except OSError as error:
-        pytest.skip(f"no terminal to be had here: {error}")
+        pytest.skip(f"no pseudo-terminal here: {error}")
     command = module("probe", "127.0.0.1", str(stock.port), *QUICK, "--only=junk")
     child = subprocess.Popen(
         command, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -485,7 +485,7 @@ def test_junk_is_asked_about_on_a_terminal(stock: StockServer, answer: bytes, se
 def test_another_machine_is_asked_about(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a terminal and without --yes nothing is sent to an address outside."""
+    """Without a terminal and without --yes nothing is sent to another machine."""
     monkeypatch.setattr(socket, "socket", lambda *_: pytest.fail("a socket was made"))
     with open(os.devnull) as nothing:
         monkeypatch.setattr(sys, "stdin", nothing)
@@ -516,8 +516,8 @@ def test_no_answer(closed: bool, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no answer" in capsys.readouterr().err
 
 
-def test_no_more_datagrams_than_said(capsys: pytest.CaptureFixture[str]) -> None:
-    """A server that answers each third datagram only: the end is told, not passed over."""
+def test_limit_of_datagrams(capsys: pytest.CaptureFixture[str]) -> None:
+    """A server that answers every third datagram: the report says that the limit was reached."""
     received: list[bytes] = []
     stop = threading.Event()
 
@@ -547,7 +547,7 @@ def test_no_more_datagrams_than_said(capsys: pytest.CaptureFixture[str]) -> None
     assert f"{MAX_DATAGRAMS} datagrams are spent" in said or len(received) < MAX_DATAGRAMS
 
 
-def test_report_can_be_judged_again(stock: StockServer) -> None:
+def test_report_can_be_assessed_again(stock: StockServer) -> None:
     """--json holds every datagram, and assess() finds the same in them."""
     code, report = probe(stock.port, "--hurtful", *QUICK)
     assert code == 1
@@ -569,7 +569,7 @@ def test_handshake_with_a_key() -> None:
 
 
 def test_ipv6(capsys: pytest.CaptureFixture[str]) -> None:
-    """The same over ::1, where there is no second address to send from."""
+    """The same over ::1, which has no second address to send from."""
     with (
         udp_socket("::1"),
         running(module("serve", "--host", "::1", "--port", "0", "--json")) as child,
@@ -587,7 +587,7 @@ def test_ipv6(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.peer
 def test_gnutls_serv_is_found_dead_after_junk() -> None:
-    """Unaided: it answered, it was sent one byte, it answers nothing any more and spins."""
+    """It answered, was sent one byte, has stopped answering, and spins."""
     with serving(PEERS_ASKED["gnutls-serv --udp"]) as port:
         code, report = probe(port, "--hurtful")
     assert code == 1
@@ -600,7 +600,7 @@ def test_gnutls_serv_is_found_dead_after_junk() -> None:
 
 @pytest.mark.peer
 def test_our_server_does_both_right() -> None:
-    """It heals, it is silent on junk and serves on; nothing bad is found, exit code 0."""
+    """It heals, is silent on junk and continues to serve; all findings are good, exit code 0."""
     with serving(PEERS_ASKED["gnutls-cookie serve"]) as port:
         code, report = probe(port, "--hurtful", "--insecure")
     found = {one.check: one.verdict for one in findings_of(report)}
@@ -630,11 +630,11 @@ def is_second_hello(datagram: bytes) -> bool:
     return datagram[:1] == b"\x16" and datagram[13:14] == b"\x01" and datagram[17:19] == b"\0\1"
 
 
-def gets_on_with_a_dead_cookie(port: int) -> bool:
-    """Whether a real client completes its handshake whose first cookie is spoilt on the way.
+def completes_with_a_dead_cookie(port: int) -> bool:
+    """Whether a real client whose first cookie is changed on the way completes its handshake.
 
-    Spoilt in each repetition of hello 2, message_seq 1, too: the server will never know it. That of
-    hello 3 may be the same bytes, and is what the server has made since.
+    The cookie is changed in each retransmission of hello 2 (message_seq 1) as well, so that the
+    server never accepts it. The cookie of hello 3 may be the same bytes: the server made it since.
     """
     cookie = dead = None
     with client_of(port) as (sock, session):
@@ -663,20 +663,20 @@ def gets_on_with_a_dead_cookie(port: int) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PEERS_ASKED)
 def test_heals_is_what_a_real_client_finds(name: str) -> None:
-    """The verdict of three hellos beside what libgnutls' client makes of the server."""
-    PEERS_ASKED[name].version()  # skips where it is not installed
+    """The verdict after three hellos is what libgnutls' client experiences with the server."""
+    PEERS_ASKED[name].version()  # skips if it is not installed
     with serving(PEERS_ASKED[name]) as port:
         _, report = probe(port, "--harmless", "--only=dead-cookie")
     found = {one.check: one.verdict for one in findings_of(report)}
     with serving(PEERS_ASKED[name]) as port:
-        assert gets_on_with_a_dead_cookie(port) == (found["heals"] == "good")
+        assert completes_with_a_dead_cookie(port) == (found["heals"] == "good")
 
 
 @pytest.mark.peer
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PEERS_ASKED)
 def test_the_table_still_holds(name: str) -> None:
-    """Each row of docs/peers.md is seen again, where the versions are those of the row."""
+    """Each row of docs/peers.md is reproduced if the versions are those of the row."""
     made = DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
     (written,) = [
         [cell.strip() for cell in line.strip("| ").split("|")]
@@ -691,7 +691,7 @@ def test_the_table_still_holds(name: str) -> None:
 
 
 def test_the_table_has_all() -> None:
-    """A row for each server that is asked."""
+    """docs/peers.md has a row for each server that is asked."""
     made = DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
     names = [line.split("|")[1].strip() for line in made.splitlines() if line.startswith("| ")]
     assert names[2:] == list(PEERS_ASKED)
