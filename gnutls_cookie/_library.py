@@ -2,19 +2,52 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+import sys
 import warnings
 
 from ._version import __version__
 
+_NO_CALLBACKS = (
+    "gnutls_cookie cannot be imported in a sub-interpreter of Python 3.11: there cffi runs "
+    "callbacks (a push function, a PSK lookup) in another interpreter than the one that called. "
+    "From Python 3.12 on it can."
+)
+_ISOLATED = (
+    "gnutls_cookie cannot be imported in an isolated sub-interpreter (one with a GIL of its own): "
+    "no module that cffi compiles can ({error}). In one that shares the main GIL it can."
+)
+_NO_MODULE = (
+    "gnutls_cookie: the compiled module could not be loaded ({error}). It needs libgnutls.so "
+    "3.6.13 or later (apt: libgnutls30, dnf: gnutls, apk: gnutls, brew: gnutls) and, from a source "
+    "tree, a build: pip install ."
+)
+
+
+def _in_sub_interpreter() -> bool:
+    """Whether this is not the main interpreter; asked of Python 3.11 alone."""
+    try:
+        interpreters = importlib.import_module("_xxsubinterpreters")
+    except ImportError:  # not every Python has it
+        import ctypes
+
+        api = ctypes.pythonapi
+        api.PyInterpreterState_Get.restype = ctypes.c_void_p
+        api.PyInterpreterState_GetID.restype = ctypes.c_int64
+        api.PyInterpreterState_GetID.argtypes = (ctypes.c_void_p,)
+        return bool(api.PyInterpreterState_GetID(api.PyInterpreterState_Get()) != 0)
+    return bool(interpreters.get_current() != interpreters.get_main())
+
+
+if sys.version_info < (3, 12) and _in_sub_interpreter():
+    raise ImportError(_NO_CALLBACKS)
+
 try:
     from ._ffi import ffi, lib
 except ImportError as error:
-    raise ImportError(
-        f"gnutls_cookie: the compiled module could not be loaded ({error}). It needs libgnutls.so "
-        "3.6.13 or later (apt: libgnutls30, dnf: gnutls, apk: gnutls, brew: gnutls) and, from a "
-        "source tree, a build: pip install ."
-    ) from error
+    text = _ISOLATED if "subinterpreters" in str(error) else _NO_MODULE
+    raise ImportError(text.format(error=error)) from error
 
 __all__ = ["judge"]
 

@@ -7,7 +7,8 @@ from support import python_in_silence
 
 UNDER_FIRE = """
 import contextlib, faulthandler, os, signal, socket, sys, threading, time
-from gnutls_cookie import CookieGate, CookieListener, Prestate, PSKCredentials, blocking, cookie_send
+from gnutls_cookie import CookieGate, CookieListener, Prestate, PSKCredentials, blocking
+from gnutls_cookie import cookie_send
 from gnutls_cookie.handles import TABLE
 from gnutls_cookie.reference import wire
 from support import seeded
@@ -78,7 +79,8 @@ def all_go_on():
     before, end = dict(turns), time.monotonic() + 20
     while any(turns[what] == before[what] for what in turns):
         if time.monotonic() > end:
-            print([what.__name__ for what in turns if turns[what] == before[what]], "hang", flush=True)
+            hang = [what.__name__ for what in turns if turns[what] == before[what]]
+            print("after", caught, "exceptions", hang, "hang", flush=True)
             faulthandler.dump_traceback(all_threads=True)
             os._exit(1)
         time.sleep(0.001)

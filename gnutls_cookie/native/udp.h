@@ -65,7 +65,8 @@ int gc_udp_run(struct gc_udp *udp, int fd, const struct gc_keys *keys, struct gc
 const struct gc_arrival *gc_udp_arrivals(const struct gc_udp *udp);
 
 /* The set of admitted peers, by struct sockaddr_in or sockaddr_in6. From any thread, also during
- * gc_udp_run, and in a forked child whose parent was in it. Admitting gives 0, or -ENOSPC (max_peers are there), -ENOMEM, -EAFNOSUPPORT. */
+ * gc_udp_run, and in a forked child whose parent was in it. Admitting gives 0, or -ENOSPC
+ * (max_peers are there), -ENOMEM, -EAFNOSUPPORT. */
 int gc_udp_admit(struct gc_udp *udp, const void *address, size_t size);
 int gc_udp_forget(struct gc_udp *udp, const void *address, size_t size);
 size_t gc_udp_peers(struct gc_udp *udp);
