@@ -1,6 +1,6 @@
 #!/bin/sh
-# The suite under each Python 3.10 to 3.14 of this machine, and in a Debian 13 tree that is made for
-# it: matrix.sh [PYTEST ARGUMENTS]. Each has a copy of the last commit and a .venv of its own, so what
+# The suite under each Python 3.11 to 3.15 of this machine, free-threaded ones (3.14t) included, and in
+# a Debian 13 tree that is made for it: matrix.sh [PYTEST ARGUMENTS]. Each has a copy of the last commit and a .venv of its own, so what
 # is not committed is not in it. Prints a table; the exit code is that of the worst, 0 if all passed.
 #
 # DEBIAN=trixie (the default), another suite, or empty for none; DEBIAN_MIRROR if not deb.debian.org.
@@ -17,11 +17,11 @@ mkdir -p "$logs"
 worst=0
 
 main() {
-    for minor in 10 11 12 13 14; do
-        if python=$(find_python "3.$minor"); then
-            in_copy "python3.$minor" "$python" "$@"
+    for version in 3.11 3.12 3.13 3.14 3.14t 3.15 3.15t; do
+        if python=$(find_python $version); then
+            in_copy "python$version" "$python" "$@"
         else
-            row "python3.$minor" - - - "not on this machine"
+            row "python$version" - - - "not on this machine"
         fi
     done
     if [ -n "${DEBIAN-trixie}" ]; then
@@ -36,10 +36,13 @@ main() {
 # The interpreter itself, by its own word: a name on PATH may be a version manager's script, which
 # stands there for versions that are not chosen as well.
 find_python() {
-    for candidate in "python$1" "${PYENV_ROOT:-$HOME/.pyenv}/versions/$1".*/bin/"python$1"; do
+    for candidate in "python$1" "${PYENV_ROOT:-${HOME:-}/.pyenv}/versions/${1%t}".*/bin/"python$1"; do
         "$candidate" -c '
-import os, sys
-sys.exit(1) if "%d.%d" % sys.version_info[:2] != sys.argv[1] else print(os.path.realpath(sys.executable))
+import os, sys, sysconfig
+threads = "t" if sysconfig.get_config_var("Py_GIL_DISABLED") else ""
+if "%d.%d%s" % (*sys.version_info[:2], threads) != sys.argv[1]:
+    sys.exit(1)
+print(os.path.realpath(sys.executable))
 ' "$1" 2>/dev/null && return
     done
     return 1
