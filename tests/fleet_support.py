@@ -17,6 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -355,12 +356,18 @@ class NftBalancer(Balancer):
         _ip("netns", "exec", self._at_balancer, "sh", "-c", forward)
 
 
+def guide(language: str, begin: str) -> str:
+    """The block of docs/fleet.md in that language that begins so, without its indentation."""
+    text = (ROOT / "docs" / "fleet.md").read_text(encoding="utf-8")
+    blocks = re.findall(rf"^( *)```{language}\n(.*?)^\1```$", text, re.DOTALL | re.MULTILINE)
+    (block,) = (block for _, block in blocks if block.lstrip().startswith(begin))
+    return textwrap.dedent(block)
+
+
 def ruleset(policy: str) -> str:
     """The rules of a policy for nft. "hashed" is the block of docs/fleet.md as it stands there."""
     if policy == "hashed":
-        text = (ROOT / "docs" / "fleet.md").read_text(encoding="utf-8")
-        (block,) = re.findall(r"```nft\n(.*?)```", text, re.DOTALL)
-        return str(block)
+        return guide("nft", "table ip fleet")
     # Offsets in bits from the UDP header: of its 64 the first, then content type (byte 0), epoch
     # (3), handshake type (13), the length of the cookie behind an empty session id (60).
     hello = "@th,64,8 22 @th,88,16 0 @th,168,8 1"
@@ -452,6 +459,9 @@ class Nginx(Balancer):
             f"server {{ listen {self.address[0]}:{self.address[1]} udp; proxy_pass fleet; "
             f"{self._options} }}"
         )
+        self._serve(stream)
+
+    def _serve(self, stream: str) -> None:
         self._stack.enter_context(_nginx(self._folder, stream, self._prefix()))
 
     def node(self, number: int, folder: Path, secret: bytes) -> Node:
@@ -472,29 +482,29 @@ class Nginx(Balancer):
 class TransparentNginx(Nginx):
     """The same with `proxy_bind ... transparent`, in namespaces: nodes see the client's address.
 
-    What the nodes answer is addressed to the client, and routed to nginx by a mark.
+    What the nodes answer is addressed to the client, and routed to nginx by a mark. All of it is as
+    docs/fleet.md has it, but for `proxy_timeout`.
     """
 
     def __init__(self, folder: Path, options: str = "") -> None:
-        bind = "proxy_bind $remote_addr:$remote_port transparent;"
-        super().__init__(folder, f"{bind} {options}")
+        super().__init__(folder, options)
         self._network = NftBalancer()
         self.address = self._network.address
         self.prefix = self._network.prefix
         self._stack.callback(self._network.close)
 
     def start(self, policy: str) -> None:
-        for rule in (
-            f"address add {VIP}/32 dev lo",
-            "rule add fwmark 1 lookup 100",
-            "route add local default dev lo table 100",
-        ):
-            _ip(*self._network.balancer_prefix[1:], "ip", *rule.split())
-        self._network.nft(
-            "table ip fleet { chain answers { type filter hook prerouting priority mangle; "
-            f"ip saddr {{ {', '.join(NODES)} }} udp sport {PORT} meta mark set 1; }}; }}"
+        done = subprocess.run(
+            [*self._network.balancer_prefix, "sh", "-e"],
+            input=guide("sh", "ip address add"),
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
-        super().start(policy)
+        assert done.returncode == 0, done.stderr
+        lines = guide("nginx", "stream {").splitlines()
+        stream = "\n".join(lines[1:-1]).replace("proxy_timeout 1h;", self._options)
+        self._serve(stream)
 
     def node(self, number: int, folder: Path, secret: bytes) -> Node:
         node = self._network.node(number, folder, secret)
