@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import socket
 import time
+import warnings
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .address import SocketAddress
-from .endpoint import LARGEST_DATAGRAM, Counters, Endpoint, bound, gate_for, send_or_lose, total
-from .errors import GnuTLSError
+from .endpoint import (
+    LARGEST_DATAGRAM,
+    Attempts,
+    Counters,
+    Endpoint,
+    bound,
+    gate_for,
+    host_and_port,
+    send_or_lose,
+    server_name_for,
+    total,
+    wait_seconds,
+)
+from .errors import GnuTLSError, connection_closed, fresh, timed_out
 from .gate import CookieGate
 from .keys import KeyRing
-from .server import Closed, Connected, MessageReady, Server
+from .server import Closed, Connected, Event, MessageReady, Server
 from .server import Connection as Served
 from .session import TICK, Credentials, Session
 
@@ -26,6 +42,8 @@ __all__ = ["Connection", "DTLSServer", "connect", "start_server"]
 _DATAGRAMS = 64
 _SENDS = 16  # by a task that does nothing but send, before others have their turn
 _MESSAGES = 256  # that wait in a client; a further one is dropped, as UDP does
+_QUEUE_BYTES = 1 << 20  # of these messages, together
+_TIMER_SECONDS = 3600.0  # at a time: uvloop takes no number without end
 
 Handler = Callable[["Connection"], Coroutine[Any, Any, object]]
 
@@ -60,6 +78,8 @@ class Connection:
         self._sends = 0  # since a task of this connection last let the others go on
         self._ended = asyncio.Event()
         self._error: Exception | None = None
+        self._waiting = 0  # tasks in receive() and wait_closed()
+        self._reader: _Reader | None = None  # of a client
 
     async def receive(self) -> bytes | None:
         """The next message of the peer; None once the connection has ended.
@@ -70,28 +90,36 @@ class Connection:
         while (message := self._take()) is None:
             if self._ended.is_set():
                 if self._error is not None:
-                    raise self._error
+                    raise fresh(self._error)
                 return None
             self._sends = 0
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
+            self._begin_to_wait()
             try:
                 await waiter
             finally:
                 if waiter in self._waiters:  # cancelled
                     self._waiters.remove(waiter)
+                self._end_to_wait()
         return message
 
     async def send(self, data: Buffer) -> int:
         """Send one message of 1..`session.data_mtu` bytes; as with UDP it may get lost.
+
+        Lets other tasks go on now and then, so that one that does nothing but send leaves them
+        their turn.
 
         Returns:
             The number of bytes sent: all.
 
         Raises:
             LargePacketError: data is too long.
-            GnuTLSError: the connection has ended.
+            ConnectionClosedError: the connection has ended; a ConnectionResetError.
+            GnuTLSError: the session failed.
         """
+        if self._ended.is_set():
+            raise connection_closed("the connection has ended", self._error)
         sent = self._send(data)
         self._sends += 1
         if self._sends >= _SENDS:
@@ -100,17 +128,29 @@ class Connection:
         return sent
 
     def close(self) -> None:
-        """Say goodbye to the peer. Messages that came before can still be received."""
+        """Say goodbye to the peer. Messages that came before can still be received.
+
+        In the child of a fork it closes what the child inherited, and the peer hears nothing: the
+        connection is the parent's.
+        """
         self._close()
 
     async def wait_closed(self) -> None:
         """Wait until the connection has ended, whoever ended it."""
-        await self._ended.wait()
+        self._begin_to_wait()
+        try:
+            await self._ended.wait()
+        finally:
+            self._end_to_wait()
 
     @property
     def is_open(self) -> bool:
         """Whether the connection has not ended."""
         return not self._ended.is_set()
+
+    def is_closing(self) -> bool:
+        """Whether the connection has ended, as asyncio's transports call it."""
+        return self._ended.is_set()
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -130,6 +170,17 @@ class Connection:
     def __repr__(self) -> str:
         return f"<Connection {self.address} {self.session!r}>"
 
+    def _begin_to_wait(self) -> None:
+        """Who waits is kept by the loop, which else knows clients by weak references alone."""
+        self._waiting += 1
+        if self._reader is not None:
+            self._reader.kept = self
+
+    def _end_to_wait(self) -> None:
+        self._waiting -= 1
+        if self._reader is not None and not self._waiting:
+            self._reader.kept = None
+
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
@@ -139,8 +190,9 @@ class Connection:
     def _end(self, error: Exception | None) -> None:
         if not self._ended.is_set():
             self._error = error
-            self._ended.set()
-            self._wake()
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                self._ended.set()
+                self._wake()
 
 
 async def start_server(
@@ -159,8 +211,11 @@ async def start_server(
 
     Args:
         handler: called as handler(connection) for each client whose handshake is complete; it runs
-            as a task, and its connection is closed when it returns.
-        host: what to bind to, resolved; one socket for each address.
+            as a task, and its connection is closed when it returns. What it raises goes to the
+            loop's exception handler and ends its own connection alone; but for SystemExit and
+            KeyboardInterrupt, which end the loop, as of every task.
+        host: what to bind to, resolved; one socket for each address. An address that this machine
+            does not have is left out where another one can be bound.
         port: 0..65535; 0 lets the system choose.
         credentials: as for a Session.
         keys: the cookie key or a KeyRing; None makes a random one.
@@ -168,10 +223,16 @@ async def start_server(
             non-blocking, and closed with the server.
         reuse_port: set SO_REUSEPORT, for several processes on one port.
         grace: seconds that handlers have to return once the server is closed; then they are
-            cancelled.
+            cancelled. Infinity waits for ever.
         limits: what Server takes besides: priority, verify_peer, mtu, max_sessions,
             handshake_timeout, idle_timeout, max_queue, retransmit_timeout. They hold for each
             socket.
+
+    The loop keeps the server, as it keeps asyncio's own: one that nobody closes serves as long as
+    the loop runs, and ends without goodbyes and with a ResourceWarning.
+
+    Handshakes that fail are logged by the logger "gnutls_cookie" (INFO), what a PSK lookup raises
+    too (ERROR, with its traceback): some lines a second at most, and how many more there were.
 
     Raises:
         OSError: the name is not known, or the address cannot be bound.
@@ -193,9 +254,9 @@ async def start_server(
     if sock is not None:
         sockets = [sock]
     else:
-        found = await asyncio.get_running_loop().getaddrinfo(
-            host, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE
-        )
+        assert host is not None
+        host_and_port(host, port)
+        found = await _resolve(host, port, flags=socket.AI_PASSIVE)
         sockets = bound(found, reuse_port)
     try:
         return DTLSServer(handler, sockets, gate, grace, credentials, limits)
@@ -221,14 +282,22 @@ class DTLSServer:
         self._loop = asyncio.get_running_loop()
         self._gate = gate
         self._handler = handler
-        self._grace = grace
+        self._grace = wait_seconds("grace", grace)
+        self._pid = os.getpid()
         self._tasks: set[asyncio.Task[object]] = set()
         self._closed = asyncio.Event()
         self._served = [
             _Served(self, Endpoint(sock, gate, Server(credentials, **limits))) for sock in sockets
         ]
-        for served in self._served:
-            served.start()
+        try:
+            for served in self._served:
+                served.start()
+        except BaseException:
+            for served in self._served:
+                self._loop.remove_reader(served.endpoint.sock.fileno())
+            self._served.clear()
+            self._closed.set()
+            raise
 
     @property
     def sockets(self) -> tuple[socket.socket, ...]:
@@ -270,10 +339,14 @@ class DTLSServer:
             served.endpoint.server.credentials = credentials
 
     def close(self) -> None:
-        """Say goodbye to every peer, and stop. Handlers see the end of their connection."""
+        """Say goodbye to every peer, and stop. Handlers see the end of their connection.
+
+        In the child of a fork it closes what the child inherited, and peers hear nothing.
+        """
         if self._closed.is_set():
             return
-        self._closed.set()
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._closed.set()
         for served in self._served:
             served.close()
 
@@ -287,7 +360,7 @@ class DTLSServer:
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks, timeout=max(self._grace, TICK))
+            await asyncio.wait(tasks, timeout=max(self._grace or 0.0, TICK))
 
     async def serve_forever(self) -> None:
         """Serve until the server is closed or this task is cancelled; then close it."""
@@ -310,8 +383,25 @@ class DTLSServer:
         sessions = sum(len(served.endpoint.server) for served in self._served)
         return f"<DTLSServer on {self.address}, {sessions} sessions>"
 
+    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
+        if "_served" not in vars(self) or self._closed.is_set():
+            return  # never made, or closed
+        # The collector may have freed what C has to do with sessions, listeners and locks before: a
+        # call of theirs would crash. So there are no goodbyes.
+        if os.getpid() == self._pid:
+            _warn(f"unclosed DTLS server on {self.sockets}", ResourceWarning, stacklevel=1)
+        for served in self._served:
+            served.endpoint.sock.close()
+
     def _start_handler(self, connection: Connection) -> None:
-        task = self._loop.create_task(self._run_handler(connection))
+        running = self._run_handler(connection)
+        try:
+            task = self._loop.create_task(running)
+        except Exception as error:  # of a task factory, or for want of memory
+            running.close()
+            connection.close()
+            self._tell("no task for a connection's handler", error, connection)
+            return
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -321,12 +411,14 @@ class DTLSServer:
         except GnuTLSError as error:
             if connection.is_open:  # else the connection failed under the handler: counted
                 self._tell("unhandled error in a connection's handler", error, connection)
-        except Exception as error:
+        except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit):
+            raise  # asyncio's own affair: the last two end the loop
+        except BaseException as error:
             self._tell("unhandled exception in a connection's handler", error, connection)
         finally:
             connection.close()
 
-    def _tell(self, message: str, error: Exception, what: object) -> None:
+    def _tell(self, message: str, error: BaseException, what: object) -> None:
         self._loop.call_exception_handler(
             {"message": message, "exception": error, "connection": what}
         )
@@ -340,6 +432,7 @@ class _Served:
         self._owner = owner
         self._loop = owner._loop
         self._connections: dict[Served, Connection] = {}
+        self._events: deque[Event] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._open = True
         self._settling = False  # whether _settle() is to be called in this turn of the loop
@@ -351,9 +444,11 @@ class _Served:
     def close(self) -> None:
         if not self._open:
             return
-        self._loop.remove_reader(self.endpoint.sock.fileno())
-        self.endpoint.server.close_all()
-        self._settle()
+        if os.getpid() == self._owner._pid:
+            _stop_reading(self._loop, self.endpoint.sock)
+            self.endpoint.server.close_all()
+            self._settle()
+        # Else not: the kernel's side of an epoll selector is the parent's, too.
         self._open = False
         if self._timer is not None:
             self._timer.cancel()
@@ -366,31 +461,42 @@ class _Served:
             self._owner._tell("a socket of a DTLS server failed", error, self.endpoint.sock)
             self._owner.close()
             return
-        self.endpoint.receive(arrivals, time.monotonic())
-        self._settle()
+        try:
+            self.endpoint.receive(arrivals, time.monotonic())
+        finally:
+            self._settle()
 
     def _on_timer(self) -> None:
         self._timer = None
-        self.endpoint.server.handle_timeout(time.monotonic())
-        self._settle()
+        try:
+            self.endpoint.handle_timeout(time.monotonic())
+        finally:
+            self._settle()
 
     def _settle(self) -> None:
         """Send what is to be sent, tell what happened, set the timer."""
         self._settling = False
         if not self._open:
             return
-        for event in self.endpoint.settle():
-            if isinstance(event, Connected):
-                self._connect(event.connection)
-                continue
-            # None: a handler that ran at once (asyncio.eager_task_factory) has closed it meanwhile.
-            connection = self._connections.get(event.connection)
-            if connection is not None and isinstance(event, MessageReady):
-                connection._wake()
-            elif connection is not None and isinstance(event, Closed):
-                del self._connections[event.connection]
-                connection._end(event.error)
-        self._set_timer()
+        # Kept until each is dealt with: a handler that runs at once (asyncio.eager_task_factory)
+        # may close its connection meanwhile, and may raise SystemExit.
+        self._events += self.endpoint.settle(time.monotonic())
+        try:
+            while self._events:
+                self._on_event(self._events.popleft())
+        finally:
+            self._set_timer()
+
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, Connected):
+            self._connect(event.connection)
+            return
+        connection = self._connections.get(event.connection)
+        if connection is not None and isinstance(event, MessageReady):
+            connection._wake()
+        elif connection is not None and isinstance(event, Closed):
+            del self._connections[event.connection]
+            connection._end(event.error)
 
     def _connect(self, served: Served) -> None:
         server = self.endpoint.server
@@ -403,7 +509,7 @@ class _Served:
             return sent
 
         def close() -> None:
-            if self._open:
+            if self._open and os.getpid() == self._owner._pid:
                 server.close(served)
                 self._settle()
 
@@ -413,10 +519,12 @@ class _Served:
 
     def _set_timer(self) -> None:
         """One that goes off too early does no harm, and is cheaper than one anew each time."""
-        seconds = self.endpoint.server.timeout(time.monotonic())
-        if seconds is None or not self._open:
+        if not self._open:
             return
-        when = self._loop.time() + seconds
+        seconds = self.endpoint.timeout(time.monotonic())
+        if seconds is None or self._loop.is_closed():
+            return
+        when = self._loop.time() + min(seconds, _TIMER_SECONDS)
         if self._timer is not None:
             if self._timer.when() <= when:
                 return
@@ -435,46 +543,117 @@ async def connect(
 ) -> Connection:
     """Connect to a DTLS server and complete the handshake.
 
+    The addresses of a name are tried in turn: the next one where the former is refused or cannot be
+    reached, and where it is silent for its share of `handshake_timeout` (half of it where one more
+    is left). Who has answered has all the time that is left, and what its handshake fails with is
+    final.
+
     Args:
-        host: name or IP address; the first address that it resolves to is taken.
+        host: name or IP address.
         port: 1..65535.
         credentials: as for a Session.
         server_name: the name in the server's certificate; None takes `host`.
         local_address: (ip, port) to bind to.
         options: what Session takes besides: priority, verify_peer, mtu, retransmit_timeout,
-            handshake_timeout.
+            handshake_timeout (of all addresses together).
+
+    A connection that is never closed is closed when nobody has it any more, without a goodbye and
+    with a ResourceWarning.
 
     Raises:
         TimedOutError: the server did not complete the handshake in time.
         ConnectionRefusedError: nobody listens at the address.
         GnuTLSError: the handshake failed.
-        OSError: the name is not known, and so on.
+        OSError: the name is not known, and so on. Where several addresses were tried, the text says
+            what each of them gave.
+        ValueError, TypeError: an argument is out of range or of another type.
     """
+    host_and_port(host, port, 1)
+    if local_address is not None:
+        if not isinstance(local_address, tuple) or len(local_address) < 2:
+            raise TypeError("local_address must be a tuple (ip, port)")
+        host_and_port(*local_address[:2], prefix="local_address: ")
     loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-    family, kind, protocol, _, address = found[0]
-    session = Session("client", credentials, server_name=server_name or host, **options)
+    options = {"handshake_timeout": 60.0} | options
+    name = server_name_for(host, server_name)
+    session = Session("client", credentials, server_name=name, **options)
+    found = await _resolve(host, port)
+    attempts = Attempts(found, options["handshake_timeout"], loop.time())
+    while True:
+        patience = attempts.patience(loop.time())
+        try:
+            return await _attempt(loop, attempts.info, session, local_address, patience)
+        except Exception as error:
+            attempts.failed(error, loop.time())
+        finally:
+            del session  # which a traceback would keep
+        options["handshake_timeout"] = attempts.seconds(loop.time())
+        session = Session("client", credentials, server_name=name, **options)
+
+
+async def _attempt(
+    loop: asyncio.AbstractEventLoop,
+    info: Any,
+    session: Session,
+    local_address: tuple[str, int] | None,
+    patience: float | None,
+) -> Connection:
+    """Connect to one address; TimedOutError where nothing comes within `patience` seconds."""
+    family, kind, protocol, _, address = info
     sock = socket.socket(family, kind, protocol)
     try:
         sock.setblocking(False)
         if local_address is not None:
-            sock.bind(local_address)
+            here = await _resolve(*local_address[:2], family=family)
+            sock.bind(here[0][4])
         sock.connect(address)
         peer: SocketAddress = sock.getpeername()
+        client = _Client(loop, sock, session)
     except BaseException:
         sock.close()
         raise
-    client = _Client(loop, sock, session)
     connection = Connection(peer, session, client.take, client.send, client.close)
     try:
-        client.start(connection)
+        client.start(connection, patience)
         await client.shaken
     except BaseException:
         client.close()
         raise
     finally:
+        client.reader.kept = None  # from now on it lives as long as its user wants
         del client  # its future holds the exception, whose traceback holds this frame
     return connection
+
+
+async def _resolve(host: str, port: int, *, family: int = 0, flags: int = 0) -> list[Any]:
+    return await asyncio.get_running_loop().getaddrinfo(
+        host, port, family=family, type=socket.SOCK_DGRAM, flags=flags
+    )
+
+
+def _stop_reading(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
+    if not loop.is_closed():
+        loop.remove_reader(sock.fileno())
+
+
+class _Reader:
+    """What the loop calls when a client's socket is readable. The loop keeps it, and it keeps the
+    client only while somebody waits for something: one that everybody has forgotten goes away.
+
+    Attributes:
+        kept: what is to be kept alive.
+    """
+
+    __slots__ = ("_client", "kept")
+
+    def __init__(self, client: _Client) -> None:
+        self._client = weakref.ref(client)
+        self.kept: object = None
+
+    def __call__(self) -> None:
+        client = self._client()
+        if client is not None:
+            client.on_readable()
 
 
 class _Client:
@@ -486,28 +665,46 @@ class _Client:
         self._loop = loop
         self._sock = sock
         self._session = session
+        self._peer = sock.getpeername()
+        self._pid = os.getpid()
         self._messages: deque[bytes] = deque()
+        self._bytes = 0  # of these
         self._timer: asyncio.TimerHandle | None = None
-        self._connection: Connection | None = None
+        self._silence: asyncio.TimerHandle | None = None
+        self._connection: weakref.ref[Connection] | None = None
+        self.reader = _Reader(self)
         self.shaken: asyncio.Future[None] = loop.create_future()
 
-    def start(self, connection: Connection) -> None:
-        self._connection = connection
-        self._loop.add_reader(self._sock.fileno(), self._on_readable)
+    def start(self, connection: Connection, patience: float | None) -> None:
+        """Begin the handshake; give up where nothing has come after `patience` seconds."""
+        self._connection = weakref.ref(connection)
+        connection._reader = self.reader
+        self.reader.kept = self
+        self._loop.add_reader(self._sock.fileno(), self.reader)
+        if patience is not None:
+            self._silence = self._loop.call_later(patience, self._on_silence)
         self._advance()
 
     def take(self) -> bytes | None:
-        return self._messages.popleft() if self._messages else None
+        """The next message that waits."""
+        if not self._messages:
+            return None
+        message = self._messages.popleft()
+        self._bytes -= len(message)
+        return message
 
     def send(self, data: Buffer) -> int:
+        """Send a message."""
         sent = self._session.send(data)
         self._flush()
         return sent
 
     def close(self) -> None:
+        """Say goodbye."""
         self._finish(None)
 
-    def _on_readable(self) -> None:
+    def on_readable(self) -> None:
+        """Take what lies in the socket."""
         error: Exception | None = None
         for _ in range(_DATAGRAMS):
             try:
@@ -518,6 +715,7 @@ class _Client:
                 error = refused
                 break
             self._session.receive_datagram(datagram)
+            self._forget_silence()
         if error is not None and not self._session.established:
             self._finish(error)
         else:
@@ -526,6 +724,14 @@ class _Client:
     def _on_timer(self) -> None:
         self._timer = None
         self._advance()
+
+    def _on_silence(self) -> None:
+        self._finish(timed_out("nothing came from the server"))
+
+    def _forget_silence(self) -> None:
+        if self._silence is not None:
+            self._silence.cancel()
+            self._silence = None
 
     def _advance(self) -> None:
         """Let the session work on what it was given."""
@@ -546,12 +752,15 @@ class _Client:
 
     def _take_messages(self) -> None:
         """Read at once what came: only so is the peer's goodbye seen where nobody reads."""
-        before = len(self._messages)
+        messages = self._messages
+        before = len(messages)
         while (message := self._session.receive()) is not None:
-            if len(self._messages) < _MESSAGES:
-                self._messages.append(message)
-        if len(self._messages) > before and self._connection is not None:
-            self._connection._wake()
+            if len(messages) < _MESSAGES and self._bytes + len(message) <= _QUEUE_BYTES:
+                messages.append(message)
+                self._bytes += len(message)
+        connection = self._connection() if self._connection is not None else None
+        if len(messages) > before and connection is not None:
+            connection._wake()
 
     def _flush(self) -> None:
         for datagram in self._session.datagrams_to_send():
@@ -566,18 +775,48 @@ class _Client:
             self._timer = self._loop.call_later(max(seconds, TICK), self._on_timer)
 
     def _finish(self, error: Exception | None) -> None:
-        connection, self._connection = self._connection, None  # no cycle stays behind
         if self._sock.fileno() < 0:
+            return
+        if os.getpid() != self._pid:
+            self._sock.close()  # the session, and the kernel's side of a selector, are the parent's
             return
         self._session.close()
         self._flush()
-        self._loop.remove_reader(self._sock.fileno())
-        self._sock.close()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._let_go()
         if error is not None:
             error.__traceback__ = None  # its frames would keep the session alive
         if error is not None and not self.shaken.done():
             self.shaken.set_exception(error)
+        connection = self._connection() if self._connection is not None else None
         if connection is not None:
             connection._end(error)
+
+    def _let_go(self) -> None:
+        _stop_reading(self._loop, self._sock)
+        self._sock.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._forget_silence()
+
+    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
+        if "_sock" not in vars(self) or self._sock.fileno() < 0:
+            return
+        if os.getpid() != self._pid:
+            self._sock.close()
+            return
+        # No goodbye: the collector may have freed what the session has in C before.
+        _warn(f"unclosed DTLS connection to {self._peer}", ResourceWarning, stacklevel=1)
+        here: asyncio.AbstractEventLoop | None = None
+        with contextlib.suppress(RuntimeError):
+            here = asyncio.get_running_loop()
+        if self._loop.is_running() and here is not self._loop:
+            # The collector came by in another thread. Until its turn the loop keeps the socket.
+            with contextlib.suppress(RuntimeError):  # closed in this very moment
+                self._loop.call_soon_threadsafe(_abandon, self._loop, self._sock)
+                return
+        self._let_go()
+
+
+def _abandon(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
+    _stop_reading(loop, sock)
+    sock.close()

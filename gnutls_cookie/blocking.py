@@ -1,20 +1,45 @@
-"""DTLS servers and clients for plain scripts: a thread a connection, calls that wait."""
+"""DTLS servers and clients for plain scripts: a thread a connection, calls that wait.
+
+Python runs signal handlers in the main thread alone, and what they raise (Ctrl-C does) may strike
+between any two steps there. So a server's sessions are worked on by threads of its own, while
+serve() only waits for them; and what a main thread may hold, it holds by an OwnedLock.
+
+Not for gevent's monkey.patch_all(): the waits are in C, where it does not see them. There a
+greenlet drives a Server, with CookieListener.poll(0) after gevent.socket.wait_read().
+"""
 
 from __future__ import annotations
 
+import _thread
 import contextlib
-import logging
+import os
+import queue
+import select
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .address import SocketAddress
-from .endpoint import LARGEST_DATAGRAM, Endpoint, bound, gate_for, send_or_lose
-from .errors import GnuTLSError
+from .endpoint import (
+    LARGEST_DATAGRAM,
+    LOG,
+    NOT_HERE,
+    Attempts,
+    Endpoint,
+    bound,
+    gate_for,
+    host_and_port,
+    send_or_lose,
+    server_name_for,
+    wait_seconds,
+)
+from .errors import GnuTLSError, connection_closed, fresh, timed_out
 from .keys import KeyRing
-from .server import Closed, Connected, MessageReady, Server
+from .locks import OwnedLock
+from .server import Closed, Connected, Server
 from .server import Connection as Served
 from .session import TICK, Credentials, Session
 
@@ -23,9 +48,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection", "connect", "serve"]
 
-_log = logging.getLogger("gnutls_cookie")
-
-_PATIENCE = 0.5  # seconds that a wait lasts at most before it looks whether the server is stopped
+_LOOK_SECONDS = 0.5  # that a client waits at its socket before it looks whether it was closed
+_TURN_SECONDS = 0.1  # that a server waits at its socket before it looks whether it is to stop
+_CLOSING_SECONDS = 1.0  # for goodbyes, beside the handlers' grace
 
 Handler = Callable[["Connection"], object]
 
@@ -59,12 +84,16 @@ class Connection:
     def receive(self, timeout: float | None = None) -> bytes | None:
         """The next message of the peer; None once the connection has ended.
 
+        Several threads may wait; each message goes to one of them.
+
         Args:
-            timeout: seconds to wait at most; None waits for ever.
+            timeout: seconds to wait at most; None, infinity and more than 10**9 wait for ever, 0
+                and less do not wait.
 
         Raises:
             TimeoutError: nothing came in time.
             GnuTLSError: the session failed.
+            ValueError, TypeError: timeout is NaN, or not a number.
         """
         return self._receive(timeout)
 
@@ -76,12 +105,17 @@ class Connection:
 
         Raises:
             LargePacketError: data is too long.
-            GnuTLSError: the connection has ended.
+            ConnectionClosedError: the connection has ended; a ConnectionResetError.
+            GnuTLSError: the session failed.
         """
         return self._send(data)
 
     def close(self) -> None:
-        """Say goodbye to the peer. More calls do nothing."""
+        """Say goodbye to the peer. More calls do nothing.
+
+        In the child of a fork it closes what the child inherited, and the peer hears nothing: the
+        connection is the parent's.
+        """
         self._close()
 
     def __iter__(self) -> Iterator[bytes]:
@@ -116,17 +150,23 @@ def serve(
 ) -> None:
     """Serve until `stop` is set or an exception (Ctrl-C, say) ends it; then say goodbye to all.
 
+    Handshakes that fail are logged by the logger "gnutls_cookie" (INFO), what a PSK lookup raises
+    too (ERROR, with its traceback): some lines a second at most, and how many more there were.
+
     Args:
         handler: called as handler(connection) in a thread of its own for each client whose
-            handshake is complete; its connection is closed when it returns.
-        host: what to bind to; the first address that it resolves to is taken.
+            handshake is complete; its connection is closed when it returns. What it raises is
+            logged, but for SystemExit, and ends its own connection alone.
+        host: what to bind to; of the addresses that it resolves to, the first one that this machine
+            has is taken.
         port: 0..65535.
-        credentials: as for a Session.
+        credentials: as for a Session. A PSK lookup is called in a thread of the server's own.
         keys: the cookie key or a KeyRing; None makes a random one.
         sock: a bound UDP socket in place of host and port; it is closed in the end.
         stop: ends the server, within half a second.
         started: called once, with the socket's own address, when clients are served.
-        grace: seconds that handlers have to return in the end; then they are left behind.
+        grace: seconds that handlers have to return in the end; then they are left behind. Infinity
+            waits for ever.
         limits: what Server takes besides: priority, verify_peer, mtu, max_sessions,
             handshake_timeout, idle_timeout, max_queue, retransmit_timeout.
 
@@ -136,130 +176,362 @@ def serve(
     """
     if (sock is None) == (host is None):
         raise ValueError("either host (and port) or sock is needed")
+    if host is not None:
+        host_and_port(host, port)
+    patience = wait_seconds("grace", grace)
     gate = gate_for(keys)
     server = Server(credentials, **limits)
     if sock is None:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE)
-        sock = bound(found[:1])[0]
-    _Serving(handler, Endpoint(sock, gate, server)).run(stop, started, grace)
+        sock = _bound_to_first(found)
+    _Serving(handler, Endpoint(sock, gate, server), stop, patience).run(started)
+
+
+def _bound_to_first(found: Sequence[Any]) -> socket.socket:
+    """A socket at the first address that this machine has."""
+    *others, last = found
+    for info in others:
+        try:
+            return bound([info])[0]
+        except OSError as error:
+            if error.errno not in NOT_HERE:
+                raise
+    return bound([last])[0]
 
 
 class _Serving:
-    """A server at work. One lock guards its sessions; handlers wait on it for their messages."""
+    """A server at work: one thread at the socket and the sessions, one for each handler, and the
+    caller's, which waits."""
 
-    def __init__(self, handler: Handler, endpoint: Endpoint) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        endpoint: Endpoint,
+        stop: threading.Event | None,
+        grace: float | None,
+    ) -> None:
         self._handler = handler
         self._endpoint = endpoint
         self._server = endpoint.server
-        self._changed = threading.Condition()
-        self._errors: dict[Served, Exception | None] = {}
+        self._stop = stop
+        self._grace = grace
+        self._pid = os.getpid()
+        self._lock = OwnedLock()  # of the sessions
+        self._handlers: dict[Served, _Handled] = {}
+        self._open = True  # whether sessions are served
+        self._ending = False  # whether they are to be no longer
+        self._news = OwnedLock()  # of what follows; told when it changes
         self._threads: set[threading.Thread] = set()
-        self._open = True
+        self._over = False
+        self._error: BaseException | None = None
+        self._duty: queue.SimpleQueue[None] = queue.SimpleQueue()  # whoever takes it closes
 
-    def run(
-        self,
-        stop: threading.Event | None,
-        started: Callable[[SocketAddress], object] | None,
-        grace: float,
-    ) -> None:
+    def run(self, started: Callable[[SocketAddress], object] | None) -> None:
+        """Serve until it ends, whatever ends it."""
+        self._duty.put(None)
+        name = f"server of {self._endpoint.sock.getsockname()}"
+        thread = threading.Thread(target=self._serve, daemon=True, name=name)
         try:
             if started is not None:
                 started(self._endpoint.sock.getsockname())
-            while stop is None or not stop.is_set():
-                with self._changed:
-                    timer = self._server.timeout(time.monotonic())
-                wait = _PATIENCE if timer is None else min(timer, _PATIENCE)
-                arrivals = self._endpoint.poll(wait)
-                with self._changed:
-                    now = time.monotonic()
-                    self._endpoint.receive(arrivals, now)
-                    self._server.handle_timeout(now)
-                    self._settle()
+            # Not thread.start() here: it takes locks of its own, which an exception of a signal
+            # handler could leave held.
+            _thread.start_new_thread(self._begin, (thread,))
+            self._wait_until_over(None)
         finally:
-            with self._changed:
-                self._server.close_all()
-                self._settle()
-                self._open = False
-                self._endpoint.close()
-                threads = set(self._threads)
-                self._changed.wait_for(lambda: not self._threads, grace)
-                left = set(self._threads)
-            # Not those that are left: Ctrl-C may have come while one was about to start, and such a
-            # thread cannot be joined. The others are past their handler.
-            for thread in threads - left:
-                thread.join()
-            for thread in left:
-                _log.warning("left behind: the handler in %s", thread.name)
+            # No signal handler runs before this is stored: from here on the server ends, whatever
+            # becomes of the present thread.
+            self._ending = True
+            if self._takes_duty():
+                self._endpoint.close()  # it never came to serve
+            elif not self._wait_until_over(self._grace, _CLOSING_SECONDS):
+                LOG.warning("left behind: the %s", name)
+        if self._error is not None:
+            raise self._error
 
-    def _settle(self) -> None:
-        """Send what is to be sent and tell what happened; with the lock held."""
-        events = self._endpoint.settle()
+    def _begin(self, thread: threading.Thread) -> None:
+        try:
+            thread.start()
+        except BaseException as error:
+            self._end(error)
+
+    def _end(self, error: BaseException | None) -> None:
+        token = self._news.token()
+        try:
+            self._news.take(token)
+            self._error = error
+            self._over = True
+            self._news.notify()
+        finally:
+            self._news.give(token)
+
+    def _wait_until_over(self, seconds: float | None, more: float = 0.0) -> bool:
+        """Whether the server has ended within so many seconds."""
+        deadline = None if seconds is None else time.monotonic() + seconds + more
+        token = self._news.token()
+        try:
+            self._news.take(token)
+            while not self._over:
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    return False
+                self._news.wait(token, left)
+            return True
+        finally:
+            self._news.give(token)
+
+    def _takes_duty(self) -> bool:
+        try:
+            self._duty.get_nowait()
+        except queue.Empty:
+            return False
+        return True
+
+    # --- the server's own thread
+
+    def _serve(self) -> None:
+        if not self._takes_duty():
+            return
+        error: BaseException | None = None
+        try:
+            while not (self._ending or (self._stop is not None and self._stop.is_set())):
+                self._turn()
+        except BaseException as raised:
+            error = raised
+        try:
+            self._finish()
+        except BaseException as raised:
+            error = error or raised
+        finally:
+            self._end(error)
+
+    def _turn(self) -> None:
+        timer = self._endpoint.timeout(time.monotonic())  # nobody else changes a timer
+        wait = _TURN_SECONDS if timer is None else min(timer, _TURN_SECONDS)
+        arrivals = self._endpoint.poll(wait)
+        token = self._lock.token()
+        try:
+            self._lock.take(token)
+            now = time.monotonic()
+            self._endpoint.receive(arrivals, now)
+            self._endpoint.handle_timeout(now)
+            events = self._endpoint.settle(now)
+        finally:
+            self._lock.give(token)
         for event in events:
             if isinstance(event, Connected):
-                self._errors[event.connection] = None
                 self._start(event.connection)
-            elif isinstance(event, Closed) and event.connection in self._errors:
-                self._errors[event.connection] = event.error
-        if any(isinstance(event, (MessageReady, Closed)) for event in events):
-            self._changed.notify_all()
+                continue
+            handled = self._handlers.get(event.connection)
+            if handled is None:
+                continue
+            if isinstance(event, Closed):
+                handled.error = event.error
+            handled.tell()
 
     def _start(self, served: Served) -> None:
-        def receive(timeout: float | None) -> bytes | None:
-            deadline = None if timeout is None else time.monotonic() + timeout
-            with self._changed:
-                while (message := served.receive()) is None:
-                    if not served.is_open:
-                        error = self._errors.get(served)
-                        if error is not None:
-                            raise error.with_traceback(None)  # not with those of former calls
-                        return None
-                    left = None if deadline is None else deadline - time.monotonic()
-                    if left is not None and left <= 0:
-                        raise TimeoutError(f"no message came within {timeout} s")
-                    self._changed.wait(left)
-                return message
-
-        def send(data: Buffer) -> int:
-            with self._changed:
-                sent = self._server.send(served, data, time.monotonic())
-                self._settle()
-                return sent
-
-        def close() -> None:
-            with self._changed:
-                if self._open:
-                    self._server.close(served)
-                    self._settle()
-
-        connection = Connection(served.address, served.session, receive, send, close)
+        handled = _Handled(self, served)
         thread = threading.Thread(
             target=self._run_handler,
-            args=(served, connection),
+            args=(handled,),
             daemon=True,
             name=f"connection of {served.address}",
         )
-        self._threads.add(thread)
+        self._handlers[served] = handled
+        self._note(self._threads.add, thread)
         try:
             thread.start()
-        except RuntimeError:  # the system gives no more threads: the others are served on
-            _log.exception("no thread for the handler of %s", connection.address)
-            self._threads.discard(thread)
-            self._errors.pop(served, None)
-            self._server.close(served)
+        except Exception as error:  # the system gives no more threads: the others are served on
+            self._note(self._threads.discard, thread)
+            self._handlers.pop(served, None)
+            handled.close()
+            self._endpoint.trouble(
+                "no thread for its handler", served.address, error, time.monotonic()
+            )
 
-    def _run_handler(self, served: Served, connection: Connection) -> None:
+    def _run_handler(self, handled: _Handled) -> None:
+        connection = handled.connection()
         try:
             self._handler(connection)
-        except Exception as error:
-            if isinstance(error, GnuTLSError) and not served.is_open:
-                return  # the connection failed under the handler: counted
-            _log.exception("unhandled exception in the handler of %s", connection.address)
+        except SystemExit:
+            pass  # ends a thread without a word, as everywhere
+        except BaseException as error:
+            # Where the connection failed under the handler that is counted, and no fault.
+            if not (isinstance(error, GnuTLSError) and not handled.served.is_open):
+                LOG.exception("unhandled exception in the handler of %s", connection.address)
         finally:
-            connection.close()
-            with self._changed:
-                self._errors.pop(served, None)
-                self._threads.discard(threading.current_thread())
-                self._changed.notify_all()
+            try:
+                connection.close()
+            finally:
+                self._handlers.pop(handled.served, None)
+                self._note(self._threads.discard, threading.current_thread())
+
+    def _note(self, change: Callable[[threading.Thread], None], thread: threading.Thread) -> None:
+        token = self._news.token()
+        try:
+            self._news.take(token)
+            change(thread)
+            self._news.notify()
+        finally:
+            self._news.give(token)
+
+    def _finish(self) -> None:
+        """Say goodbye to all, close, and wait for the handlers."""
+        token = self._lock.token()
+        try:
+            self._lock.take(token)
+            self._server.close_all()
+            self._endpoint.settle(time.monotonic())
+        finally:
+            self._lock.give(token)
+            self._open = False
+            for handled in self._handlers.copy().values():
+                handled.tell()
+            self._endpoint.close()
+        for thread in self._wait_for_handlers():
+            LOG.warning("left behind: the handler in %s", thread.name)
+
+    def _wait_for_handlers(self) -> set[threading.Thread]:
+        """Give the handlers their time; returns the threads that are left."""
+        deadline = None if self._grace is None else time.monotonic() + self._grace
+        threads = set(self._threads)
+        token = self._news.token()
+        try:
+            self._news.take(token)
+            while self._threads:
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    break
+                self._news.wait(token, left)
+            remaining = set(self._threads)
+        finally:
+            self._news.give(token)
+        for thread in threads - remaining:
+            thread.join(_CLOSING_SECONDS)  # past its handler
+        return remaining
+
+    # --- for connections, from any thread
+
+    def receive(self, served: Served) -> tuple[bytes | None, bool]:
+        """The next message that waits, and whether the connection is open."""
+        token = self._lock.token()
+        try:
+            self._lock.take(token)
+            return served.receive(), served.is_open and self._open
+        finally:
+            self._lock.give(token)
+
+    def send(self, served: Served, data: Buffer, error: Exception | None) -> int:
+        """Send a message. What happened meanwhile is told by the server's own thread."""
+        token = self._lock.token()
+        try:
+            self._lock.take(token)
+            if not served.is_open or not self._open:
+                raise connection_closed("the connection has ended", error)
+            sent = self._server.send(served, data, time.monotonic())
+            self._endpoint.flush()
+            return sent
+        finally:
+            self._lock.give(token)
+
+    def close(self, served: Served) -> None:
+        """Say goodbye to a peer."""
+        if os.getpid() != self._pid:
+            return  # the child of a fork: the peer is the parent's
+        token = self._lock.token()
+        try:
+            self._lock.take(token)
+            if self._open:
+                self._server.close(served)
+                self._endpoint.flush()
+        finally:
+            self._lock.give(token)
+
+
+class _Handled:
+    """A connection that has a handler: what its Connection calls.
+
+    Attributes:
+        served: the server's side of it.
+        error: what it failed with.
+    """
+
+    def __init__(self, serving: _Serving, served: Served) -> None:
+        self._serving = serving
+        self.served = served
+        self.error: Exception | None = None
+        self._news = OwnedLock()  # who receives waits here; told of messages and of the end
+
+    def connection(self) -> Connection:
+        """What the handler is given."""
+        served = self.served
+        return Connection(served.address, served.session, self._receive, self._send, self.close)
+
+    def tell(self) -> None:
+        """Wake who waits."""
+        token = self._news.token()
+        try:
+            self._news.take(token)
+            self._news.notify()
+        finally:
+            self._news.give(token)
+
+    def _receive(self, timeout: float | None) -> bytes | None:
+        seconds = wait_seconds("timeout", timeout)
+        deadline = None if seconds is None else time.monotonic() + seconds
+        token = self._news.token()
+        try:
+            self._news.take(token)
+            while True:
+                message, is_open = self._serving.receive(self.served)
+                if message is not None:
+                    return message
+                if not is_open:
+                    if self.error is not None:
+                        raise fresh(self.error)
+                    return None
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    raise TimeoutError(f"no message came within {timeout} s")
+                self._news.wait(token, left)
+        finally:
+            self._news.give(token)
+
+    def _send(self, data: Buffer) -> int:
+        return self._serving.send(self.served, data, self.error)
+
+    def close(self) -> None:
+        """Say goodbye, and let who waits see it."""
+        if threading.get_ident() == threading.main_thread().ident:
+            # What a signal handler raises would strike in the middle of it.
+            _elsewhere(self._close)
+        else:
+            self._close()
+
+    def _close(self) -> None:
+        self._serving.close(self.served)
+        self.tell()
+
+
+def _elsewhere(function: Callable[[], None]) -> None:
+    """Call it in a thread that runs no signal handlers."""
+    answers: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+
+    def call() -> None:
+        try:
+            function()
+        except BaseException as error:
+            answers.put(error)
+        else:
+            answers.put(None)
+
+    try:
+        _thread.start_new_thread(call, ())
+    except RuntimeError:  # the system gives no more threads
+        call()
+    error = answers.get()
+    if error is not None:
+        raise error
 
 
 # --- client ---------------------------------------------------------------------------------------
@@ -275,29 +547,58 @@ def connect(
 ) -> Connection:
     """Connect to a DTLS server and complete the handshake.
 
+    The addresses of a name are tried in turn: the next one where the former is refused or cannot be
+    reached, and where it is silent for its share of `handshake_timeout` (half of it where one more
+    is left). Who has answered has all the time that is left, and what its handshake fails with is
+    final.
+
+    A connection that is never closed is closed when nobody has it any more, without a goodbye and
+    with a ResourceWarning.
+
     Args:
-        host: name or IP address; the first address that it resolves to is taken.
+        host: name or IP address.
         port: 1..65535.
         credentials: as for a Session.
         server_name: the name in the server's certificate; None takes `host`.
         options: what Session takes besides: priority, verify_peer, mtu, retransmit_timeout,
-            handshake_timeout.
+            handshake_timeout (of all addresses together).
 
     Raises:
         TimedOutError: the server did not complete the handshake in time.
         ConnectionRefusedError: nobody listens at the address.
         GnuTLSError: the handshake failed.
-        OSError: the name is not known, and so on.
+        OSError: the name is not known, and so on. Where several addresses were tried, the text says
+            what each of them gave.
+        ValueError, TypeError: an argument is out of range or of another type.
     """
+    host_and_port(host, port, 1)
+    options = {"handshake_timeout": 60.0} | options
+    name = server_name_for(host, server_name)
+    session = Session("client", credentials, server_name=name, **options)
     found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-    family, kind, protocol, _, address = found[0]
-    session = Session("client", credentials, server_name=server_name or host, **options)
+    attempts = Attempts(found, options["handshake_timeout"], time.monotonic())
+    while True:
+        try:
+            patience = attempts.patience(time.monotonic())
+            return _attempt(attempts.info, session, patience)
+        except Exception as error:
+            attempts.failed(error, time.monotonic())
+        finally:
+            del session  # which a traceback would keep
+        options["handshake_timeout"] = attempts.seconds(time.monotonic())
+        session = Session("client", credentials, server_name=name, **options)
+
+
+def _attempt(info: Any, session: Session, patience: float | None) -> Connection:
+    """Connect to one address; TimedOutError where nothing comes within `patience` seconds."""
+    family, kind, protocol, _, address = info
     sock = socket.socket(family, kind, protocol)
     try:
+        sock.setblocking(False)
         sock.connect(address)
         peer: SocketAddress = sock.getpeername()
         client = _Client(sock, session)
-        client.shake()
+        client.shake(patience)
     except BaseException:
         session.close()
         sock.close()
@@ -311,43 +612,71 @@ class _Client:
     def __init__(self, sock: socket.socket, session: Session) -> None:
         self._sock = sock
         self._session = session
-        self._guard = threading.Lock()  # of the session
-        self._reader = threading.Lock()  # who has it waits at the socket
+        self._peer = sock.getpeername()
+        self._pid = os.getpid()
+        self._guard = OwnedLock()  # of the session
+        self._reader = OwnedLock()  # who has it waits at the socket
         self._open = True
 
-    def shake(self) -> None:
+    def shake(self, patience: float | None) -> None:
+        """The handshake; give up where nothing has come after `patience` seconds."""
         session = self._session
+        silent_until = None if patience is None else time.monotonic() + patience
         try:
             while not session.handshake():
                 self._flush()
                 timer = session.timeout()
-                self._sock.settimeout(_PATIENCE if timer is None else max(timer, TICK))
-                with contextlib.suppress(TimeoutError):
+                wait = _LOOK_SECONDS if timer is None else max(timer, TICK)
+                if silent_until is not None:
+                    left = silent_until - time.monotonic()
+                    if left <= 0:
+                        raise timed_out("nothing came from the server")
+                    wait = min(wait, left)
+                if not _readable(self._sock, wait):
+                    continue
+                with contextlib.suppress(BlockingIOError):
                     session.receive_datagram(self._sock.recv(LARGEST_DATAGRAM))
+                    silent_until = None
         finally:
             self._flush()  # the last flight, or the alert that says why there is none
 
     def receive(self, timeout: float | None) -> bytes | None:
-        deadline = None if timeout is None else time.monotonic() + timeout
-        if not self._reader.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
-            raise TimeoutError(f"no message came within {timeout} s")
+        """The next message of the peer."""
+        seconds = wait_seconds("timeout", timeout)
+        deadline = None if seconds is None else time.monotonic() + seconds
+        token = self._reader.token()
         try:
+            if not self._reader.take(token, seconds):
+                raise TimeoutError(f"no message came within {timeout} s")
             while True:
-                with self._guard:
-                    if not self._open:
-                        return None
-                    message = self._read()
-                    if message is not None or self._session.peer_closed:
-                        return message
-                left = _PATIENCE if deadline is None else max(0.0, deadline - time.monotonic())
-                datagram = self._wait(min(left, _PATIENCE))
-                if datagram is not None:
-                    with self._guard:
-                        self._session.receive_datagram(datagram)
-                elif left <= 0:
+                message, ended = self._next()
+                if message is not None or ended:
+                    return message
+                left = None if deadline is None else deadline - time.monotonic()
+                if not self._wait(left) and left is not None and left <= 0:
                     raise TimeoutError(f"no message came within {timeout} s")
         finally:
-            self._reader.release()
+            self._reader.give(token)
+
+    def _next(self) -> tuple[bytes | None, bool]:
+        """The next message at hand, and whether there will be none."""
+        token = self._guard.token()
+        try:
+            self._guard.take(token)
+            if not self._open:
+                return None, True
+            message = self._read()
+            while message is None and not self._session.peer_closed:
+                try:
+                    datagram = self._sock.recv(LARGEST_DATAGRAM)
+                except OSError:
+                    # Nothing is there; or ICMP says nobody listens: it may be forged, or a restart.
+                    return None, False
+                self._session.receive_datagram(datagram)
+                message = self._read()
+            return message, self._session.peer_closed
+        finally:
+            self._guard.give(token)
 
     def _read(self) -> bytes | None:
         try:
@@ -355,30 +684,58 @@ class _Client:
         finally:
             self._flush()  # an answer to the peer's goodbye, or an alert
 
-    def _wait(self, seconds: float) -> bytes | None:
-        """The next datagram of the socket; None where none came, or it was closed meanwhile."""
-        try:
-            self._sock.settimeout(seconds)
-            return self._sock.recv(LARGEST_DATAGRAM)
-        except OSError:
-            # The time is over; or ICMP says nobody listens: it may be forged, or a restart.
-            return None
+    def _wait(self, seconds: float | None) -> bool:
+        """Whether there is something at the socket; in turns, for it may be closed meanwhile."""
+        wait = _LOOK_SECONDS if seconds is None else min(max(seconds, 0.0), _LOOK_SECONDS)
+        return _readable(self._sock, wait)
 
     def send(self, data: Buffer) -> int:
-        with self._guard:
+        """Send a message."""
+        token = self._guard.token()
+        try:
+            self._guard.take(token)
+            if not self._open or self._session.closed:
+                raise connection_closed("the connection has ended")
             sent = self._session.send(data)
             self._flush()
             return sent
+        finally:
+            self._guard.give(token)
 
     def close(self) -> None:
-        with self._guard:
-            if not self._open:
-                return
-            self._open = False
-            self._session.close()
-            self._flush()
-            self._sock.close()
+        """Say goodbye."""
+        if os.getpid() != self._pid:
+            self._sock.close()  # the child of a fork: the session is the parent's
+            return
+        token = self._guard.token()
+        try:
+            self._guard.take(token)
+            if self._open:
+                self._session.close()
+                self._flush()
+                self._open = False
+                self._sock.close()
+        finally:
+            self._guard.give(token)
 
     def _flush(self) -> None:
         for datagram in self._session.datagrams_to_send():
             send_or_lose(self._sock, datagram, None)
+
+    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
+        if self._sock.fileno() < 0:
+            return
+        # No goodbye: the collector may have freed what session and locks have in C before.
+        if os.getpid() == self._pid:
+            _warn(f"unclosed DTLS connection to {self._peer}", ResourceWarning, stacklevel=1)
+        self._sock.close()
+
+
+def _readable(sock: socket.socket, seconds: float) -> bool:
+    """Whether something comes within so many seconds; also where the socket was closed."""
+    number = sock.fileno()
+    if number < 0:
+        return True
+    poll = select.poll()
+    poll.register(number, select.POLLIN)
+    return bool(poll.poll(max(0, round(seconds * 1000 + 0.5))))

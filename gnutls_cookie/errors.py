@@ -8,6 +8,7 @@ from ._ffi import ffi, lib
 __all__ = [
     "BadCookieError",
     "CertificateVerificationError",
+    "ConnectionClosedError",
     "FatalAlertError",
     "GnuTLSError",
     "InvalidRequestError",
@@ -16,7 +17,10 @@ __all__ = [
     "TimedOutError",
     "UnexpectedPacketLengthError",
     "check",
+    "connection_closed",
     "error_from_code",
+    "fresh",
+    "timed_out",
 ]
 
 
@@ -81,6 +85,11 @@ class FatalAlertError(GnuTLSError, ConnectionError):
     """GNUTLS_E_FATAL_ALERT_RECEIVED (-12): the peer gave up; `detail` is the alert's name."""
 
 
+class ConnectionClosedError(GnuTLSError, ConnectionResetError):
+    """GNUTLS_E_INVALID_SESSION (-10): a message for a connection of `aio` or `blocking` that has
+    ended; `detail` says how, and `__cause__` is what it failed with, where it failed."""
+
+
 class CertificateVerificationError(GnuTLSError, ValueError):
     """GNUTLS_E_CERTIFICATE_VERIFICATION_ERROR (-348): the peer's certificate is not trusted."""
 
@@ -103,6 +112,29 @@ def error_from_code(code: int, detail: str = "") -> GnuTLSError:
     error = kind.__new__(kind, code, detail)
     error.args = (code, detail)  # all that __init__ does, in half the time
     return error
+
+
+def connection_closed(detail: str, cause: BaseException | None = None) -> ConnectionClosedError:
+    """The error of a send() after the end of a connection."""
+    error = ConnectionClosedError(lib.GNUTLS_E_INVALID_SESSION, detail)
+    error.__cause__ = None if cause is None else fresh(cause)
+    return error
+
+
+def timed_out(detail: str = "") -> TimedOutError:
+    """The error of a handshake whose time is over."""
+    return TimedOutError(lib.GNUTLS_E_TIMEDOUT, detail)
+
+
+def fresh(error: BaseException) -> BaseException:
+    """An error to raise once more: a copy where that can be made.
+
+    One object that is raised again and again, by several tasks perhaps, would collect the frames of
+    all of them in its traceback, and keep what they hold alive.
+    """
+    if isinstance(error, GnuTLSError):
+        return type(error)(error.code, error.detail)
+    return error.with_traceback(None)
 
 
 def check(code: int, detail: str = "") -> int:

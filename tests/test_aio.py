@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import gc
 import json
+import os
 import socket
 import sys
+import warnings
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -399,6 +401,118 @@ async def test_handler_whose_connection_failed_is_not_reported() -> None:
         client.close()
 
 
+@asynchronous
+async def test_traceback_of_a_failed_connection_does_not_grow() -> None:
+    """However often receive() raises, in however many tasks: each has an error of its own."""
+
+    def frames(error: BaseException) -> int:
+        number, trace = 0, error.__traceback__
+        while trace is not None:
+            number, trace = number + 1, trace.tb_next
+        return number
+
+    served: asyncio.Queue[Connection] = asyncio.Queue()
+
+    async def handler(connection: Connection) -> None:
+        served.put_nowait(connection)
+        await connection.wait_closed()
+
+    async def error_of(connection: Connection) -> BaseException:
+        with pytest.raises(FatalAlertError) as caught:
+            await connection.receive()
+        return caught.value
+
+    async with await start(handler) as server:
+        client = await connect(server)
+        client.session._alert(2, 80)
+        await client.send(b"so that the alert goes out")
+        there = await served.get()
+        await there.wait_closed()
+        errors = [await error_of(there) for _ in range(100)]
+        assert {frames(error) for error in errors} == {frames(errors[0])}
+        assert len({id(error) for error in errors}) == 100
+        assert {str(error) for error in errors} == {str(errors[0])}
+        with pytest.raises(ConnectionResetError) as caught:
+            await there.send(b"too late")
+        assert isinstance(caught.value.__cause__, FatalAlertError)
+        client.close()
+
+
+class Odd(BaseException):
+    """Neither an Exception nor one of Python's own."""
+
+
+@pytest.mark.parametrize("kind", [Odd, MemoryError, RecursionError, asyncio.CancelledError])
+@asynchronous
+async def test_whatever_a_handler_raises_ends_its_own_connection(kind: type[Exception]) -> None:
+    """Exceptions beside Exception, too; a CancelledError is nothing to tell of."""
+
+    async def handler(connection: Connection) -> None:
+        if await connection.receive() == b"fail":
+            raise kind("of the handler")
+        await connection.send(b"fine")
+
+    with heard_errors() as told:
+        async with await start(handler) as server:
+            one, other = await connect(server), await connect(server)
+            await one.send(b"fail")
+            assert await one.receive() is None
+            await other.send(b"hello")
+            assert await other.receive() == b"fine"
+            assert await other.receive() is None
+    expected = [] if kind is asyncio.CancelledError else [kind]
+    assert [type(context["exception"]) for context in told] == expected
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("eager", [False, True])
+def test_system_exit_of_a_handler_ends_the_loop(kind: type[BaseException], eager: bool) -> None:
+    """As of any task; the server says goodbye as it is closed."""
+    if eager and sys.version_info < (3, 12):
+        pytest.skip("eager tasks are of Python 3.12")
+    client: Connection | None = None
+
+    async def handler(connection: Connection) -> None:
+        raise kind
+
+    async def main() -> None:
+        nonlocal client
+        if eager:
+            factory = getattr(asyncio, "eager_task_factory")  # noqa: B009
+            asyncio.get_running_loop().set_task_factory(factory)
+        async with await start(handler) as server:
+            client = await connect(server)
+            await asyncio.wait_for(client.wait_closed(), 20)
+            await asyncio.sleep(20)
+
+    with pytest.raises(kind):
+        asyncio.run(main())
+    if client is not None:
+        client.close()
+
+
+@asynchronous
+async def test_handler_for_which_no_task_can_be_made() -> None:
+    """Its client hears goodbye, and the others are served."""
+    loop = asyncio.get_running_loop()
+    fail = [True]
+
+    def factory(loop: Any, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
+        if "_run_handler" in coroutine.__qualname__ and fail:
+            raise MemoryError(fail.pop())
+        return asyncio.Task(coroutine, loop=loop, **options)
+
+    with heard_errors() as told:
+        async with await start() as server:
+            loop.set_task_factory(factory)
+            early = await connect(server)
+            assert await early.receive() is None
+            async with await connect(server) as late:
+                assert await echoes(late)
+            loop.set_task_factory(None)
+    assert [type(context["exception"]) for context in told] == [MemoryError]
+
+
 # --- how it is started ----------------------------------------------------------------------------
 
 
@@ -701,6 +815,195 @@ async def test_failed_connect_leaves_no_socket(how: str) -> None:
                     await connect(server, local_address=("192.0.2.77", 0))
             gc.collect()
             assert open_files() == before
+
+
+# --- turns ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", ["client", "server"])
+@asynchronous
+async def test_task_that_only_sends_leaves_others_their_turn(side: str) -> None:
+    """Turns of another task are counted, not time."""
+    turns = 0
+    counts: asyncio.Queue[int] = asyncio.Queue()
+
+    async def flood(connection: Connection) -> None:
+        before = turns
+        for _ in range(640):
+            await connection.send(b"x")
+        counts.put_nowait(turns - before)
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with await start(flood if side == "server" else echo) as server:
+        task = asyncio.create_task(others())
+        client = await connect(server)
+        if side == "client":
+            await flood(client)
+        assert await counts.get() >= 10
+        task.cancel()
+        client.close()
+
+
+@asynchronous
+async def test_cancelled_readers_leave_nothing_behind() -> None:
+    """On either side: neither memory nor wake-ups, and the next message goes to who still waits."""
+    served: asyncio.Queue[Connection] = asyncio.Queue()
+
+    async def handler(connection: Connection) -> None:
+        served.put_nowait(connection)
+        await connection.wait_closed()
+
+    async with await start(handler) as server:
+        client = await connect(server)
+        there = await served.get()
+        for one, other in ((client, there), (there, client)):
+            gc.collect()
+            before = sum(isinstance(each, asyncio.Future) for each in gc.get_objects())
+            for _ in range(300):
+                reader = asyncio.ensure_future(one.receive())
+                await asyncio.sleep(0)
+                reader.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await reader
+            del reader
+            gc.collect()
+            after = sum(isinstance(each, asyncio.Future) for each in gc.get_objects())
+            assert after - before < 30
+            last = asyncio.ensure_future(one.receive())
+            await asyncio.sleep(0)
+            await other.send(b"hello")
+            assert await last == b"hello"
+        client.close()
+
+
+@pytest.mark.parametrize(("size", "number", "most"), [(10, 400, 256), (16_000, 150, 65)])
+@asynchronous
+async def test_queue_of_a_client_is_bounded(size: int, number: int, most: int) -> None:
+    """In messages and in bytes: one that does not read loses what is beyond, and no more."""
+
+    async def handler(connection: Connection) -> None:
+        for at in range(number):
+            await connection.send(at.to_bytes(4, "big") + bytes(size - 4))
+            if at % 4 == 0:
+                await asyncio.sleep(0.001)  # for the client to take them from its socket
+
+    mtu = 65_507 if size > 1000 else None
+    async with await start(handler, mtu=mtu) as server:
+        client = await connect(server, mtu=mtu)
+        await client.wait_closed()
+        came = [message async for message in client]
+    assert most / 2 < len(came) <= most
+    assert [int.from_bytes(message[:4], "big") for message in came[:20]] == list(range(20))
+
+
+# --- what nobody closes ---------------------------------------------------------------------------
+
+
+@asynchronous
+async def test_client_that_is_dropped_is_closed_with_a_warning() -> None:
+    """By the reference count alone: no reader, timer or callback of the loop keeps it."""
+    async with await start() as server:
+        files = open_files() if os.path.isdir("/proc/self/fd") else set()
+        client = await connect(server)
+        assert await echoes(client)
+        watched = weakref.ref(client.session)
+        gc.collect()
+        gc.disable()
+        try:
+            with pytest.warns(ResourceWarning, match="unclosed DTLS connection to"):
+                del client
+            assert watched() is None
+        finally:
+            gc.enable()
+        assert not files or open_files() == files
+        async with await connect(server) as other:  # on the same descriptor, most likely
+            assert await echoes(other)
+
+
+@asynchronous
+async def test_client_that_another_thread_drops() -> None:
+    """The collector may run anywhere: the loop takes its socket off in its own thread."""
+    async with await start() as server:
+        files = open_files() if os.path.isdir("/proc/self/fd") else set()
+        holder = [await connect(server)]
+        with pytest.warns(ResourceWarning, match="unclosed DTLS connection to"):
+            await asyncio.to_thread(holder.clear)
+        await asyncio.sleep(0.01)
+        assert not files or open_files() - files == set()
+        async with await connect(server) as other:
+            assert await echoes(other)
+
+
+@asynchronous
+async def test_who_waits_for_a_message_is_not_forgotten() -> None:
+    """A task that nobody keeps, at a client that only the task has: the loop keeps both."""
+    came: asyncio.Queue[Any] = asyncio.Queue()
+    go = asyncio.Event()
+
+    async def handler(connection: Connection) -> None:
+        await go.wait()
+        await connection.send(b"hello")
+
+    async with await start(handler) as server:
+
+        async def wait_alone() -> None:
+            client = await connect(server)
+            came.put_nowait(await client.receive())
+            await client.wait_closed()
+            came.put_nowait(await client.receive())
+
+        watched = weakref.ref(asyncio.create_task(wait_alone()))
+        while not server.counters.server.sessions:
+            await asyncio.sleep(0.01)
+        for _ in range(3):
+            gc.collect()
+            await asyncio.sleep(0.01)
+        go.set()
+        assert await came.get() == b"hello"
+        assert await came.get() is None
+        del watched
+
+
+def test_server_that_is_not_closed_ends_with_its_loop() -> None:
+    """With a warning, and no socket stays; so does a client that somebody still has."""
+    kept: list[Connection] = []
+
+    async def main() -> None:
+        server = await start()
+        kept.append(await connect(server))
+        assert await echoes(kept[0])
+
+    files = open_files() if os.path.isdir("/proc/self/fd") else set()
+    with warnings.catch_warnings(record=True) as told:  # of its socket, too
+        warnings.simplefilter("always")
+        asyncio.run(main())
+        gc.collect()
+    assert any("unclosed DTLS server on" in str(one.message) for one in told)
+    assert {one.category for one in told} == {ResourceWarning}
+    kept[0].close()
+    assert not kept[0].is_open
+    assert not files or open_files() == files
+
+
+def test_close_after_the_loop_is_closed() -> None:
+    """No error, and no socket stays."""
+    kept: list[Any] = []
+
+    async def main() -> None:
+        kept.append(await start())
+        kept.append(await connect(kept[0]))
+
+    files = open_files() if os.path.isdir("/proc/self/fd") else set()
+    asyncio.run(main())
+    for one in kept:
+        one.close()
+        one.close()
+    assert not files or open_files() == files
 
 
 # --- memory ---------------------------------------------------------------------------------------

@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -450,6 +452,38 @@ async def test_fork_in_the_middle_of_a_session() -> None:
             assert os.waitpid(child, 0)[1] == 0
             assert await client.echoes(how.encode())
         assert server.counters.server.closed[CloseReason.FAILED] == 0
+
+
+@asynchronous
+async def test_child_that_closes_what_it_inherited_leaves_the_parent_alone() -> None:
+    """Server, clients and connections: no goodbye, and the parent's selector still has them."""
+    served: list[Connection] = []
+
+    async def handler(connection: Connection) -> None:
+        served.append(connection)
+        await echo(connection)
+
+    async with serving(handler) as server, raw_client(server) as client:
+        other = await connect(server)
+        for _ in range(3):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # threads of the test's own
+                child = os.fork()
+            if child == 0:
+                status = 1
+                try:
+                    signal.alarm(20)
+                    for one in (*served, other, server):
+                        one.close()
+                    gc.collect()
+                    status = 0
+                finally:
+                    os._exit(status)
+            assert os.waitpid(child, 0)[1] == 0
+            assert await client.echoes()
+            await other.send(b"and I?")
+            assert await other.receive() == b"and I?"
+        other.close()
 
 
 @asynchronous
