@@ -35,6 +35,7 @@ from gnutls_cookie import (
 from gnutls_cookie._ffi import ffi, lib
 from gnutls_cookie.cookie import cookie_reply
 from gnutls_cookie.handles import TABLE
+from gnutls_cookie.reference import cookie as reference
 
 KEY, CLIENT = b"k" * 16, b"client"
 HELLO = hello_with(cookie_of(KEY, CLIENT))
@@ -367,9 +368,14 @@ def huge() -> Iterator[memoryview]:
         ("current", KeyRing),
         ("previous", lambda key: KeyRing(KEY, key)),
         ("key", lambda key: KeyRing(KEY).rotate(key)),
+        ("secret", KeyRing.from_secret),
         ("keys", CookieGate),
+        ("key", lambda key: reference.cookie(key, CLIENT)),
     ],
-    ids=["send", "verify", "reply", "current", "previous", "rotate", "gate"],
+    ids=[
+        *("send", "verify", "reply", "current", "previous", "rotate", "secret", "gate"),
+        "reference",
+    ],
 )
 def test_key_beyond_c_s_int_is_an_overflow(
     name: str, take: Callable[[Any], object], size: int, huge: memoryview

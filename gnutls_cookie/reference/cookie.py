@@ -23,6 +23,8 @@ GNUTLS_E_INVALID_REQUEST = -50
 GNUTLS_E_PUSH_ERROR = -53
 GNUTLS_E_BAD_COOKIE = -214
 
+_KEY_MAX = 2**31 - 1  # bytes; lib/dtls.c makes an int of the size, and crashes beyond
+
 _Transport = TypeVar("_Transport")
 
 
@@ -62,7 +64,7 @@ def cookie(key: bytes, client_data: bytes | None) -> bytes:
     """Make the cookie of a client (C_HASH and COOKIE_MAC_SIZE of lib/dtls.c).
 
     Args:
-        key: 1 byte or more; libgnutls makes keys of 16.
+        key: 1..2**31-1 bytes; libgnutls makes keys of 16.
         client_data: the client's address, in whatever bytes the server chose; None is NULL with
             size 0, and the same as b"".
 
@@ -71,9 +73,12 @@ def cookie(key: bytes, client_data: bytes | None) -> bytes:
 
     Raises:
         CookieError: -50, the key is empty.
+        OverflowError: the key is longer.
     """
     if not key:
         raise CookieError(GNUTLS_E_INVALID_REQUEST)
+    if len(key) > _KEY_MAX:
+        raise OverflowError(f"key must be of at most 2**31-1 bytes, not {len(key)}")
     return hmac.digest(key, client_data or b"", "sha1")[:COOKIE_SIZE]
 
 

@@ -44,7 +44,7 @@ grep -q 'AddressSanitizer: heap-buffer-overflow' "$work/said" || {
     exit 1
 }
 echo "the overread planted in Python was found"
-[ $# -gt 0 ] || set -- tests/test_cookie.py tests/test_gate.py tests/test_keys.py \
-    tests/test_gate_property.py tests/test_listener.py tests/test_session.py \
+[ $# -gt 0 ] || set -- tests/test_cookie.py tests/test_gate.py tests/test_keys.py tests/test_locks.py \
+    tests/test_gate_property.py tests/test_listener.py tests/test_session.py tests/test_identity.py \
     tests/test_session_hostile.py tests/test_server.py -m "not slow and not long and not peer"
 watched -m pytest -q -p no:cacheprovider "$@"
