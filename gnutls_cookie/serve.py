@@ -15,7 +15,6 @@ import os
 import secrets
 import signal
 import socket
-import stat
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -27,6 +26,7 @@ from .credentials import CertificateCredentials, PSKCredentials
 from .endpoint import bound
 from .errors import GnuTLSError
 from .keys import KeyRing
+from .secret import secret_file
 from .server import Server
 from .session import Credentials
 
@@ -126,21 +126,6 @@ def psk_file(path: Path) -> dict[str, bytes]:
     if not keys:
         raise ValueError(f"{path}: no keys in it")
     return keys
-
-
-def secret_file(path: Path) -> bytes:
-    """The cookie secret of a file: all its bytes but white space at the end.
-
-    Raises:
-        ValueError: fewer than 16 bytes.
-        OSError: the file cannot be read.
-    """
-    secret = path.read_bytes().rstrip()
-    if len(secret) < 16:
-        raise ValueError(f"{path}: a cookie secret has at least 16 bytes, not {len(secret)}")
-    if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        _log.warning("%s: others than its owner can read it", path)
-    return secret
 
 
 class _Service:

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "gnutls_cookie"
 LAYERS = (
     {"_ffi", "_version"},
     {"_convert"},
-    {"_library", "address", "errors", "locks"},
+    {"_library", "address", "errors", "locks", "secret", "writer"},
     {"credentials", "handles"},
     {"cookie"},
     {"keys", "session"},
