@@ -101,18 +101,21 @@ class BuildExt(build_ext):
 find_libgnutls = runpy.run_path("build_ffi.py", run_name="__cffi__")["find_libgnutls"]
 preload = Extension(
     "gnutls_cookie._preload",
-    sources=["gnutls_cookie/native/preload.c", "gnutls_cookie/native/gate.c"],
+    sources=[
+        *sorted(map(str, Path("gnutls_cookie/native/preload").glob("*.c"))),
+        "gnutls_cookie/native/gate.c",
+    ],
+    depends=sorted(map(str, Path("gnutls_cookie/native").rglob("*.h"))),
     include_dirs=["gnutls_cookie/native"],
     extra_compile_args=[
         "-std=gnu11",
-        "-pthread",
         "-fvisibility=hidden",
         "-ffunction-sections",
         "-fdata-sections",
         "-ftls-model=initial-exec",
         *find_libgnutls()[0],
     ],
-    extra_link_args=["-Wl,--gc-sections", "-pthread", "-ldl"],
+    extra_link_args=["-Wl,--gc-sections", "-ldl"],
 )
 
 setup(

@@ -18,7 +18,7 @@ from .cookie import COOKIE_KEY_SIZE, check_key_size, generate_key
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["KeyRing"]
+__all__ = ["KeyRing", "key_material"]
 
 Keys = tuple[bytes, "bytes | None"]
 
@@ -144,11 +144,15 @@ class KeyRing:
         return _hkdf(self._secret, _INFO + number.to_bytes(8, "big", signed=True), COOKIE_KEY_SIZE)
 
 
+def key_material(secret: bytes) -> bytes:
+    """The 32 bytes that all keys of a secret are made of: HKDF-SHA256, extract (RFC 5869 2.2)."""
+    return hmac.digest(_SALT, secret, "sha256")
+
+
 def _hkdf(secret: bytes, info: bytes, length: int) -> bytes:
     """HKDF-SHA256 for at most 32 bytes: extract, and the first block of expand (RFC 5869 2)."""
     assert length <= hashlib.sha256().digest_size
-    extracted = hmac.digest(_SALT, secret, "sha256")
-    return hmac.digest(extracted, info + b"\x01", "sha256")[:length]
+    return hmac.digest(key_material(secret), info + b"\x01", "sha256")[:length]
 
 
 def _key(name: str, value: Buffer) -> bytes:

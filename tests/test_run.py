@@ -7,16 +7,18 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 from peers_support import CERTS, IDENTITY, PSK_KEY
+from run_support import handed, wait_until
 from support import (
     compile_peer,
     compiler,
@@ -31,11 +33,12 @@ from support import (
 from test_serve import CERT, LINE, PSK_PRIORITY, SECONDS, TRUST, Served
 
 from gnutls_cookie import KeyRing, client_data
+from gnutls_cookie.cli import main
 from gnutls_cookie.differential import LIBGNUTLS, REFERENCE, case_of_json
 from gnutls_cookie.differential.datagrams import CLIENTS, with_cookie
 from gnutls_cookie.reference import cookie as reference
 from gnutls_cookie.reference import wire
-from gnutls_cookie.run import find_preload
+from gnutls_cookie.run import find_preload, read_stats
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD is Linux' here")
 
@@ -373,14 +376,14 @@ def test_preloaded_library_asks_for_no_symbol_of_libgnutls() -> None:
     exported = {name for kind, name in lines if kind == "T"}
     assert exported == {"gnutls_dtls_cookie_verify", "gnutls_dtls_cookie_send"}
     environment = {**os.environ, "LD_PRELOAD": str(find_preload()), "LD_BIND_NOW": "1"}
-    environment["GNUTLS_COOKIE_PRELOAD"] = "stats=/nowhere/stats"
+    environment["GNUTLS_COOKIE_PRELOAD"] = "99 1 1"
     true = shutil.which("true") or "true"
     done = subprocess.run([true], env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("settings", ["", "secret=", "secret=\nperiod=1\nstats=FOLDER/stats"])
-def test_calls_under_the_sanitizers(settings: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [(), ("--rotate", "1", "--stats"), ("--record",)], ids=str)
+def test_calls_under_the_sanitizers(options: tuple[str, ...], tmp_path: Path) -> None:
     """Threads, a fork, hostile datagrams: no finding of AddressSanitizer and UBSan."""
     native = find_preload().parent / "native"
     flags = ["-std=gnu11", "-g", "-O1", "-pthread", "-fsanitize=address,undefined"]
@@ -396,40 +399,62 @@ def test_calls_under_the_sanitizers(settings: str, tmp_path: Path) -> None:
         pytest.skip("no sanitizers here: apt install gcc libc6-dev")
     assert trial.returncode == 0, trial.stderr
     link = ["-shared", "-fPIC", "-fvisibility=hidden", "-ffunction-sections", "-Wl,--gc-sections"]
-    sources = [str(native / "preload.c"), str(native / "gate.c")]
+    sources = [*sorted(map(str, (native / "preload").glob("*.c"))), str(native / "gate.c")]
     command = [*compiler(), *flags, *link, "-I", str(native), "-o", str(library), *sources]
     subprocess.run([*command, *gnutls_flags()], check=True)
     # The program has the sanitizer's library already; that one has to come first.
     runtime = subprocess.run(
         [*compiler(), "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
     ).stdout.strip()
-    environment = {
-        **os.environ,
-        "LD_PRELOAD": f"{runtime}:{library}",
-        "GNUTLS_COOKIE_PRELOAD": settings.replace("FOLDER", str(tmp_path)),
-        "ASAN_OPTIONS": "detect_leaks=0",
-    }
-    count = "100000" if "stats" in settings else "5000"
-    done = subprocess.run(
-        [program, count], env=environment, capture_output=True, text=True, timeout=300
-    )
+    given = [*options, str(tmp_path / "file")] if options else []
+    environment, memory = handed(library, *given)
+    environment["LD_PRELOAD"] = f"{runtime}:{library}"
+    environment["ASAN_OPTIONS"] = "detect_leaks=0"
+    try:
+        done = subprocess.run(
+            [program, "5000" if "--record" in options else "50000"],
+            env=environment,
+            pass_fds=[memory],
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+    finally:
+        os.close(memory)
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
 
 # --- the command ----------------------------------------------------------------------------------
 
 
-def refused(*arguments: str | Path) -> str:
-    """What `run` says where it refuses."""
-    done = subprocess.run(
-        [*PYTHON, "run", *map(str, arguments)], capture_output=True, text=True, timeout=SECONDS
-    )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "Traceback" not in done.stderr
-    return done.stderr
+class Refused(Protocol):
+    """Calls the command with arguments, and gives the one line in which it refuses."""
+
+    def __call__(self, *arguments: str | Path, code: int = 2) -> str: ...
 
 
-def test_what_cannot_be_preloaded(tmp_path: Path) -> None:
+@pytest.fixture
+def refused(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Refused:
+    """`run` in this process, which it must not become the server of."""
+
+    def never(program: str, *_: object) -> None:
+        raise AssertionError(f"it would have become {program}")
+
+    def call(*arguments: str | Path, code: int = 2) -> str:
+        capfd.readouterr()
+        assert main(["run", *map(str, arguments)]) == code
+        said = capfd.readouterr()
+        assert said.out == ""
+        assert said.err.startswith("gnutls-cookie run: ")
+        assert said.err.count("\n") == 1
+        assert said.err[:-1].isprintable()
+        return said.err
+
+    monkeypatch.setattr(os, "execve", never)
+    return call
+
+
+def test_what_cannot_be_preloaded(refused: Refused, tmp_path: Path) -> None:
     """Each with its reason, before it is started."""
     program = compile_peer("stock_server.c")
     static, script, other, setuid = (tmp_path / n for n in ("static", "script", "other", "setuid"))
@@ -439,22 +464,204 @@ def test_what_cannot_be_preloaded(tmp_path: Path) -> None:
     )
     script.write_text("#!/bin/sh\n")
     other.write_bytes(program.read_bytes()[:18] + b"\xf3\x00" + program.read_bytes()[20:])
-    shutil.copy(program, setuid)
-    for path in script, other:
+    text, object_file = tmp_path / "text", tmp_path / "object.o"
+    text.write_text("no shebang\n")
+    subprocess.run(
+        [*compiler(), "-c", "-o", str(object_file), str(tmp_path / "empty.c")], check=True
+    )
+    for path in script, other, text, object_file:
         path.chmod(0o755)
-    setuid.chmod(0o4755)
     assert "a COMMAND is needed" in refused()
-    assert "there is no such program" in refused("--", "/nowhere/server")
+    assert "a COMMAND is needed" in refused("--")
     assert "does not use libgnutls.so.30" in refused("--", shutil.which("true") or "true")
-    assert "is no ELF program" in refused("--", script)
+    assert "a script; name the program that it starts" in refused("--", script)
+    assert "is not an ELF program\n" in refused("--", text)
+    assert "is not an ELF program\n" in refused("--", object_file)
     assert "for another architecture" in refused("--", other)
-    assert "setuid" in refused("--", setuid)
+    for bits in 0o4755, 0o2755:
+        shutil.copy(program, setuid)
+        setuid.chmod(bits)
+        assert "is setuid, setgid or has capabilities" in refused("--", setuid)
     if built.returncode == 0:
         assert "statically linked" in refused("--", static)
-    assert "at least 16 bytes" in refused("--cookie-secret-file", "/dev/null", "--", program)
-    assert "--rotate" in refused("--rotate", "0", "--", program)
-    assert "no such folder" in refused("--stats", "/nowhere/stats", "--", program)
-    assert "no such folder" in refused("--record", "/nowhere/calls", "--", program)
+
+
+def test_what_cannot_be_executed(
+    refused: Refused, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The codes of env(1): 127 for what is not found, 126 for what is there and is no program."""
+    program = compile_peer("stock_server.c")
+    plain, pipe = tmp_path / "plain", tmp_path / "pipe"
+    shutil.copy(program, plain)
+    plain.chmod(0o644)
+    os.mkfifo(pipe, 0o777)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/nowhere")
+    assert "there is no such program" in refused("--", "/nowhere/server", code=127)
+    assert "there is no such program" in refused("--", "server", code=127)
+    assert "there is no such program" in refused("--", "", code=127)
+    assert "is not executable" in refused("--", plain, code=126)
+    assert "is not executable" in refused("--", "plain", code=126)
+    assert "is a folder" in refused("--", tmp_path, code=126)
+    assert "is not a program" in refused("--", pipe, code=126)
+    assert r"two\nlines" in refused("--", "/nowhere/two\nlines", code=127)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_file_capabilities_are_seen(refused: Refused, tmp_path: Path) -> None:
+    """The loader preloads nothing into such a program, in silence."""
+    program = tmp_path / "server"
+    shutil.copy(compile_peer("stock_server.c"), program)
+    # linux/capability.h, VFS_CAP_REVISION_2: cap_net_bind_service, permitted and effective
+    value = struct.pack("<5I", 0x02000001, 1 << 10, 0, 0, 0)
+    try:
+        os.setxattr(program, "security.capability", value)
+    except OSError as error:
+        pytest.skip(f"no capabilities of files here: {error}")
+    assert "has capabilities" in refused("--", program)
+    os.removexattr(program, "security.capability")
+    done = subprocess.run([*PYTHON, "run", "--", program], timeout=SECONDS)
+    assert done.returncode == 2  # its own: it wants arguments
+
+
+def test_what_a_loader_says_is_said(refused: Refused, tmp_path: Path) -> None:
+    """A missing library is named; so is a loader that is missing, or says nothing in time."""
+    source, library = tmp_path / "part.c", tmp_path / "libpart.so"
+    main, program = tmp_path / "main.c", tmp_path / "server"
+    source.write_text("int part(void) { return 0; }\n")
+    main.write_text(
+        "#include <gnutls/dtls.h>\nint part(void);\n"
+        "int main(void) { return part() + !gnutls_dtls_cookie_send; }\n"
+    )
+    build = [*compiler(), "-o"]
+    subprocess.run([*build, str(library), "-shared", "-fPIC", str(source)], check=True)
+    words = [str(main), f"-L{tmp_path}", "-lpart", *gnutls_flags()]
+    subprocess.run([*build, str(program), *words], check=True)
+    library.unlink()
+    assert "libpart.so" in refused("--", program)
+    for loader, text in (
+        ("/nowhere/ld.so", "its loader /nowhere/ld.so cannot be executed"),
+        ("/bin/false", "cannot be started by its loader"),
+        ("/bin/true", "does not use libgnutls.so.30"),
+    ):
+        flag = f"-Wl,--dynamic-linker={loader}"
+        server = compile_peer("stock_server.c", flag)
+        assert text in refused("--", server)
+
+
+def elf(**changes: int) -> bytes:
+    """A header of 64 bytes, and one program header behind it that names a loader of 8 bytes."""
+    fields = {"offset": 64, "entry": 56, "count": 1, "place": 120, "length": 8} | changes
+    head = bytearray(find_preload().read_bytes()[:64])
+    struct.pack_into("=H", head, 16, 3)  # ET_DYN
+    struct.pack_into("=Q", head, 32, fields["offset"])
+    struct.pack_into("=HH", head, 54, fields["entry"], fields["count"])
+    numbers = (3, 0, fields["place"], 0, 0, fields["length"], 0, 0)
+    return bytes(head) + struct.pack("=IIQQQQQQ", *numbers) + b"/no\xff\x1b/x\0"
+
+
+@pytest.mark.skipif(sys.maxsize < 2**32, reason="headers of 64 bits")
+def test_hostile_elf_headers(refused: Refused, tmp_path: Path) -> None:
+    """Nothing in them leads out of the file, or to a line that a terminal obeys."""
+    program = tmp_path / "server"
+    whole = elf()
+    contents = {
+        whole: "its loader",
+        whole[:3]: "is not an ELF program",
+        whole[:20]: "is not an ELF program",
+        whole[:64]: "is not an ELF program",
+        whole[:-1]: "is not an ELF program",
+        b"": "is not an ELF program",
+        elf(count=0): "statically linked",
+    }
+    for changes in (
+        *({"offset": one} for one in (2**64 - 1, 2**63, 2**62, 73, 10**6)),
+        *({"entry": one} for one in (0, 2, 55, 57, 65535)),
+        *({"count": one} for one in (2, 65535)),
+        *({"place": one} for one in (2**64 - 1, 2**63, 121, 10**9)),
+        *({"length": one} for one in (0, 1, 9, 4097, 2**63, 2**64 - 1)),
+    ):
+        contents[elf(**changes)] = "is not an ELF program"
+    for content, text in contents.items():
+        program.write_bytes(content)
+        program.chmod(0o755)
+        said = refused("--", program)
+        assert text in said, content
+
+
+def test_options_out_of_range(refused: Refused, tmp_path: Path) -> None:
+    """One line each, and nothing is started or made."""
+    program = compile_peer("stock_server.c")
+    for period in "0", "-1", "0.99", "nan", "inf", "1e999", "-inf", "x", "", "9" * 5000:
+        assert "--rotate must be a number of seconds" in refused(
+            f"--rotate={period}", "--", program
+        )
+    for option in "--stats", "--record":
+        assert "no such folder" in refused(option, "/nowhere/file", "--", program)
+        assert "no such folder" in refused(option, "/dev/null/file", "--", program)
+        for name in "", ".", "..", "/":
+            assert "not the name of a file" in refused(option, name, "--", program)
+        assert "it is not a file" in refused(option, tmp_path, "--", program)
+        assert "it is not a file" in refused(option, "/dev/null", "--", program)
+        assert "File name too long" in refused(option, "x" * 300, "--", program)
+    same = ["--stats", str(tmp_path / "file"), "--record", f"{tmp_path}/./file"]
+    assert "a file each" in refused(*same, "--", program)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--stats", "--record"])
+def test_files_that_were_prepared(option: str, refused: Refused, tmp_path: Path) -> None:
+    """A link, a pipe, another user's file or folder of links: refused, and left as they are."""
+    program = compile_peer("stock_server.c")
+    precious, file = tmp_path / "precious", tmp_path / "file"
+    precious.write_text("precious")
+    precious.chmod(0o644)
+    file.symlink_to(precious)
+    assert "it is a symbolic link" in refused(option, file, "--", program)
+    file.unlink()
+    file.symlink_to(tmp_path / "nothing")
+    assert "it is a symbolic link" in refused(option, file, "--", program)
+    file.unlink()
+    file.hardlink_to(precious)
+    assert "a hard link" in refused(option, file, "--", program)
+    file.unlink()
+    os.mkfifo(file)
+    assert "it is not a file" in refused(option, file, "--", program)
+    file.unlink()
+    if os.geteuid() == 0:
+        file.write_text("theirs")
+        os.chown(file, 65534, 65534)
+        assert "it belongs to another user" in refused(option, file, "--", program)
+        assert file.read_text() == "theirs"
+        file.unlink()
+        (tmp_path / "own").mkdir()
+        link = tmp_path / "link"
+        link.symlink_to(tmp_path / "own")
+        os.chown(link, 65534, 65534, follow_symlinks=False)
+        said = refused(option, link / "file", "--", program)
+        assert "another user's symbolic link" in said
+        assert list((tmp_path / "own").iterdir()) == []
+    assert precious.read_text() == "precious"
+    assert precious.stat().st_mode & 0o777 == 0o644
+    assert not file.exists()
+
+
+def test_names_of_files_are_any(tmp_path: Path) -> None:
+    """A line break, a space, bytes that are no text, a long name: the files are written."""
+    for name in "two\nlines", "with space", os.fsdecode(b"\xff\xfe"), "n" * 255:
+        folder = tmp_path / "a folder:\nwith"
+        folder.mkdir(exist_ok=True)
+        stats, record = folder / name, tmp_path / name
+        with stock_server(["--stats", str(stats), "--record", str(record)]) as served:
+            with udp_socket() as sock:
+                sock.sendto(wire.client_hello(), ("127.0.0.1", served.port))
+                served.wait_for("reply 44")
+            wait_for_stats(stats, lambda one: one["challenged"] == 1)
+            wait_until(record.read_bytes, lambda text: text.count(b"\n") == 2)
+            text = served.said.decode("utf-8", "surrogateescape")
+        assert len([line for line in text.splitlines() if "gnutls-cookie run" in line]) == 1
+        assert sorted(folder.iterdir()) == [stats]
+        stats.unlink()
+        record.unlink()
 
 
 def test_it_becomes_the_command() -> None:
@@ -476,7 +683,7 @@ def test_it_becomes_the_command() -> None:
 
 
 def test_stats_are_read(tmp_path: Path) -> None:
-    """`stats FILE` prints what is in it; what is none is an error in a line."""
+    """`stats FILE` prints what is in it."""
     file = tmp_path / "stats.json"
     with stock_server(["--stats", str(file)]) as served, udp_socket() as sock:
         sock.sendto(wire.client_hello(), ("127.0.0.1", served.port))
@@ -490,7 +697,50 @@ def test_stats_are_read(tmp_path: Path) -> None:
     assert "1 record_header" in done.stdout
     done = subprocess.run([*PYTHON, "stats", "--json", file], capture_output=True, timeout=SECONDS)
     assert json.loads(done.stdout) == counters | {"time": json.loads(done.stdout)["time"]}
-    for content in "", "[]", "{}":
-        file.write_text(content)
-        done = subprocess.run([*PYTHON, "stats", file], capture_output=True, timeout=SECONDS)
-        assert (done.returncode, b"Traceback" in done.stderr) == (2, False)
+
+
+EMPTY = dict.fromkeys(("challenged", "presented", "verified", "verified_previous"), 0)
+EMPTY["left_alone"] = 0
+
+
+def test_stats_of_a_file_that_has_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line and exit code 2, whatever it is; nothing of it reaches the terminal."""
+    file, pipe = tmp_path / "stats.json", tmp_path / "pipe"
+    os.mkfifo(pipe)
+    good = EMPTY | {"discarded": {}}
+    contents: list[bytes] = [b"", b"[]", b"{}", b"null", b"1", b"\xff\xfe\x00", b"[" * 50_000]
+    contents += [b'{"a":' * 10_000, b" " * 70_000, json.dumps(good).encode() + b"x"]
+    hostile: list[object] = [[1], {"a": "x"}, {"a": None}, {"a": 1.5}, {"a": True}, {"a": -1}, None]
+    hostile += [
+        {"a": 2**64},
+        {"\x1b[31mEVIL\x1b]0;title\x07": 1},
+        {"a\nb": 1},
+        {"": 1},
+        {"\x9b": 1},
+    ]
+    hostile += [{"a" * 41: 1}, {"a": [1]}, "x", 1, {"A": 1}, {"a": {"b": 1}}]
+    contents += [json.dumps(EMPTY | {"discarded": one}).encode() for one in hostile]
+    for name in EMPTY:
+        for number in "x", None, -1, 1.5, True, [], 10**400:
+            contents.append(json.dumps(good | {name: number}).encode())
+        contents.append(json.dumps({k: v for k, v in good.items() if k != name}).encode())
+    contents.append(json.dumps(good | {"time": "\x1b[31m"}).encode())
+    contents.append(json.dumps(good | {"\x1b[31m": 1}).encode())
+    contents.append(json.dumps(good).replace("0", "1" * 5000, 1).encode())
+    contents.append(json.dumps(good).replace("0", "NaN", 1).encode())
+    for content in contents:
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match="not the counters"):
+            read_stats(file)
+    file.write_text(json.dumps(good | {"discarded": {"epoch": 2}, "newer": 1}))
+    assert read_stats(file)["discarded"] == {"epoch": 2}
+    file.write_text('{"discarded": {"\\u001b[31mEVIL": 1}}')
+    (tmp_path / "a\x1b[31m\nb").write_text("{}")
+    nothing, evil = tmp_path / "nothing", tmp_path / "a\x1b[31m\nb"
+    for path in file, pipe, tmp_path, nothing, evil, Path("/dev/zero"), Path("/dev/null"):
+        for options in [], ["--json"]:
+            assert main(["stats", *options, str(path)]) == 2
+            said = capsys.readouterr()
+            assert said.out == ""
+            assert said.err.startswith("gnutls-cookie stats: ")
+            assert said.err[:-1].isprintable()

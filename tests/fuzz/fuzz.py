@@ -71,7 +71,7 @@ SYSTEM = {
         *("poll", "clock_gettime", "calloc", "tsearch"),
     ],
     "wire.c": ["realloc"],
-    "preload.c": ["gnutls_dtls_cookie_verify", "gnutls_dtls_cookie_send"],
+    "preload/hooks.c": ["gnutls_dtls_cookie_verify", "gnutls_dtls_cookie_send"],
 }
 
 _USE_AFTER_FREE = Fault("udp.c", "if (!peer->listed) { /* else", "if (1) { /* else")
@@ -92,8 +92,11 @@ TARGETS = {
     ),
     "preload": Target(
         "preload.c",
-        ["preload.c", "gate.c", "transport.c"],
-        Fault("preload.c", "size < sizeof start ? size : sizeof start", "sizeof start"),
+        [
+            *("preload/hooks.c", "preload/keys.c", "preload/record.c", "preload/settings.c"),
+            *("gate.c", "transport.c"),
+        ],
+        Fault("preload/hooks.c", "size < sizeof start ? size : sizeof start", "sizeof start"),
     ),
 }
 
@@ -132,7 +135,8 @@ def build(compiler: list[str], name: str, folder: Path, planted: bool) -> Path:
     if target.source != "session.c":  # that one stands in for Python itself
         sources.append(HERE.parent / "sanitize" / "no_python.c")
     for number, source in enumerate(sources):
-        instead = SYSTEM.get(source.name, []) if source.parent == native else []
+        inside = source.is_relative_to(native)
+        instead = SYSTEM.get(str(source.relative_to(native)), []) if inside else []
         objects.append(str(folder / f"{number}.o"))
         call([*common, *(f"-D{one}=fuzz_{one}" for one in instead)], "-c", source, objects[-1])
     program = folder / "fuzz"

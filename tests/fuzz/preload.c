@@ -2,9 +2,12 @@
  * or anyhow. For the first the gate says what must come out. The two functions have other names
  * here (see SYSTEM in fuzz.py), so that the gate calls libgnutls' own.
  *
+ * All calls are recorded into a small ring, which is read now and then.
+ *
  * Input: calls, each a byte and its arguments. */
 #include "fuzz.h"
 #include "gate.h"
+#include "preload/preload.h"
 #include "transport.h"
 
 #include <gnutls/crypto.h>
@@ -17,6 +20,9 @@ enum {
     NO_VERIFY = 8,    /* send alone */
     PEEKED = 16,      /* the server has the start of the datagram only */
     PUSH_FAILS = 32,
+    LONG_CLIENT_DATA = 64,
+    READ_RING = 128,
+    RING_UNITS = 8,
 };
 
 struct sent {
@@ -72,9 +78,35 @@ static void check(const struct gc_verdict *verdict, int code, const gnutls_dtls_
     }
 }
 
+/* Memory of its own size, as `run` makes it. */
+static void use_ring(void) {
+    const size_t size = sizeof(struct gc_shared) + RING_UNITS * GC_UNIT_SIZE;
+    struct gc_shared *memory = aligned_alloc(4096, size);
+    MUST(memory != NULL);
+    memset(memory, 0, size);
+    memory->unit_count = RING_UNITS;
+    gc_shared = memory;
+}
+
+/* All records that are there: each whole, in units of its own. */
+static void read_ring(void) {
+    MUST(gc_shared->head - gc_shared->tail <= RING_UNITS);
+    while (gc_shared->tail != gc_shared->head) {
+        const unsigned char *unit = gc_shared->units + gc_shared->tail % RING_UNITS * GC_UNIT_SIZE;
+        uint64_t tag;
+        uint32_t size;
+        memcpy(&tag, unit, sizeof tag);
+        memcpy(&size, unit + 8, sizeof size);
+        MUST(tag == gc_shared->tail * 2 + 3);
+        MUST(size >= 64 && size <= RING_UNITS * GC_UNIT_PAYLOAD);
+        gc_shared->tail += (size + GC_UNIT_PAYLOAD - 1) / GC_UNIT_PAYLOAD;
+        MUST(gc_shared->head - gc_shared->tail <= RING_UNITS);
+    }
+}
+
 static void call(struct input *input) {
     const unsigned int flags = next_byte(input);
-    size_t client_data_size = next_byte(input) + ((flags & 64) ? 200u : 0u);
+    size_t client_data_size = next_byte(input) + ((flags & LONG_CLIENT_DATA) ? 200u : 0u);
     uint8_t *client_data = next_bytes(input, &client_data_size);
     size_t size = next_16(input) % 2048;
     uint8_t *datagram = next_bytes(input, &size);
@@ -127,6 +159,9 @@ static void call(struct input *input) {
             check(&verdict, code, &prestate, &sent);
         }
     }
+    if (flags & READ_RING) {
+        read_ring();
+    }
     free(exact);
     free(datagram);
     free(client_data);
@@ -137,6 +172,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     memset(&keys, 'k', sizeof keys);
     keys.current.size = 16;
     keys.previous.size = 0;
+    if (gc_shared->unit_count == 0) {
+        use_ring();
+    }
     for (unsigned int calls = 0; calls < MOST_CALLS && input.size > 0; calls++) {
         call(&input);
     }
