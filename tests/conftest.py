@@ -15,7 +15,7 @@ from gnutls_cookie.handles import TABLE
 # No test takes a quarter of this, not even under a sanitizer; what waits longer waits for ever.
 LIMIT_S = 600
 
-# After that the whole run is given up: the test stands in C code and no signal reaches it.
+# How long threads that a test left behind may keep the process once all tests are done.
 GRACE_S = 120
 
 _stderr = -1
@@ -45,7 +45,8 @@ def pytest_unconfigure() -> None:
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """Fail a test that is not done after LIMIT_S. There is no limit for `long` and for a debugger.
 
-    A test that uses SIGALRM itself takes this bound away, and only the outer one is left.
+    By a signal, not by a thread: from Python 3.12 on a fork beside a thread is warned of, and some
+    tests fork.
     """
     if item.get_closest_marker("long") or item.config.getoption("usepdb"):
         return (yield)
@@ -56,11 +57,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
     former = signal.signal(signal.SIGALRM, give_up)
     signal.setitimer(signal.ITIMER_REAL, LIMIT_S, LIMIT_S)
-    faulthandler.dump_traceback_later(2 * LIMIT_S + GRACE_S, exit=True, file=_stderr)
     try:
         return (yield)
     finally:
-        faulthandler.cancel_dump_traceback_later()
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, former)
 

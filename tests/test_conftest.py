@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from support import ROOT
 
-# This suite's hooks, with bounds that a test can wait for.
+# This suite's hooks; BOUNDS are replaced.
 HOOKS = f"""
 from importlib.util import module_from_spec, spec_from_file_location
 spec = spec_from_file_location("hooks", {str(ROOT / "tests" / "conftest.py")!r})
 hooks = module_from_spec(spec)
 spec.loader.exec_module(hooks)
-hooks.LIMIT_S, hooks.GRACE_S = 1, 1
+hooks.LIMIT_S, hooks.GRACE_S = BOUNDS
 pytest_configure, pytest_unconfigure = hooks.pytest_configure, hooks.pytest_unconfigure
 pytest_runtest_protocol = hooks.pytest_runtest_protocol
 """
@@ -39,7 +39,7 @@ signal.raise_signal(signal.SIGINT)
 ENDLESS = """
 import threading
 def test_endless(): threading.Event().wait()
-def test_next(): pass
+def test_next(): print('next')
 """
 
 LEFT_BEHIND = """
@@ -48,8 +48,10 @@ def test_thread(): threading.Thread(target=threading.Event().wait).start()
 """
 
 
-def run_pytest(folder: Path, text: str, *before: str) -> subprocess.CompletedProcess[str]:
-    (folder / "conftest.py").write_text(HOOKS)
+def run_pytest(
+    folder: Path, text: str, *before: str, limit: int = 60, grace: int = 60
+) -> subprocess.CompletedProcess[str]:
+    (folder / "conftest.py").write_text(HOOKS.replace("BOUNDS", f"{limit}, {grace}"))
     (folder / "test_it.py").write_text(text)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir"]
     return subprocess.run(
@@ -83,7 +85,7 @@ os.execvp(sys.argv[1], sys.argv[1:])
 
 def test_endless_test_fails_and_the_run_goes_on(tmp_path: Path) -> None:
     """Its stack is shown; the next test runs."""
-    done = run_pytest(tmp_path, ENDLESS)
+    done = run_pytest(tmp_path, ENDLESS, limit=1)
     assert done.returncode == 1, done.stdout
     assert "Failed: not done after 1 s" in done.stdout
     assert "in test_endless" in done.stdout
@@ -92,7 +94,7 @@ def test_endless_test_fails_and_the_run_goes_on(tmp_path: Path) -> None:
 
 def test_thread_that_never_ends_does_not_keep_the_run(tmp_path: Path) -> None:
     """The run ends with an error and shows where the thread stands."""
-    done = run_pytest(tmp_path, LEFT_BEHIND)
+    done = run_pytest(tmp_path, LEFT_BEHIND, grace=1)
     assert done.returncode == 1
     assert "1 passed" in done.stdout
     assert "Timeout" in done.stderr
