@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from . import _early as _early
 from . import _library as _library
 from ._version import __version__
 from .address import client_data

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
+import math
 import os
+import select
+import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .blocking import Connection, connect
+from .console import (
+    LineHandler,
+    Output,
+    complain,
+    end_by,
+    number_in,
+    open_standard_files,
+    reason,
+)
 from .credentials import CertificateCredentials, PSKCredentials
 from .errors import GnuTLSError
 from .session import Credentials
@@ -19,14 +33,16 @@ __all__ = ["add_arguments", "run"]
 
 _log = logging.getLogger("gnutls_cookie")
 
-_LOOK = 0.1  # seconds between two looks whether stdin has ended
+_PROGRAM = "gnutls-cookie connect"
+_LOOK_SECONDS = 0.1  # between two looks whether stdin has ended
+_TIMEOUT_MIN_SECONDS, _TIMEOUT_MAX_SECONDS = 0.001, 4_000_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command; their names are gnutls-cli's."""
     add = parser.add_argument
     add("host", metavar="HOST")
-    add("port", metavar="PORT", type=int)
+    add("port", metavar="PORT", type=number_in("a port", 1, 65535))
     add("--x509cafile", metavar="FILE", type=Path, help="trusted authorities (the system's)")
     add("--x509certfile", metavar="FILE", type=Path, help="own certificate")
     add("--x509keyfile", metavar="FILE", type=Path, help="its private key")
@@ -42,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         type=float,
         default=1.0,
-        help="for further messages, once stdin has ended (1)",
+        help="for further messages, once stdin has ended; inf: until the server ends it (1)",
     )
     add("-d", "--debug", metavar="LEVEL", type=int, default=0, help="above 0: log more")
     add("--udp", "-u", action="store_true", help=argparse.SUPPRESS)
@@ -51,16 +67,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Connect, pass lines on until stdin or the server ends.
 
+    A line is a message; one that does not fit into a datagram is several.
+
     Returns:
-        The exit code: 0, or 1 where the connection failed, or 2 for unusable options.
+        The exit code: 0; or 1 where the connection failed, or stdin or stdout did; or 2 for
+        unusable options. Where nobody reads stdout any more, and at Ctrl-C, the process ends by
+        SIGPIPE or SIGINT, once the server was told.
     """
+    open_standard_files()
     level = logging.DEBUG if options.debug else logging.INFO
-    logging.basicConfig(level=level, format="%(levelname)s %(message)s", stream=sys.stderr)
+    error_output = Output(None if sys.stderr is None else 2)
+    logging.basicConfig(level=level, handlers=[LineHandler(error_output, options.debug > 0)])
     try:
+        _check(options)
         credentials = _credentials(options)
     except (OSError, ValueError, GnuTLSError) as error:
-        print(f"gnutls-cookie connect: credentials: {error}", file=sys.stderr)
-        return 2
+        return _failed(2, error)
+    # Until there is a server to say goodbye to, Ctrl-C ends this process at once, a look-up of a
+    # name in C included.
+    former = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         connection = connect(
             options.host,
@@ -72,64 +97,149 @@ def run(options: argparse.Namespace) -> int:
             mtu=options.mtu,
             handshake_timeout=options.timeout,
         )
-    except (OSError, OverflowError, ValueError, GnuTLSError) as error:
-        print(f"gnutls-cookie connect: {error}", file=sys.stderr)
-        return 1
-    _log.info("connected: %s", connection.session.description)
+    except (OSError, GnuTLSError) as error:
+        return _failed(1, error, f"{options.host} port {options.port}: ")
+    except (TypeError, ValueError, OverflowError) as error:
+        return _failed(2, error)
+    finally:
+        signal.signal(signal.SIGINT, former)
     with connection:
+        _log.info("connected: %s", connection.session.description)
         try:
             return _talk(connection, options.wait)
-        except KeyboardInterrupt:
-            return 130
+        except BrokenPipeError:
+            connection.close()
+            end_by(signal.SIGPIPE)
+        except (OSError, GnuTLSError) as error:
+            return _failed(1, error)
+
+
+def _failed(code: int, error: Exception, where: str = "") -> int:
+    complain(_PROGRAM, f"{where}{reason(error)}")
+    return code
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuse what no option can be. The library judges the rest, where it is used."""
+    if not options.host.strip():
+        raise ValueError(f"HOST must be a name or an address, not {options.host!r}")
+    if not _TIMEOUT_MIN_SECONDS <= options.timeout <= _TIMEOUT_MAX_SECONDS:
+        limits = f"{_TIMEOUT_MIN_SECONDS}..{_TIMEOUT_MAX_SECONDS}"
+        raise ValueError(f"--timeout must be in {limits} seconds, not {options.timeout}")
+    if math.isnan(options.wait) or options.wait < 0:
+        raise ValueError(f"--wait must not be below 0, not {options.wait}")
 
 
 def _talk(connection: Connection, wait: float) -> int:
-    ended = threading.Event()
-    threading.Thread(target=_send_lines, args=(connection, ended), daemon=True).start()
+    sender = _Sender(connection)
+    sender.start()
     last = time.monotonic()
     while True:
         try:
-            message = connection.receive(timeout=_LOOK)
+            message = connection.receive(timeout=_LOOK_SECONDS)
         except TimeoutError:
-            if not ended.is_set():
+            if not sender.ended.is_set():
                 last = time.monotonic()
             elif time.monotonic() - last >= wait:
-                return 0
+                break
             continue
-        except GnuTLSError as error:
-            print(f"gnutls-cookie connect: {error}", file=sys.stderr)
-            return 1
         if message is None:
             _log.info("the server said goodbye")
-            return 0
+            break
         last = time.monotonic()
-        sys.stdout.buffer.write(message)
-        sys.stdout.buffer.flush()
+        _write(message)
+    if sender.failure is not None:
+        complain(_PROGRAM, sender.failure)
+    return 0 if sender.failure is None else 1
 
 
-def _send_lines(connection: Connection, ended: threading.Event) -> None:
-    """Lines of stdin, each a message. Read by os.read: a thread that waits in sys.stdin when the
-    program ends would hold its lock."""
-    rest = b""
-    while data := os.read(0, 65536):
-        *lines, rest = (rest + data).split(b"\n")
-        for line in lines:
-            _send(connection, line + b"\n")
+def _write(message: bytes) -> None:
+    """Write all of it to stdout, even where that does not wait by itself."""
+    if sys.stdout is None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), "stdout")
+    rest = memoryview(message)
+    while rest:
+        try:
+            rest = rest[os.write(1, rest) :]
+        except BlockingIOError:
+            _poll(1, select.POLLOUT)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, "stdout") from None
+
+
+class _Sender(threading.Thread):
+    """Sends what stdin has.
+
+    Read by os.read: a thread that waits in sys.stdin when the program ends would hold its lock.
+
+    Attributes:
+        ended: set once stdin has ended.
+        failure: why not all was read, or sent.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(daemon=True)
+        self._connection = connection
+        self.ended = threading.Event()
+        self.failure: str | None = None
+
+    def run(self) -> None:
+        """Until stdin, or the connection, ends."""
+        try:
+            for piece in _pieces(_read, lambda: self._connection.session.data_mtu):
+                try:
+                    self._connection.send(piece)
+                except (OSError, GnuTLSError) as error:
+                    if not self._connection.session.closed:
+                        self.failure = f"not sent: {reason(error)}"
+                    return
+        except OSError as error:
+            self.failure = f"stdin: {reason(error)}"
+        finally:
+            self.ended.set()
+
+
+def _pieces(read: Callable[[], bytes], most: Callable[[], int]) -> Iterator[bytes]:
+    """Lines, each with its end, and parts of `most` bytes of those that are longer."""
+    rest = bytearray()
+    while data := read():
+        rest += data
+        while rest:
+            limit = most()
+            end = rest.find(b"\n", 0, limit) + 1
+            if end == 0 and len(rest) < limit:
+                break
+            piece = bytes(rest[: end or limit])
+            del rest[: len(piece)]
+            yield piece
     if rest:
-        _send(connection, rest)
-    ended.set()
+        yield bytes(rest)
 
 
-def _send(connection: Connection, line: bytes) -> None:
-    try:
-        connection.send(line)
-    except GnuTLSError as error:
-        print(f"gnutls-cookie connect: not sent: {error}", file=sys.stderr)
+def _read() -> bytes:
+    if sys.stdin is None:
+        return b""
+    while True:
+        try:
+            return os.read(0, 65536)
+        except BlockingIOError:
+            _poll(0, select.POLLIN)
+
+
+def _poll(descriptor: int, what: int) -> None:
+    """Wait where a descriptor does not: somebody else has made it non-blocking."""
+    poll = select.poll()
+    poll.register(descriptor, what)
+    poll.poll()
 
 
 def _credentials(options: argparse.Namespace) -> Credentials:
     if (options.pskusername is None) != (options.pskkey is None):
         raise ValueError("--pskusername and --pskkey go together")
+    if (options.x509certfile is None) != (options.x509keyfile is None):
+        raise ValueError("--x509certfile and --x509keyfile go together")
     if options.pskusername is not None:
         try:
             key = bytes.fromhex(options.pskkey)

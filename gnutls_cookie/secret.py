@@ -7,7 +7,7 @@ import os
 import stat
 from pathlib import Path
 
-__all__ = ["SECRET_MAX_SIZE", "SECRET_MIN_SIZE", "secret_file"]
+__all__ = ["SECRET_MAX_SIZE", "SECRET_MIN_SIZE", "secret_file", "warn_of_readers"]
 
 _log = logging.getLogger("gnutls_cookie")
 
@@ -45,6 +45,16 @@ def secret_file(path: Path) -> bytes:
         raise ValueError(
             f"{path}: a cookie secret has at least {SECRET_MIN_SIZE} bytes, not {len(secret)}"
         )
-    if stat.S_ISREG(status.st_mode) and status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        _log.warning("%s: others than its owner can read it", path)
+    warn_of_readers(path, status)
     return secret
+
+
+def warn_of_readers(path: Path, status: os.stat_result) -> None:
+    """Log a warning where others can read a file that holds a secret.
+
+    As ssh does: of a file of one's own where its group can too; of another's only where all can,
+    since the group may be how it is shared.
+    """
+    others = stat.S_IRWXO | (stat.S_IRWXG if status.st_uid == os.geteuid() else 0)
+    if stat.S_ISREG(status.st_mode) and status.st_mode & others:
+        _log.warning("%s: others than its owner can read it", path)

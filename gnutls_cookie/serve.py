@@ -1,4 +1,4 @@
-"""gnutls-cookie serve: a DTLS echo server with the option names of `gnutls-serv --udp`.
+"""gnutls-cookie serve: a DTLS echo server with option names of `gnutls-serv --udp`.
 
 One process, or several on one port (SO_REUSEPORT) under one that watches them. All of them have the
 same cookie keys, so that it does not matter which one a client comes back to.
@@ -8,36 +8,42 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import functools
 import json
 import logging
+import math
 import os
 import secrets
 import signal
 import socket
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from .aio import Connection, DTLSServer, start_server
-from .credentials import CertificateCredentials, PSKCredentials
+from .console import LineHandler, Output, complain, number_in, open_standard_files, reason
+from .credentials import CertificateCredentials, PSKCredentials, certificate_validity
 from .endpoint import bound
 from .errors import GnuTLSError
 from .keys import KeyRing
-from .secret import secret_file
+from .secret import secret_file, warn_of_readers
 from .server import Server
 from .session import Credentials
+from .workers import Signals, Worker, Workers
 
 __all__ = ["add_arguments", "psk_file", "run", "secret_file"]
 
 _log = logging.getLogger("gnutls_cookie")
 
+_PROGRAM = "gnutls-cookie serve"
 _PORT = 5556  # gnutls-serv's
-_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
 _MAX_WORKERS = 1024
-_QUICK_DEATHS, _QUICK = 5, 1.0  # so many workers dead within so many seconds: it makes no sense
+_MAX_SESSIONS = 0xFFFFFFFF
+_MAX_FILE_BYTES = 1 << 24  # of credentials; a device or another wrong file is often longer
+_STATS_MIN_SECONDS = 0.01
 _LISTEN_FDS_START = 3  # sd_listen_fds(3)
 
 
@@ -48,10 +54,28 @@ class _Unusable(Exception):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     add = parser.add_argument
-    add("-p", "--port", type=_port, default=_PORT, help=f"UDP port; 0: any ({_PORT})")
+    add(
+        "-p",
+        "--port",
+        type=number_in("a port", 0, 65535),
+        default=_PORT,
+        help=f"UDP port; 0: any ({_PORT})",
+    )
     add("--host", default="127.0.0.1", help='address to serve on; "::" for all (127.0.0.1)')
-    add("--x509certfile", metavar="FILE", type=Path, help="certificate chain, PEM or DER")
-    add("--x509keyfile", metavar="FILE", type=Path, help="its private key, PEM or DER")
+    add(
+        "--x509certfile",
+        metavar="FILE",
+        type=Path,
+        action="append",
+        help="certificate chain, PEM or DER; may be repeated, as --x509keyfile",
+    )
+    add(
+        "--x509keyfile",
+        metavar="FILE",
+        type=Path,
+        action="append",
+        help="private key of the certificate in the same place, PEM or DER",
+    )
     add("--x509cafile", metavar="FILE", type=Path, help="authorities of clients' certificates")
     add("-r", "--require-client-cert", action="store_true", help="and such a one is demanded")
     add("--pskpasswd", metavar="FILE", type=Path, help="pre-shared keys, a line identity:hex each")
@@ -62,11 +86,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--rotate", metavar="SECONDS", type=float, default=3600.0, help="a cookie key's life (3600)"
     )
-    add("--workers", metavar="N", type=_workers, default=1, help="processes on the port (1)")
+    add(
+        "--workers",
+        metavar="N",
+        type=number_in("workers", 1, _MAX_WORKERS),
+        default=1,
+        help="processes on the port (1)",
+    )
     add("--max-sessions", metavar="N", type=int, default=10_000, help="of a process (10000)")
     add("--handshake-timeout", metavar="SECONDS", type=float, default=30.0, help="(30)")
-    add("--idle-timeout", metavar="SECONDS", type=float, default=300.0, help="(300)")
-    add("--stats", metavar="SECONDS", type=float, help="print a line of counters so often")
+    add("--idle-timeout", metavar="SECONDS", type=float, default=300.0, help="inf: none (300)")
+    add("--stats", metavar="SECONDS", type=float, help="print counters every SECONDS")
     add("--json", action="store_true", help="what is printed is JSON, an object a line")
     add("-q", "--quiet", action="store_true", help="log warnings only")
     add("-d", "--debug", metavar="LEVEL", type=int, default=0, help="above 0: log more")
@@ -78,67 +108,151 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Serve until SIGTERM or SIGINT; SIGHUP reads secret, certificate and keys anew.
+    """Serve until SIGTERM or SIGINT; SIGHUP reads secret, certificates and keys again.
 
     Returns:
-        The exit code: 0 after a signal, 1 where it could not be served, 2 for unusable options.
+        The exit code: 0 after a signal, 1 where it could not be served (any longer), 2 for unusable
+        options.
     """
+    open_standard_files()
+    out = Output(None if sys.stdout is None else 1)
+    err = Output(None if sys.stderr is None else 2)
     level = logging.WARNING if options.quiet else logging.DEBUG if options.debug else logging.INFO
-    logging.basicConfig(level=level, format="%(levelname)s %(message)s", stream=sys.stderr)
+    logging.basicConfig(level=level, handlers=[LineHandler(err, options.debug > 0)])
+    # Until there is somebody to say goodbye to, SIGINT ends this process at once, a look-up of a
+    # name in C included. SIGHUP would end it too, and waits until it can be heeded.
+    former = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    sockets: list[socket.socket] = []
+    code = 2
     try:
-        service = _Service(options)
+        service = _Service(options, out, err)
         sockets = _sockets(options)
+        if len(sockets) == 1:
+            return service.serve_alone(sockets[0])
+        return service.serve_by_workers(sockets)
     except _Unusable as error:
-        print(f"gnutls-cookie serve: {error}", file=sys.stderr)
-        return 2
+        complain(_PROGRAM, str(error))
     except OSError as error:
+        code = 1
         where = f"{options.host} port {options.port}"
-        print(f"gnutls-cookie serve: cannot serve on {where}: {error}", file=sys.stderr)
-        return 1
-    if len(sockets) == 1:
-        asyncio.run(service.serve(sockets[0]))
-        return 0
-    return _Workers(service, sockets).run()
+        complain(_PROGRAM, f"cannot serve on {where}: {reason(error)}")
+    except Exception as error:
+        code = 1
+        complain(_PROGRAM, f"{type(error).__name__}: {reason(error)}")
+    finally:
+        for sock in sockets:
+            sock.close()
+        err.close()
+        out.close()
+    signal.signal(signal.SIGINT, former)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+    return code
+
+
+# --- files ----------------------------------------------------------------------------------------
 
 
 def psk_file(path: Path) -> dict[str, bytes]:
     """Identities and keys of a file as psktool writes it: lines `identity:hex`.
 
-    An identity that starts with # is in hex itself.
+    An identity that starts with # is in hex itself; where it is not, the line is a comment. Of two
+    lines with one identity the first counts. So libgnutls reads it (lib/auth/psk_passwd.c). Blank
+    lines, carriage returns, and a byte order mark at the start do not count.
 
     Raises:
         ValueError: a line is of another form; the text has the line's number and nothing secret.
         OSError: the file cannot be read.
     """
     keys: dict[str, bytes] = {}
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        if not line.strip():
+    lines: dict[str, int] = {}
+    for number, line in enumerate(_read(path).removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
+        where = f"{path}, line {number}"
+        entry = _psk_line(line.rstrip(), where)
+        if entry is None:
             continue
-        name, colon, key = line.strip().rpartition(b":")
-        try:
-            if not colon:
-                raise ValueError
-            if name.startswith(b"#"):
-                name = bytes.fromhex(name[1:].decode("ascii"))
-            keys[name.decode("utf-8", "surrogateescape")] = bytes.fromhex(key.decode("ascii"))
-        except ValueError:
-            raise ValueError(f"{path}, line {number}: not identity:hexadecimal key") from None
+        identity, key = entry
+        if identity in keys:
+            first = lines[identity]
+            _log.warning("%s: the identity of line %d again, which counts", where, first)
+            continue
+        keys[identity], lines[identity] = key, number
     if not keys:
         raise ValueError(f"{path}: no keys in it")
     return keys
 
 
+def _psk_line(line: bytes, where: str) -> tuple[str, bytes] | None:
+    """Identity and key of a line; None for a blank line or a comment."""
+    if not line.strip():
+        return None
+    if line.startswith(b"#"):
+        name, colon, text = line[1:].partition(b":")
+        raw, key = _unhex(name), _unhex(text)
+        if not raw or not colon or (key is None and name != name.strip()):
+            if colon and key and name.strip() == name and _unhex(b"0" + name) is not None:
+                _log.warning(
+                    "%s: a comment, as # and an odd number of digits is no identity", where
+                )
+            return None
+    else:
+        raw, colon, text = line.rpartition(b":")
+        key = _unhex(text) if colon else None
+    if key is None:
+        raise ValueError(f"{where}: not identity:hexadecimal key")
+    if not 0 < len(key) <= 0xFFFF:
+        raise ValueError(f"{where}: a key has 1..65535 bytes, not {len(key)}")
+    return raw.decode("utf-8", "surrogateescape"), key
+
+
+def _unhex(text: bytes) -> bytes | None:
+    try:
+        return bytes.fromhex(text.decode("ascii"))
+    except ValueError:
+        return None
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        content = file.read(_MAX_FILE_BYTES + 1)
+    if len(content) > _MAX_FILE_BYTES:
+        raise ValueError(f"{path}: larger than {_MAX_FILE_BYTES} bytes")
+    return content
+
+
+def _warn_of_times(path: Path) -> None:
+    if not path.is_file():
+        return  # a pipe, and read already
+    start, end = certificate_validity(path.read_bytes())
+    for seconds, wrong, what in (
+        (start, start > time.time(), "is not valid before"),
+        (end, end < time.time(), "expired on"),
+    ):
+        if wrong:
+            date = time.strftime("%Y-%m-%d", time.gmtime(seconds))
+            _log.warning("%s: the certificate %s %s", path, what, date)
+
+
+# --- what is served -------------------------------------------------------------------------------
+
+
 class _Service:
     """What is served: credentials, cookie keys, limits."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, options: argparse.Namespace, out: Output, err: Output) -> None:
         self.options = options
+        self._out = out
+        self._err = err
+        self._is_worker = False
+        self._told = False  # that what is printed cannot be written
         self._made_psk: tuple[str, bytes] | None = None
         if not (options.x509certfile or options.x509keyfile or options.pskpasswd):
             self._made_psk = (f"guest-{secrets.token_hex(3)}", secrets.token_bytes(16))
         self._own_secret = secrets.token_bytes(32)  # made before any worker: the same in all
+        _check_numbers(options)
         self.credentials = self._credentials()
         self.keys = self._keys()
+        self._warn()
         self._limits: dict[str, Any] = {
             "priority": options.priority,
             "mtu": options.mtu,
@@ -147,14 +261,170 @@ class _Service:
             "handshake_timeout": options.handshake_timeout,
             "idle_timeout": options.idle_timeout,
         }
-        if options.stats is not None and not options.stats > 0:
-            raise _Unusable("--stats must be above 0")
         try:
             Server(self.credentials, **self._limits)
         except (ValueError, TypeError, GnuTLSError) as error:
             raise _Unusable(str(error)) from None
 
-    def announce(self, sock: socket.socket) -> None:
+    def serve_alone(self, sock: socket.socket) -> int:
+        """Serve a socket in this process; returns the exit code."""
+        with closing(Signals({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})) as signals:
+            return asyncio.run(self._serve(sock, signals, lambda: self._announce(sock)))
+
+    def serve_by_workers(self, sockets: list[socket.socket]) -> int:
+        """Serve each socket in a process of its own; returns the exit code."""
+        workers = Workers(
+            sockets, self._be_worker, self._read_again, lambda: self._announce(sockets[0])
+        )
+        for output in self._out, self._err:
+            output.watch_with(workers.watch_writer, workers.unwatch_writer)
+        return workers.run()
+
+    def _be_worker(self, worker: Worker, lifeline: int, ready: Callable[[], None]) -> int:
+        signals = Signals({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+        self._is_worker = True
+        for output in self._out, self._err:
+            output.forget()  # the parent prints it
+        try:
+            return asyncio.run(self._serve(worker.socket, signals, ready, worker.number, lifeline))
+        except Exception as error:
+            _log.error("worker %d: %s: %s", worker.number, type(error).__name__, reason(error))
+            return 1
+        finally:
+            for output in self._out, self._err:
+                output.close()
+
+    async def _serve(
+        self,
+        sock: socket.socket,
+        signals: Signals,
+        ready: Callable[[], None],
+        worker: int = 0,
+        lifeline: int = -1,
+    ) -> int:
+        """Serve a socket until a signal comes, or the other end of `lifeline` is closed."""
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(_log_trouble)
+        for output in self._out, self._err:
+            output.watch_with(loop.add_writer, loop.remove_writer)
+        server = await start_server(
+            self._echo, sock=sock, credentials=self.credentials, keys=self.keys, **self._limits
+        )
+        asked = False
+
+        def on_signals() -> None:
+            nonlocal asked
+            came = signals.take()
+            if came & {signal.SIGTERM, signal.SIGINT}:
+                asked = True
+                server.close()
+            elif signal.SIGHUP in came and self._read_again():
+                server.set_credentials(self.credentials)
+                server.keys = self.keys
+                _log.info("read anew" if lifeline < 0 else f"worker {worker}: read anew")
+
+        def on_orphaned() -> None:
+            loop.remove_reader(lifeline)
+            server.close()
+
+        loop.add_reader(signals.fileno(), on_signals)
+        if lifeline >= 0:
+            loop.add_reader(lifeline, on_orphaned)
+        ready()
+        stats = loop.create_task(self._stats(server, worker)) if self.options.stats else None
+        try:
+            await server.serve_forever()
+        finally:
+            if stats is not None:
+                stats.cancel()
+                self._print_stats(server, worker)
+        return 0 if asked else 1
+
+    @staticmethod
+    async def _echo(connection: Connection) -> None:
+        _log.info("%s port %d: %s", *connection.address[:2], connection.session.description)
+        async for message in connection:
+            most = connection.session.data_mtu  # what one datagram carries
+            for start in range(0, len(message), most):
+                await connection.send(message[start : start + most])
+        _log.info("%s port %d: ended", *connection.address[:2])
+
+    # --- what is read -----------------------------------------------------------------------------
+
+    def _read_again(self) -> bool:
+        """Read everything again. What cannot be read stays as it was."""
+        if self._is_worker:
+            logging.disable(logging.WARNING)  # the parent has warned
+        try:
+            for path in self._files():
+                if stat.S_ISFIFO(os.stat(path).st_mode):
+                    raise _Unusable(f"{path}: a pipe can be read once, at the start")
+            credentials, keys = self._credentials(), self._keys()
+            Server(credentials, **self._limits)
+            self._warn()
+        except Exception as error:
+            _log.error("not read anew: %s", reason(error))
+            return False
+        finally:
+            logging.disable(logging.NOTSET)
+        self.credentials, self.keys = credentials, keys
+        return True
+
+    def _warn(self) -> None:
+        """Warn of what is right and may be a mistake all the same."""
+        options = self.options
+        for path in options.x509certfile or ():
+            _warn_of_times(path)
+        for path in [*(options.x509keyfile or ()), options.pskpasswd]:
+            if path is not None:
+                warn_of_readers(path, os.stat(path))
+
+    def _files(self) -> list[Path]:
+        """All that are read."""
+        options = self.options
+        several = [*(options.x509certfile or ()), *(options.x509keyfile or ())]
+        one_each = [options.x509cafile, options.pskpasswd, options.cookie_secret_file]
+        return several + [path for path in one_each if path is not None]
+
+    def _credentials(self) -> list[Credentials]:
+        options = self.options
+        certificates, keys = options.x509certfile or [], options.x509keyfile or []
+        if len(certificates) != len(keys):
+            raise _Unusable(
+                "--x509certfile and --x509keyfile go together: "
+                f"{len(certificates)} and {len(keys)} are given"
+            )
+        if options.require_client_cert and options.x509cafile is None:
+            raise _Unusable("--require-client-cert needs --x509cafile")
+        found: list[Credentials] = []
+        try:
+            if certificates:
+                first, *more = zip(certificates, keys, strict=True)
+                found.append(
+                    CertificateCredentials.from_files(
+                        *first, more_pairs=more, trust=options.x509cafile
+                    )
+                )
+            if options.pskpasswd is not None:
+                psk = psk_file(options.pskpasswd)
+                found.append(PSKCredentials(lookup=psk, hint=options.pskhint))
+        except (OSError, ValueError, GnuTLSError) as error:
+            raise _Unusable(f"credentials: {reason(error)}") from None
+        if self._made_psk is not None:
+            found.append(PSKCredentials(*self._made_psk, hint=options.pskhint))
+        return found
+
+    def _keys(self) -> KeyRing:
+        path = self.options.cookie_secret_file
+        try:
+            secret = self._own_secret if path is None else secret_file(path)
+            return KeyRing.from_secret(secret, self.options.rotate)
+        except (OSError, ValueError) as error:
+            raise _Unusable(f"cookie keys: {reason(error)}") from None
+
+    # --- what is printed --------------------------------------------------------------------------
+
+    def _announce(self, sock: socket.socket) -> None:
         """Say where it is served, and how a client gets in where the key was made here."""
         host, port = sock.getsockname()[:2]
         said: dict[str, Any] = {"serving": host, "port": port}
@@ -173,78 +443,6 @@ class _Service:
                 f"--pskusername {identity} --pskkey {key} {host}",
             ]
         self._print(said, lines)
-
-    async def serve(self, sock: socket.socket, worker: int = 0, lifeline: int = -1) -> None:
-        """Serve a socket until a signal comes, or the other end of `lifeline` is closed."""
-        server = await start_server(
-            self._echo, sock=sock, credentials=self.credentials, keys=self.keys, **self._limits
-        )
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, server.close)
-        loop.add_signal_handler(signal.SIGHUP, self._reload, server)
-        if lifeline < 0:
-            self.announce(sock)
-        else:
-            loop.add_reader(lifeline, _orphaned, loop, lifeline, server)
-        stats = loop.create_task(self._stats(server, worker)) if self.options.stats else None
-        try:
-            await server.serve_forever()
-        finally:
-            if stats is not None:
-                stats.cancel()
-                self._print_stats(server, worker)
-
-    @staticmethod
-    async def _echo(connection: Connection) -> None:
-        _log.info("%s port %d: %s", *connection.address[:2], connection.session.description)
-        async for message in connection:
-            if message:
-                await connection.send(message)
-        _log.info("%s port %d: ended", *connection.address[:2])
-
-    def _reload(self, server: DTLSServer) -> None:
-        """Read everything anew. What cannot be read stays as it was."""
-        try:
-            credentials, keys = self._credentials(), self._keys()
-            server.set_credentials(credentials)
-        except (_Unusable, ValueError, TypeError, GnuTLSError) as error:
-            _log.error("not read anew: %s", error)
-            return
-        self.credentials, self.keys = credentials, keys
-        server.keys = keys
-        _log.info("read anew")
-
-    def _credentials(self) -> list[Credentials]:
-        options = self.options
-        if (options.x509certfile is None) != (options.x509keyfile is None):
-            raise _Unusable("--x509certfile and --x509keyfile go together")
-        if options.require_client_cert and options.x509cafile is None:
-            raise _Unusable("--require-client-cert needs --x509cafile")
-        found: list[Credentials] = []
-        try:
-            if options.x509certfile is not None:
-                found.append(
-                    CertificateCredentials.from_files(
-                        options.x509certfile, options.x509keyfile, trust=options.x509cafile
-                    )
-                )
-            if options.pskpasswd is not None:
-                keys = psk_file(options.pskpasswd)
-                found.append(PSKCredentials(lookup=keys, hint=options.pskhint))
-        except (OSError, ValueError, GnuTLSError) as error:
-            raise _Unusable(f"credentials: {error}") from None
-        if self._made_psk is not None:
-            found.append(PSKCredentials(*self._made_psk, hint=options.pskhint))
-        return found
-
-    def _keys(self) -> KeyRing:
-        path = self.options.cookie_secret_file
-        try:
-            secret = self._own_secret if path is None else secret_file(path)
-            return KeyRing.from_secret(secret, self.options.rotate)
-        except (OSError, ValueError) as error:
-            raise _Unusable(f"cookie keys: {error}") from None
 
     async def _stats(self, server: DTLSServer, worker: int) -> None:
         while True:
@@ -266,120 +464,94 @@ class _Service:
     def _print(self, said: dict[str, Any], lines: Iterable[str]) -> None:
         text = json.dumps(said) if self.options.json else "\n".join(lines)
         # One write for all of it: workers share the file.
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
+        self._out.write(text + "\n")
+        if self._out.failed is not None and not self._told:
+            self._told = True
+            _log.warning("stdout: %s: serving goes on without it", reason(self._out.failed))
 
 
-class _Workers:
-    """Processes that serve one port, each its own socket, and are started anew where they die."""
+def _log_trouble(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    _log.error("%s", context["message"], exc_info=context.get("exception"))
 
-    def __init__(self, service: _Service, sockets: list[socket.socket]) -> None:
-        self._service = service
-        self._sockets = sockets
-        self._pids: dict[int, int] = {}  # of a worker: its number
-        self._deaths: list[float] = []
-        # The workers hold the reading end. Nobody writes: it ends with this process, whatever ended
-        # that, and then they end too.
-        self._lifeline, self._held = os.pipe()
 
-    def run(self) -> int:
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        for number in range(len(self._sockets)):
-            self._start(number)
-        self._service.announce(self._sockets[0])
-        ending, code = False, 0
-        while self._pids:
-            got = signal.sigwait(_SIGNALS)
-            if got == signal.SIGCHLD:
-                for number, status in self._dead():
-                    if ending:
-                        continue
-                    _log.warning("worker %d ended (%s), and is started anew", number, status)
-                    if self._dies_at_once():
-                        _log.error("workers die as soon as they are started")
-                        ending, code = True, 1
-                        self._tell(signal.SIGTERM)
-                    else:
-                        self._start(number)
-            elif got == signal.SIGHUP:
-                self._tell(signal.SIGHUP)
-            else:
-                ending = True
-                self._tell(signal.SIGTERM)
-        return code
-
-    def _start(self, number: int) -> None:
-        pid = os.fork()
-        if pid != 0:
-            self._pids[pid] = number
-            return
-        code = 1
-        try:
-            os.close(self._held)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-            for other, sock in enumerate(self._sockets):
-                if other != number:
-                    sock.close()
-            asyncio.run(self._service.serve(self._sockets[number], number, self._lifeline))
-            code = 0
-        except Exception:
-            _log.exception("worker %d", number)
-        finally:
-            sys.stdout.flush()
-            os._exit(code)
-
-    def _dead(self) -> list[tuple[int, str]]:
-        """Numbers of the workers that have ended, and how."""
-        dead: list[tuple[int, str]] = []
-        while self._pids:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if pid == 0:
-                break
-            code = os.waitstatus_to_exitcode(status)
-            how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
-            dead.append((self._pids.pop(pid), how))
-        return dead
-
-    def _dies_at_once(self) -> bool:
-        self._deaths = [*self._deaths, time.monotonic()][-_QUICK_DEATHS:]
-        return len(self._deaths) == _QUICK_DEATHS and self._deaths[-1] - self._deaths[0] < _QUICK
-
-    def _tell(self, number: signal.Signals) -> None:
-        for pid in self._pids:
-            os.kill(pid, number)
+# --- sockets --------------------------------------------------------------------------------------
 
 
 def _sockets(options: argparse.Namespace) -> list[socket.socket]:
     """A socket for each worker: from systemd, or bound here."""
     if os.environ.get("LISTEN_PID") == str(os.getpid()):
-        if options.workers != 1 or os.environ.get("LISTEN_FDS") != "1":
-            raise _Unusable("socket activation goes with one socket and --workers 1")
-        return [socket.socket(fileno=_LISTEN_FDS_START)]
-    flags = socket.AI_PASSIVE
-    found = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_DGRAM, flags=flags)
+        return [_activated(options)]
+    host = options.host
+    try:
+        if not host.strip():
+            raise UnicodeError
+        found = socket.getaddrinfo(
+            host, options.port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE
+        )
+    except UnicodeError:  # no name has such a form (RFC 1035)
+        raise _Unusable(f"--host must be a name or an address, not {host!r}") from None
+    for index, one in enumerate(found):
+        try:
+            return _bound(one, options.workers)
+        except OSError:
+            if index + 1 == len(found):
+                raise
+    raise AssertionError  # getaddrinfo gives one at least
+
+
+def _bound(found: Any, workers: int) -> list[socket.socket]:
+    """A socket for each worker, all at one address."""
+    family, kind, protocol, name, address = found
     sockets: list[socket.socket] = []
-    for _ in range(options.workers):
-        family, kind, protocol, name, address = found[0]
-        if sockets:
+    try:
+        for _ in range(workers):
+            sockets += bound([(family, kind, protocol, name, address)], workers > 1)
             address = sockets[0].getsockname()
-        sockets += bound([(family, kind, protocol, name, address)], options.workers > 1)
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
     return sockets
 
 
-def _orphaned(loop: asyncio.AbstractEventLoop, lifeline: int, server: DTLSServer) -> None:
-    loop.remove_reader(lifeline)
-    server.close()
-
-
-def _number(name: str, least: int, most: int, text: str) -> int:
+def _activated(options: argparse.Namespace) -> socket.socket:
+    """The socket that systemd has bound (sd_listen_fds(3))."""
+    count = os.environ.get("LISTEN_FDS", "")
+    if options.workers != 1 or count != "1":
+        raise _Unusable(
+            "socket activation goes with one socket and --workers 1, "
+            f"not with LISTEN_FDS={count!r} and --workers {options.workers}"
+        )
     try:
-        number = int(text)
-    except ValueError:
-        number = -1
-    if not least <= number <= most:
-        raise argparse.ArgumentTypeError(f"{name} must be in {least}..{most}, not {text!r}")
-    return number
+        sock = socket.socket(fileno=_LISTEN_FDS_START)
+    except OSError as error:
+        what = f"descriptor {_LISTEN_FDS_START} is not a socket: {reason(error)}"
+        raise _Unusable(f"socket activation: {what}") from None
+    if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.type != socket.SOCK_DGRAM:
+        family = getattr(sock.family, "name", sock.family)
+        kind = getattr(sock.type, "name", sock.type)
+        sock.detach()
+        raise _Unusable(
+            f"socket activation: a UDP socket is needed (ListenDatagram=), not {family} {kind}"
+        )
+    if sock.getsockname()[1] == 0:
+        raise _Unusable("socket activation: the socket is not bound to a port")
+    sock.set_inheritable(False)
+    return sock
 
 
-_port: Callable[[str], int] = functools.partial(_number, "a port", 0, 65535)
-_workers: Callable[[str], int] = functools.partial(_number, "workers", 1, _MAX_WORKERS)
+# --- numbers --------------------------------------------------------------------------------------
+
+
+def _check_numbers(options: argparse.Namespace) -> None:
+    """Refuse what no limit can be. The library judges the rest, where it is used."""
+    stats = options.stats
+    if stats is not None and not _STATS_MIN_SECONDS <= stats < math.inf:
+        least = "0" if not stats > 0 else f"{_STATS_MIN_SECONDS} and finite"
+        raise _Unusable(f"--stats must be above {least}, not {stats:g} seconds")
+    if not math.isfinite(options.rotate):
+        raise _Unusable(f"--rotate must be a period of finite seconds, not {options.rotate}")
+    if not options.idle_timeout > 0:
+        raise _Unusable(f"--idle-timeout must be above 0, not {options.idle_timeout:g} seconds")
+    if options.max_sessions > _MAX_SESSIONS:
+        raise _Unusable(f"--max-sessions must be in 1..{_MAX_SESSIONS}, not {options.max_sessions}")

@@ -145,13 +145,6 @@ def test_error_names_the_file_of_authorities(content: bytes, tmp_path: Path) -> 
         CertificateCredentials.from_files(trust=path)
 
 
-def test_no_error_leaks() -> None:
-    """Certificates and keys that were read to find out what is wrong are freed (valgrind looks)."""
-    for _ in range(100):
-        with pytest.raises(GnuTLSError):
-            CertificateCredentials(PEM, RSA_KEY)
-
-
 def test_validity_of_a_certificate() -> None:
     """The times of its two fields; of a chain those of the first."""
     expired = (CERTS / "expired.pem").read_bytes()

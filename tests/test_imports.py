@@ -17,9 +17,9 @@ PACKAGE = ROOT / "gnutls_cookie"
 # From the ground up. A module may import what stands in a lower line, and nothing else of the
 # package; a folder stands here as a whole. Names of modules still to come do no harm.
 LAYERS = (
-    {"_ffi", "_version"},
+    {"_early", "_ffi", "_version"},
     {"_convert"},
-    {"_library", "address", "errors", "locks", "secret", "writer"},
+    {"_library", "address", "console", "errors", "locks", "secret", "writer"},
     {"credentials", "handles"},
     {"cookie"},
     {"keys", "session"},
@@ -28,6 +28,7 @@ LAYERS = (
     {"server"},
     {"endpoint"},
     {"aio", "blocking", "reference"},
+    {"workers"},
     {"client", "differential", "serve"},
     {"run"},
     {"__init__"},

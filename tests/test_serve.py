@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import selectors
 import shlex
 import signal
 import subprocess
@@ -16,24 +15,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from peers_support import CERTS, IDENTITY, PSK_KEY, psk, trusting
+from peers_support import CERTS, IDENTITY, PSK_KEY, trusting
+from serve_support import CERT, LINE, SECONDS, Served, client, echoes, serving, workers_of
 from support import free_udp_port, gnutls_cli, openssl, peer_required, running, udp_socket
 
 from gnutls_cookie import HELLO_VERIFY_REQUEST_SIZE
-from gnutls_cookie.blocking import Connection, connect
+from gnutls_cookie.blocking import connect
 from gnutls_cookie.reference import wire
 from gnutls_cookie.serve import psk_file, secret_file
 
-CERT = [
-    "--x509certfile",
-    str(CERTS / "localhost.pem"),
-    "--x509keyfile",
-    str(CERTS / "localhost.key"),
-]
 TRUST = str(CERTS / "localhost.pem")
-LINE = b"hello, cookie\n"
 PSK_PRIORITY = "NORMAL:-KX-ALL:+ECDHE-PSK:+DHE-PSK:+PSK"
-SECONDS = 20.0  # a bound, never a measure
 
 
 @pytest.fixture
@@ -42,46 +34,6 @@ def pskpasswd(tmp_path: Path) -> str:
     path = tmp_path / "psk.txt"
     path.write_text(f"{IDENTITY}:{PSK_KEY.hex()}\n")
     return str(path)
-
-
-class Served:
-    """A running server and what it has printed."""
-
-    def __init__(self, child: subprocess.Popen[bytes], port: int) -> None:
-        self.child = child
-        self.port = port
-        self.said = b""
-
-    def wait_for(self, pattern: str) -> re.Match[bytes]:
-        """Read what it prints until the pattern is there."""
-        assert self.child.stdout is not None
-        deadline = time.monotonic() + SECONDS
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.child.stdout, selectors.EVENT_READ)
-            while (found := re.search(pattern.encode(), self.said)) is None:
-                assert time.monotonic() < deadline, f"no {pattern!r} in:\n{self.said.decode()}"
-                if selector.select(0.1):
-                    chunk = os.read(self.child.stdout.fileno(), 65536)
-                    assert chunk, f"it ended:\n{self.said.decode()}"
-                    self.said += chunk
-        return found
-
-    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """End it by a signal; its exit code."""
-        self.child.send_signal(number)
-        said, _ = self.child.communicate(timeout=SECONDS)
-        self.said += said
-        return self.child.returncode
-
-
-@contextmanager
-def serving(*options: str, **kwargs: object) -> Iterator[Served]:
-    """`serve` on a port of the system's choice."""
-    command = [sys.executable, "-X", "dev", "-m", "gnutls_cookie", "serve", "--port", "0", *options]
-    with running(command) as child:
-        served = Served(child, 0)
-        served.port = int(served.wait_for(r"serving on \S+ port (\d+)\n")[1])
-        yield served
 
 
 @contextmanager
@@ -93,26 +45,6 @@ def gnutls_serv(*options: str) -> Iterator[Served]:
         served = Served(child, port)
         served.wait_for("listening on IPv4 .*done")
         yield served
-
-
-def client(port: int, kind: str = "X.509", host: str = "127.0.0.1") -> Connection:
-    """A client of ours."""
-    if kind == "PSK":
-        return connect(host, port, credentials=psk(), handshake_timeout=SECONDS)
-    return connect(
-        host, port, credentials=trusting(), server_name="localhost", handshake_timeout=SECONDS
-    )
-
-
-def echoes(connection: Connection, message: bytes = LINE) -> bool:
-    """Whether a message comes back; sent again where it was lost."""
-    for _ in range(5):
-        connection.send(message)
-        try:
-            return connection.receive(timeout=2) == message
-        except TimeoutError:
-            continue
-    return False
 
 
 def talk(command: list[str]) -> bytes:
@@ -313,17 +245,14 @@ def test_sighup_reads_everything_anew(tmp_path: Path) -> None:
 def test_workers_are_watched() -> None:
     """A worker that dies is started anew on its socket; without their parent all of them end."""
     with serving("--workers", "2", *CERT) as served:
-        children = Path(f"/proc/{served.child.pid}/task/{served.child.pid}/children")
-        if not children.exists():
-            pytest.skip("no /proc/PID/task/PID/children here")
-        workers = [int(pid) for pid in children.read_text().split()]
+        workers = workers_of(served)
         assert len(workers) == 2
         os.kill(workers[0], signal.SIGKILL)
         served.wait_for(r"worker 0 ended \(SIGKILL\)")
         for _ in range(8):  # of both sockets
             with client(served.port) as connection:
                 assert echoes(connection)
-        again = [int(pid) for pid in children.read_text().split()]
+        again = workers_of(served)
         assert len(again) == 2
         assert again != workers
         served.child.kill()
@@ -504,7 +433,7 @@ def test_connect_refuses_a_strange_certificate() -> None:
         (["--pskusername", "a", "--pskkey", "xy"], 2, b"hexadecimal"),
         (["--x509cafile", "/nowhere/ca.pem"], 2, b"/nowhere/ca.pem"),
         (["--insecure"], 1, b"refused"),
-        (["--insecure", "--priority", "NONSENSE"], 1, b"priority is not understood"),
+        (["--insecure", "--priority", "NONSENSE"], 2, b"priority is not understood"),
     ],
 )
 def test_connect_says_what_is_wrong(options: list[str], code: int, text: bytes) -> None:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
-from gnutls_cookie import __version__, library_version
+from gnutls_cookie import __version__, _early, library_version
+from gnutls_cookie.console import complain, end_by, reason
 
 __all__ = ["COMMANDS", "Command", "main"]
 
@@ -49,21 +52,67 @@ COMMANDS = {
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    """One that says in one line what is wrong, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        complain(self.prog, message)
+        raise SystemExit(2)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        arguments: the command line without the program's name; None takes sys.argv's.
+        arguments: the command line without the program's name; None takes sys.argv's, as the
+            console script does. Then Ctrl-C, and a stdout that nobody reads any more, end the
+            process by the signal, as they end other programs.
 
     Returns:
-        The exit code; 0 if the command succeeded.
+        The exit code; 0 if the command succeeded, 1 too where stdout cannot be written.
 
     Raises:
         SystemExit: with code 2 for a wrong command line, with code 0 for --help and --version.
+        KeyboardInterrupt, BrokenPipeError: with `arguments`.
     """
-    if arguments is None:
-        arguments = sys.argv[1:]
-    parser = argparse.ArgumentParser(
+    if arguments is not None:
+        return _run(arguments)
+    number: signal.Signals | None = None
+    try:
+        _early.over()
+        try:
+            code = _run(sys.argv[1:])
+        except SystemExit as ended:  # argparse's
+            code = ended.code if isinstance(ended.code, int) else 1
+        code = _flushed(code)
+        _early.done()
+    except KeyboardInterrupt:
+        number = signal.SIGINT
+    except BrokenPipeError:
+        number = signal.SIGPIPE
+    if number is not None:
+        end_by(number)
+    return code
+
+
+def _flushed(code: int) -> int:
+    """Write what print() has kept; returns the exit code."""
+    if sys.stdout is None:
+        return code
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        complain("gnutls-cookie", f"stdout: {reason(error)}")
+        # Python would try again at its end, and complain in its own way.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return code or 1
+    return code
+
+
+def _run(arguments: Sequence[str]) -> int:
+    parser = _Parser(
         prog="gnutls-cookie", description="The DTLS cookie exchange of the real libgnutls."
     )
     parser.add_argument(
@@ -75,12 +124,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # No option before the command takes a value, so that the first other word names the command.
     asked = next((word for word in arguments if not word.startswith("-")), None)
     run: Callable[[argparse.Namespace], int] | None = None
+    subparsers: dict[str, argparse.ArgumentParser] = {}
     for name, command in COMMANDS.items():
         subparser = parsers.add_parser(name, help=command.help, description=command.help)
+        subparsers[name] = subparser
         if name == asked:
             module = importlib.import_module(command.module, "gnutls_cookie")
             getattr(module, command.add_arguments)(subparser)
             run = getattr(module, command.run)
-    options = parser.parse_args(arguments)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        subparsers[options.command].error(f"unrecognized arguments: {' '.join(unknown)}")
     assert run is not None  # argparse refuses a command line without a command of the table
     return run(options)

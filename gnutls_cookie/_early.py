@@ -1,0 +1,53 @@
+"""Signals that come while a command is still being imported, before it can heed any.
+
+Python answers Ctrl-C with a traceback wherever it is, and SIGHUP ends it. This is imported first of
+the package, and does nothing unless the process was started as one of the package's commands.
+"""
+
+import os
+import signal
+import sys
+import threading
+
+__all__ = ["done", "over"]
+
+
+def _command() -> str | None:
+    """The command that this process was started for; None: another program imports the package."""
+    if not sys.argv:
+        return None
+    if sys.argv[0] == "-m":  # `python -m NAME` is importing NAME, or its package
+        words = sys.orig_argv
+        module = words[words.index("-m") + 1 :][:1] if "-m" in words else []
+        if module != ["gnutls_cookie"]:
+            return None
+    elif os.path.basename(sys.argv[0]) != "gnutls-cookie":
+        return None
+    return "".join(sys.argv[1:2])
+
+
+def _begin() -> bool:
+    command = _command()
+    if command is None or threading.current_thread() is not threading.main_thread():
+        return False
+    if command == "serve":  # to be reloaded as soon as it can
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return False
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return True
+
+
+_begun = _begin()
+
+
+def over() -> None:
+    """Ctrl-C is a KeyboardInterrupt again."""
+    if _begun and signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def done() -> None:
+    """The command is at its end: Ctrl-C ends what Python still has to do, without a traceback."""
+    if _begun:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)

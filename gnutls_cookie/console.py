@@ -1,0 +1,281 @@
+"""What the commands share at the terminal: lines that never wait for their reader, one line for
+what is wrong, and the three standard files where some are closed."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import io
+import logging
+import os
+import select
+import signal
+import socket
+import stat
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import NoReturn
+
+__all__ = [
+    "LineHandler",
+    "Output",
+    "complain",
+    "end_by",
+    "number_in",
+    "one_line",
+    "open_standard_files",
+    "reason",
+]
+
+_KEPT_BYTES = 1 << 18  # for a reader that is slow; what comes beyond is dropped
+_DRAIN_SECONDS = 1.0
+# A full disk: what was begun may be ended later. Anything else will not be better next time.
+_PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EINTR}
+_ATOMIC_BYTES = 512  # POSIX's least PIPE_BUF: a pipe that is ready takes so many without waiting
+
+
+def open_standard_files() -> None:
+    """Open /dev/null in the place of standard files that are closed.
+
+    Otherwise the next socket or key file gets the number 0, 1 or 2, and is taken for a standard
+    file. sys.stdin, sys.stdout and sys.stderr stay None, which says that they were closed.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
+
+
+def one_line(text: str) -> str:
+    """A text with line breaks and other control characters escaped, fit for a terminal."""
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text
+    )
+
+
+def reason(error: BaseException) -> str:
+    """What an exception says, in one line; of an OSError without its number."""
+    if isinstance(error, OSError) and error.strerror is not None:
+        what = error.strerror
+        name = error.filename
+        if isinstance(name, bytes):
+            name = os.fsdecode(name)
+        return one_line(f"{name}: {what}" if name is not None else what)
+    if isinstance(error, MemoryError):
+        return "no memory"
+    return one_line(str(error)) or type(error).__name__
+
+
+def number_in(name: str, least: int, most: int) -> Callable[[str], int]:
+    """A type for argparse: whole numbers from `least` to `most`, in ASCII digits."""
+
+    def number(text: str) -> int:
+        if text.isascii() and text.isdecimal() and len(text) < 20 and least <= int(text) <= most:
+            return int(text)
+        raise argparse.ArgumentTypeError(f"{name} must be in {least}..{most}, not {text!r}")
+
+    return number
+
+
+def end_by(number: signal.Signals) -> NoReturn:
+    """End this process by a signal, as one that does not handle it: its caller sees which."""
+    signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+    os.kill(os.getpid(), number)
+    os._exit(128 + number)
+
+
+def complain(program: str, text: str) -> None:
+    """Say on stderr in one line why a command fails; waits a second at most for its reader.
+
+    Args:
+        program: "gnutls-cookie serve", say.
+        text: what is wrong.
+    """
+    line = f"{program}: {one_line(text)}\n"
+    if sys.stderr is None:
+        return
+    with suppress(OSError, ValueError):
+        sys.stderr.flush()
+    try:
+        own = sys.stderr.fileno() == 2
+    except (OSError, ValueError, AttributeError, io.UnsupportedOperation):
+        own = False
+    if not own:  # somebody has put another file there
+        with suppress(OSError, ValueError):
+            print(line, end="", file=sys.stderr, flush=True)
+        return
+    output = Output(2)
+    output.write(line)
+    output.close()
+
+
+class Output:
+    """Lines for a descriptor, written without waiting for whoever reads there.
+
+    A line that does not go out at once is kept, 256 KiB in all; beyond that lines are dropped. What
+    cannot be written at all (nobody reads any more) is dropped too. Nothing is raised.
+
+    Args:
+        descriptor: where to write; None for nowhere.
+
+    Attributes:
+        dropped: lines that were dropped.
+        failed: the last error of writing; None where there was none.
+    """
+
+    def __init__(self, descriptor: int | None) -> None:
+        self.dropped = 0
+        self.failed: OSError | None = None
+        self._lines: deque[bytes] = deque()
+        self._kept = 0  # bytes in them
+        self._blocked = False
+        self._own: int | None = None  # a descriptor made here
+        self._socket: socket.socket | None = None
+        self._descriptor = descriptor
+        self._watched = False
+        self._watch: Callable[[int, Callable[[], None]], object] | None = None
+        self._unwatch: Callable[[int], object] | None = None
+        if descriptor is None:
+            return
+        try:
+            mode = os.fstat(descriptor).st_mode
+        except OSError:
+            self._descriptor = None
+            return
+        self._waits = not stat.S_ISREG(mode)
+        if stat.S_ISSOCK(mode):  # the journal of systemd, for one
+            self._socket = socket.socket(fileno=os.dup(descriptor))
+            self._descriptor = self._socket.fileno()
+        elif self._waits:
+            # O_NONBLOCK on the descriptor itself would be seen by all who share it: the shell, say.
+            flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+            with suppress(OSError):
+                self._own = os.open(f"/proc/self/fd/{descriptor}", flags)
+                self._descriptor = self._own
+
+    def write(self, text: str) -> None:
+        """Write a line, or several that belong together; each ends with a line break."""
+        if self._descriptor is None:
+            return
+        line = text.encode("utf-8", "backslashreplace")
+        if self._kept + len(line) > _KEPT_BYTES:
+            self.dropped += 1
+            return
+        self._lines.append(line)
+        self._kept += len(line)
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what is kept, as far as the reader takes it."""
+        self._blocked = False
+        while self._lines and self._descriptor is not None:
+            line = self._lines.popleft()
+            self._kept -= len(line)
+            rest = line
+            try:
+                rest = line[self._put(line) :]
+            except BlockingIOError:
+                self._blocked = True
+            except OSError as error:
+                self.failed = error
+                if error.errno not in _PASSING:
+                    self.dropped += 1 + len(self._lines)
+                    self._lines.clear()
+                    self._kept = 0
+                    break
+            if rest:
+                self._lines.appendleft(rest)
+                self._kept += len(rest)
+                if len(rest) == len(line):
+                    break
+        self._set_watch(self._blocked)
+
+    def close(self) -> None:
+        """Wait a second at most until what is kept has gone out; more lines go nowhere."""
+        deadline = time.monotonic() + _DRAIN_SECONDS
+        self.flush()
+        while self._blocked and self._descriptor is not None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            self._poll(left)
+            self.flush()
+        self._set_watch(False)
+        self._descriptor = None
+        if self._socket is not None:
+            self._socket.close()
+        if self._own is not None:
+            os.close(self._own)
+            self._own = None
+
+    def watch_with(
+        self,
+        watch: Callable[[int, Callable[[], None]], object],
+        unwatch: Callable[[int], object],
+    ) -> None:
+        """Have an event loop's add_writer() and remove_writer() tell when the reader reads on."""
+        self._watch, self._unwatch, self._watched = watch, unwatch, False
+        self.flush()
+
+    def forget(self) -> None:
+        """Drop what is kept, after a fork: the other process has it too."""
+        self._lines.clear()
+        self._kept = 0
+        self._watch = self._unwatch = None
+
+    def _set_watch(self, wanted: bool) -> None:
+        descriptor = self._descriptor
+        if descriptor is None or self._watch is None or self._unwatch is None:
+            return
+        if wanted == self._watched:
+            return
+        self._watched = wanted
+        with suppress(OSError, RuntimeError):  # one that no loop can watch, or a loop that is over
+            if wanted:
+                self._watch(descriptor, self.flush)
+            else:
+                self._unwatch(descriptor)
+
+    def _put(self, line: bytes) -> int:
+        assert self._descriptor is not None
+        if self._socket is not None:
+            return self._socket.send(line, socket.MSG_DONTWAIT)
+        if self._own is None and self._waits:
+            if not self._poll(0):
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            line = line[:_ATOMIC_BYTES]
+        return os.write(self._descriptor, line)
+
+    def _poll(self, seconds: float) -> bool:
+        assert self._descriptor is not None
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLOUT)
+        return bool(poll.poll(seconds * 1000))
+
+
+class LineHandler(logging.Handler):
+    """A record of the log as one line; of an exception its traceback too, if that is wanted."""
+
+    def __init__(self, output: Output, tracebacks: bool) -> None:
+        super().__init__()
+        self._output = output
+        self._tracebacks = tracebacks
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record."""
+        try:
+            text = record.getMessage()
+        except (TypeError, ValueError) as error:  # arguments that do not fit
+            text = f"{record.msg!r}: {error}"
+        raised = record.exc_info[1] if record.exc_info else None
+        if raised is not None:
+            text = f"{text}: {type(raised).__name__}: {reason(raised)}"
+        line = f"{record.levelname} {one_line(text)}\n"
+        if raised is not None and self._tracebacks and record.exc_info:
+            line += logging.Formatter().formatException(record.exc_info) + "\n"
+        self._output.write(line)
