@@ -143,6 +143,12 @@ def running(
         child.communicate()
 
 
+def forking() -> dict[str, str]:
+    """The environment of Python code that forks beside threads: from 3.12 on Python warns of it."""
+    told = [os.environ.get("PYTHONWARNINGS"), "ignore::DeprecationWarning"]
+    return {"PYTHONWARNINGS": ",".join(filter(None, told))}
+
+
 def python(
     code: str,
     *arguments: str,

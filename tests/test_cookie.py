@@ -40,6 +40,7 @@ from gnutls_cookie import (
     generate_key,
     library_version,
 )
+from gnutls_cookie._ffi import ffi, lib
 from gnutls_cookie.cookie import cookie_reply
 
 KEY = bytes(range(16))
@@ -438,3 +439,14 @@ def receive(server: socket.socket, client: Any) -> tuple[bytes, Any]:
     with contextlib.suppress(ProcessLookupError):
         client.kill()
     raise AssertionError(f"no datagram came; the client said: {client.communicate()[0]!r}")
+
+
+@pytest.mark.parametrize("capacity", [0, 1, 43])
+def test_reply_is_not_written_where_it_has_no_room(capacity: int) -> None:
+    """The push that captures in C refuses it, and touches nothing."""
+    struct = Prestate()._struct
+    memory = ffi.new("unsigned char[64]", b"?" * 64)
+    assert lib.gc_cookie_reply(KEY, len(KEY), CLIENT, len(CLIENT), struct, memory, capacity) == -53
+    assert bytes(ffi.buffer(memory)) == b"?" * 64
+    assert lib.gc_cookie_reply(KEY, len(KEY), CLIENT, len(CLIENT), struct, memory, 44) == 44
+    assert bytes(ffi.buffer(memory))[44:] == b"?" * 20

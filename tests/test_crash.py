@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from support import cookie_of, hello_with, libgnutls, missing, python_in_silence
+from support import cookie_of, forking, hello_with, libgnutls, missing, python_in_silence
 
 from gnutls_cookie import (
     BadCookieError,
@@ -741,9 +741,7 @@ print("done")
 @pytest.mark.parametrize("threads", [0, 3])
 def test_fork_between_send_and_verify(threads: int) -> None:
     """The child verifies what the parent sent, also where threads of the parent are in a call."""
-    # From 3.12 on Python warns of every fork in a process with threads: that is the case here.
-    env = {"PYTHONWARNINGS": "ignore::DeprecationWarning"}
-    assert python_in_silence(FORKS, str(threads), env=env, timeout=120) == "done\n"
+    assert python_in_silence(FORKS, str(threads), env=forking(), timeout=120) == "done\n"
 
 
 WORST = """

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from types import FrameType
 
 import pytest
-from support import python_in_silence
+from support import forking, python_in_silence
 
 from gnutls_cookie import HandleTable, Prestate, cookie_send, handles
 from gnutls_cookie._ffi import ffi, lib
@@ -179,9 +179,7 @@ print("done")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_child_of_a_fork_can_lend_though_threads_were_lending() -> None:
     """There is no lock for a thread to hold that is not in the child."""
-    # From 3.12 on Python warns of every fork in a process with threads: that is the case here.
-    env = {"PYTHONWARNINGS": "ignore::DeprecationWarning"}
-    assert python_in_silence(FORKS, env=env, timeout=120) == "done\n"
+    assert python_in_silence(FORKS, env=forking(), timeout=120) == "done\n"
 
 
 # --- the callbacks --------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ from peers_support import CERTS, SocketClient, certificate, psk
 from support import (
     ROOT,
     cookie_of,
+    forking,
     gnutls_cli,
     hello_with,
     missing,
@@ -808,9 +809,7 @@ print("done")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_child_of_a_fork_beside_a_poll_may_use_its_listener() -> None:
     """Neither its peers nor poll() are held by threads that are not there."""
-    # From 3.12 on Python warns of every fork in a process with threads: that is the case here.
-    env = {"PYTHONWARNINGS": "ignore::DeprecationWarning"}
-    assert python_in_silence(FORKS, env=env, dev=False, timeout=120) == "done\n"
+    assert python_in_silence(FORKS, env=forking(), dev=False, timeout=120) == "done\n"
 
 
 def test_close_ends_a_poll_of_another_thread(listener: CookieListener) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 import pytest
-from support import ROOT, python_in_silence, seeded
+from support import ROOT, forking, python_in_silence, seeded
 
 from gnutls_cookie.locks import OwnedLock
 
@@ -315,9 +315,7 @@ print("done")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_child_of_a_fork_finds_it_free() -> None:
     """Threads of the parent hold it and wait for it all the time; they are not in the child."""
-    # From 3.12 on Python warns of every fork in a process with threads: that is the case here.
-    env = {"PYTHONWARNINGS": "ignore::DeprecationWarning"}
-    assert python_in_silence(FORKS, env=env, timeout=120) == "done\n"
+    assert python_in_silence(FORKS, env=forking(), timeout=120) == "done\n"
 
 
 FORKS_WITH_IT = """
@@ -352,8 +350,7 @@ print(well, os.waitpid(child, 0)[1])
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_thread_that_forks_while_it_holds_it_holds_it_in_the_child() -> None:
     """It is there, in the middle of what it guards."""
-    env = {"PYTHONWARNINGS": "ignore::DeprecationWarning"}
-    assert python_in_silence(FORKS_WITH_IT, env=env, timeout=60) == "True 0\n"
+    assert python_in_silence(FORKS_WITH_IT, env=forking(), timeout=60) == "True 0\n"
 
 
 def takes_unguarded(tree: ast.AST) -> list[int]:
