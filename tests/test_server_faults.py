@@ -118,9 +118,9 @@ def test_credentials_that_cannot_be_understood(tmp_path: Path, content: bytes) -
     """A GnuTLSError that says which."""
     path = tmp_path / "broken.pem"
     path.write_bytes(content)
-    with pytest.raises(GnuTLSError, match="certificate and key"):
+    with pytest.raises(GnuTLSError, match=r"broken\.pem is not a "):
         CertificateCredentials.from_files(path, CERTS / "localhost.key")
-    with pytest.raises(GnuTLSError, match="certificate and key"):
+    with pytest.raises(GnuTLSError, match=r"broken\.pem is not a "):
         CertificateCredentials.from_files(CERTS / "localhost.pem", path)
 
 
