@@ -309,7 +309,7 @@ async def test_icmp_unreachable_at_the_server() -> None:
             else:
                 await connection.send(message)
 
-    async with serving(handler, idle_timeout=0.5) as server:
+    async with serving(handler, idle_timeout=2.0) as server:
         other = await connect(server)
         async with raw_client(server) as client:
             client.session.send(b"send to nobody")
