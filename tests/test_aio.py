@@ -25,7 +25,7 @@ from server_support import (
     needs_proc,
     open_files,
 )
-from support import free_udp_port, udp_socket
+from support import free_udp_port, python_in_silence, udp_socket
 
 from gnutls_cookie import CertificateCredentials, GnuTLSError, KeyRing, PSKCredentials, aio
 from gnutls_cookie.aio import Connection, DTLSServer
@@ -1113,6 +1113,86 @@ async def test_eager_tasks() -> None:
     async with await start(handler) as server:
         client = await connect(server)
         assert [message async for message in client] == [b"at once"]
+
+
+CTRL_C = """
+import asyncio, os, signal, threading
+from gnutls_cookie import PSKCredentials, aio, blocking
+credentials = PSKCredentials("sensor-1", b"0123456789abcdef")
+ends = []
+def client(address):
+    connection = blocking.connect(*address, credentials=credentials)
+    connection.send(b"hello")
+    ends.append(connection.receive(20))
+    os.kill(os.getpid(), signal.SIGINT)
+    ends.append(connection.receive(20))
+    connection.close()
+async def echo(connection):
+    async for message in connection:
+        await connection.send(message)
+async def main():
+    async with await aio.start_server(echo, "127.0.0.1", credentials=credentials) as server:
+        thread = threading.Thread(target=client, args=(server.address,))
+        thread.start()
+        ends.append(thread)
+        await server.serve_forever()
+try:
+    asyncio.run(main())
+except KeyboardInterrupt:
+    ends.pop(0).join(20)
+    print(ends)
+"""
+
+
+def test_ctrl_c_says_goodbye() -> None:
+    """KeyboardInterrupt comes out of asyncio.run(), after clients were told."""
+    assert python_in_silence(CTRL_C, timeout=60) == "[b'hello', None]\n"
+
+
+UVLOOP = """
+import asyncio, gc, uvloop, warnings
+from gnutls_cookie import PSKCredentials, aio
+credentials = PSKCredentials("sensor-1", b"0123456789abcdef")
+async def echo(connection):
+    async for message in connection:
+        await connection.send(message)
+async def main():
+    options = {"credentials": credentials, "idle_timeout": float("inf")}
+    async with await aio.start_server(echo, "127.0.0.1", **options) as server:
+        async with await aio.connect(*server.address, credentials=credentials) as client:
+            for number in range(100):
+                await client.send(b"%d" % number)
+                assert await client.receive() == b"%d" % number
+        try:
+            await client.send(b"too late")
+        except ConnectionResetError:
+            pass
+        try:
+            await aio.connect("127.0.0.1", server.address[1], credentials=PSKCredentials("a", b"k"),
+                              handshake_timeout=0.3)
+        except (TimeoutError, ConnectionError) as error:
+            pass
+        dropped = await aio.connect(*server.address, credentials=credentials)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            del dropped
+            gc.collect()
+        assert [one.category for one in told] == [ResourceWarning], told
+        last = await aio.connect(*server.address, credentials=credentials)
+        waiting = asyncio.ensure_future(last.receive())
+        await asyncio.sleep(0.05)
+        server.close()
+        assert await waiting is None
+with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    runner.run(main())
+print("done")
+"""
+
+
+def test_uvloop() -> None:
+    """The same on the other loop that many use."""
+    pytest.importorskip("uvloop", reason="uvloop is not installed: pip install uvloop")
+    assert python_in_silence(UVLOOP, timeout=60, dev=False) == "done\n"
 
 
 @asynchronous

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import select
 import selectors
@@ -56,9 +57,11 @@ from gnutls_cookie import (
     KeyRing,
     Prestate,
     Session,
+    client_data,
 )
 from gnutls_cookie import listener as listener_module
 from gnutls_cookie._ffi import lib
+from gnutls_cookie.listener import send_each
 from gnutls_cookie.reference import gate as reference
 from gnutls_cookie.reference import wire
 
@@ -608,6 +611,46 @@ def test_socket_shut_down_is_an_oserror(listener: CookieListener) -> None:
         listener._sock.shutdown(socket.SHUT_RDWR)
     with pytest.raises(OSError, match="shutdown"):
         listener.poll()
+
+
+def test_error_of_the_socket_hides_no_arrival(client: socket.socket) -> None:
+    """What was collected before it is given out; the error comes again, with the next poll()."""
+    with listening(batch=1) as listener:
+        client.connect(address_of(listener))
+        verified(listener, client)
+        listener.admit(client.getsockname())
+        for number in range(2):
+            client.send(b"%d" % number)
+        with (
+            contextlib.suppress(OSError),  # ENOTCONN, and yet it is done
+            socket.socket(fileno=socket.dup(listener.fileno())) as sock,
+        ):
+            sock.shutdown(socket.SHUT_RDWR)
+        came = listener.poll(20)
+        assert [arrival.datagram for arrival in came] == [b"0", b"1"]
+        with pytest.raises(OSError, match=r"."):
+            listener.poll(20)
+
+
+@linux_only
+def test_poll_without_waiting_leaves_what_is_too_much(client: socket.socket) -> None:
+    """An event loop has others to serve: 5 ms are promised. Datagrams are counted, not time: 20,000
+    with a wrong cookie each, for which an HMAC is made and a reply is sent, take far longer."""
+    number = 20_000
+    with listening() as listener:
+        with socket.socket(fileno=socket.dup(listener.fileno())) as sock:
+            name, buffer = client_data.sockaddr(sock.getsockname()), number * 2048
+            with contextlib.suppress(OSError):  # not for everybody, and then there is a limit
+                sock.setsockopt(socket.SOL_SOCKET, 33, buffer)  # SO_RCVBUFFORCE
+            if sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) < buffer:
+                pytest.skip("needs root, for a socket that holds so much")
+        wrong = second_hello(b"not this cookie!")
+        for _ in range(number // 1000):
+            send_each(client, [wrong] * 1000, [name] * 1000)
+        listener.poll(0)
+        first = listener.counters.received
+        listener.poll(0)
+        assert 0 < first < listener.counters.received
 
 
 @pytest.mark.parametrize(
