@@ -220,6 +220,7 @@ class _Serving:
         self._handlers: dict[Served, _Handled] = {}
         self._open = True  # whether sessions are served
         self._ending = False  # whether they are to be no longer
+        self._wait = 0.0  # seconds, at the socket
         self._news = OwnedLock()  # of what follows; told when it changes
         self._threads: set[threading.Thread] = set()
         self._over = False
@@ -306,9 +307,7 @@ class _Serving:
             self._end(error)
 
     def _turn(self) -> None:
-        timer = self._endpoint.timeout(time.monotonic())  # nobody else changes a timer
-        wait = _TURN_SECONDS if timer is None else min(timer, _TURN_SECONDS)
-        arrivals = self._endpoint.poll(wait)
+        arrivals = self._endpoint.poll(self._wait)
         token = self._lock.token()
         try:
             self._lock.take(token)
@@ -316,38 +315,40 @@ class _Serving:
             self._endpoint.receive(arrivals, now)
             self._endpoint.handle_timeout(now)
             events = self._endpoint.settle(now)
+            for event in events:  # before anybody sees that a connection is no longer open
+                if isinstance(event, Connected):
+                    self._handlers[event.connection] = _Handled(self, event.connection)
+                elif isinstance(event, Closed) and event.connection in self._handlers:
+                    self._handlers[event.connection].error = event.error
+            timer = self._endpoint.timeout(now)
+            self._wait = _TURN_SECONDS if timer is None else min(timer, _TURN_SECONDS)
         finally:
             self._lock.give(token)
         for event in events:
-            if isinstance(event, Connected):
-                self._start(event.connection)
-                continue
             handled = self._handlers.get(event.connection)
             if handled is None:
-                continue
-            if isinstance(event, Closed):
-                handled.error = event.error
-            handled.tell()
+                continue  # its handler has returned
+            if isinstance(event, Connected):
+                self._start(handled)
+            else:
+                handled.tell()
 
-    def _start(self, served: Served) -> None:
-        handled = _Handled(self, served)
+    def _start(self, handled: _Handled) -> None:
+        address = handled.served.address
         thread = threading.Thread(
             target=self._run_handler,
             args=(handled,),
             daemon=True,
-            name=f"connection of {served.address}",
+            name=f"connection of {address}",
         )
-        self._handlers[served] = handled
         self._note(self._threads.add, thread)
         try:
             thread.start()
         except Exception as error:  # the system gives no more threads: the others are served on
             self._note(self._threads.discard, thread)
-            self._handlers.pop(served, None)
+            self._handlers.pop(handled.served, None)
             handled.close()
-            self._endpoint.trouble(
-                "no thread for its handler", served.address, error, time.monotonic()
-            )
+            self._endpoint.trouble("no thread for its handler", address, error, time.monotonic())
 
     def _run_handler(self, handled: _Handled) -> None:
         connection = handled.connection()
@@ -617,6 +618,7 @@ class _Client:
         self._guard = OwnedLock()  # of the session
         self._reader = OwnedLock()  # who has it waits at the socket
         self._open = True
+        self._error: BaseException | None = None  # what the session failed with
 
     def shake(self, patience: float | None) -> None:
         """The handshake; give up where nothing has come after `patience` seconds."""
@@ -665,6 +667,8 @@ class _Client:
             self._guard.take(token)
             if not self._open:
                 return None, True
+            if self._error is not None:
+                raise fresh(self._error)
             message = self._read()
             while message is None and not self._session.peer_closed:
                 try:
@@ -675,6 +679,9 @@ class _Client:
                 self._session.receive_datagram(datagram)
                 message = self._read()
             return message, self._session.peer_closed
+        except GnuTLSError as error:
+            self._error = fresh(error)  # without its traceback, which holds this object
+            raise
         finally:
             self._guard.give(token)
 
@@ -695,7 +702,7 @@ class _Client:
         try:
             self._guard.take(token)
             if not self._open or self._session.closed:
-                raise connection_closed("the connection has ended")
+                raise connection_closed("the connection has ended", self._error)
             sent = self._session.send(data)
             self._flush()
             return sent

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
+import math
+import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -570,3 +572,5 @@ def _check_limit(name: str, value: object, kind: type[int] | type[float]) -> Non
         raise TypeError(f"{name} must be {what}, not {type(value).__name__}")
     if not value > 0:
         raise ValueError(f"{name} must be above 0, not {value}")
+    if kind is float and value > sys.float_info.max and value != math.inf:
+        raise ValueError(f"{name} is too large to be a number of seconds")

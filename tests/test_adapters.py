@@ -226,6 +226,33 @@ def test_handshake_timeout_that_is_no_time(
         echo_through(adapter, "127.0.0.1", 5684, credentials=psk(), handshake_timeout=value)
 
 
+@each_adapter
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [
+        (math.nan, ValueError),
+        (-1, ValueError),
+        (0, ValueError),
+        (10**400, ValueError),
+        (True, TypeError),
+        ("1", TypeError),
+        (None, TypeError),
+    ],
+)
+def test_idle_timeout_that_is_no_time(adapter: str, value: Any, error: type[Exception]) -> None:
+    """Refused as the server is made, not when its first client comes."""
+    with pytest.raises(error, match="idle_timeout"):
+        serve_nothing(adapter, "127.0.0.1", 0, idle_timeout=value)
+
+
+@each_adapter
+@pytest.mark.parametrize("value", [math.inf, 1e300])
+def test_idle_timeout_without_end(adapter: str, value: float) -> None:
+    """No connection is idle for so long; the event loop's timers bear it."""
+    with serving(adapter, idle_timeout=value) as address:
+        echo_through(adapter, *address, **client_options("PSK"))
+
+
 def receives(side: str) -> tuple[contextlib.ExitStack, blocking.Connection]:
     """A connection of blocking where nothing comes: a client's, or a handler's."""
     stack = contextlib.ExitStack()

@@ -514,6 +514,25 @@ def test_error_of_a_connection_has_a_traceback_of_its_own_each_time() -> None:
     assert len(set(lengths)) == 1
 
 
+def test_client_whose_session_failed_says_so_each_time() -> None:
+    """The server's alert comes out of every receive(), and is the cause of what send() raises."""
+
+    def handler(connection: Connection) -> None:
+        connection.session._alert(2, 80)
+        connection.send(b"so that the alert goes out")
+
+    with serving(handler) as server:
+        client = connect(server)
+        for _ in range(3):
+            with pytest.raises(FatalAlertError, match="Internal error"):
+                client.receive(SECONDS)
+        with pytest.raises(ConnectionResetError) as caught:
+            client.send(b"too late")
+        assert isinstance(caught.value.__cause__, FatalAlertError)
+        client.close()
+        assert client.receive(SECONDS) is None
+
+
 # --- several threads ------------------------------------------------------------------------------
 
 

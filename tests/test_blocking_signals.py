@@ -15,19 +15,15 @@ number = int(sys.argv[2])
 credentials = PSKCredentials("sensor-1", b"0123456789abcdef")
 class Stop(BaseException):
     pass
+armed = []
 def raising(*_):
-    raise Stop
+    if armed:
+        raise Stop
 signal.signal(signal.SIGALRM, raising)
-def quiet():
-    # Until it is so: a signal may be on its way.
-    while True:
-        try:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            for _ in range(100):
-                pass
-            return
-        except Stop:
-            continue
+def arm(seconds, again=0):
+    armed.append(True)
+    signal.setitimer(signal.ITIMER_REAL, seconds, again)
+# armed.clear() ends it. No function may do so: a signal could strike as it is entered.
 def echo(connection):
     for message in connection:
         connection.send(message)
@@ -48,12 +44,12 @@ def torture(use):
     struck = 0
     while struck < number:
         try:
-            signal.setitimer(signal.ITIMER_REAL, draw.uniform(20e-6, 400e-6))
+            arm(draw.uniform(20e-6, 400e-6))
             while True:
                 use()
         except Stop:
             struck += 1
-    quiet()
+        armed.clear()
 def expect(connection, message, send):
     # What is under way before it may come first, and a datagram may be lost.
     deadline = time.monotonic() + 20
@@ -96,12 +92,12 @@ with serving(echo) as address:
     for _ in range(20):
         client = blocking.connect(*address, credentials=credentials)
         try:
-            signal.setitimer(signal.ITIMER_REAL, draw.uniform(5e-6, 60e-6))
+            arm(draw.uniform(5e-6, 60e-6))
             client.close()
             time.sleep(0.01)
         except Stop:
             pass
-        quiet()
+        armed.clear()
         client.close()
         assert client.receive(0) is None
 print("done")
@@ -135,12 +131,12 @@ with serving(handler) as address:
         waiting = threading.Thread(target=there.receive)
         waiting.start()
         try:
-            signal.setitimer(signal.ITIMER_REAL, draw.uniform(5e-6, 300e-6))
+            arm(draw.uniform(5e-6, 300e-6))
             there.close()
             time.sleep(0.01)
         except Stop:
             pass
-        quiet()
+        armed.clear()
         there.close()
         waiting.join(20)
         assert not waiting.is_alive()
@@ -173,14 +169,15 @@ for turn in range(number):
             clients.append(thread)
             thread.start()
         # One, or some in a row: the first while it serves, others while it ends.
-        signal.setitimer(signal.ITIMER_REAL, draw.uniform(1e-3, 0.1), draw.choice([0, 1e-3, 0.02]))
+        arm(draw.uniform(1e-3, 0.1), draw.choice([0, 1e-3, 0.02]))
     try:
         blocking.serve(echo, "127.0.0.1", credentials=credentials, started=started)
     except Stop:
         pass
     else:
         raise SystemExit("serve() ended by itself")
-    quiet()
+    armed.clear()
+    signal.setitimer(signal.ITIMER_REAL, 0)
     over.set()
     deadline = time.monotonic() + 20
     while threading.active_count() > before or any(one.is_alive() for one in clients):
