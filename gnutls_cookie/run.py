@@ -105,8 +105,6 @@ def run(options: argparse.Namespace) -> int:
     except (OSError, ValueError) as error:
         _say(str(error))
         return _UNUSABLE
-    except KeyboardInterrupt:  # while a secret is read from a pipe
-        return 128 + signal.SIGINT
 
 
 def _become(program: str, command: list[str], handed: Handed) -> int:
@@ -476,7 +474,7 @@ def run_stats(options: argparse.Namespace) -> int:
     """Print the counters of a server under `run`.
 
     Returns:
-        0, or 2 where there are none.
+        0; 2 where there are none; 1 where they cannot be printed.
     """
     try:
         counters = read_stats(options.file)
@@ -484,18 +482,30 @@ def run_stats(options: argparse.Namespace) -> int:
         text = getattr(error, "strerror", None) or str(error)
         print(printable(f"gnutls-cookie stats: {options.file}: {text}"), file=sys.stderr)
         return 2
-    if options.json:
-        print(json.dumps(counters))
-        return 0
+    try:
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, "it is closed")
+        print(json.dumps(counters) if options.json else _counters_text(counters), flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        print(f"gnutls-cookie stats: stdout: {error.strerror}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _counters_text(counters: dict[str, Any]) -> str:
     discarded = counters["discarded"]
-    print(
+    lines = [
         f"{counters['challenged']} challenged ({counters['presented']} with a cookie), "
         f"{counters['verified']} verified, {counters['verified_previous']} with the previous key, "
         f"{sum(discarded.values())} discarded, {counters['left_alone']} left alone"
-    )
+    ]
+    if counters.get("not_recorded"):
+        lines.append(f"{counters['not_recorded']} calls not recorded: they came too fast")
     for reason, number in sorted(discarded.items(), key=lambda one: -one[1]):
-        print(f"  {number:>10} {reason}")
-    return 0
+        lines.append(f"  {number:>10} {reason}")
+    return "\n".join(lines)
 
 
 def read_stats(path: Path) -> dict[str, Any]:

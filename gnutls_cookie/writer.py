@@ -13,6 +13,7 @@ hostile: a server that was broken into can write anything there.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import mmap
 import os
@@ -364,11 +365,13 @@ class Writer:
         attached = struct.unpack("=Q", os.pread(self._memory, 8, 8 * _ATTACHED))[0]
         if not attached:
             if self._server_ended:
-                self._complain("the library was not loaded into the server: nothing was counted")
+                self.complain("the library was not loaded into the server: nothing was counted")
             return self._server_ended
         try:
             fcntl.fcntl(self._memory, _F_ADD_SEALS, _F_SEAL_WRITE)
-        except OSError:
+        except OSError as error:
+            if error.errno != errno.EBUSY:  # sealed by somebody else; it cannot be known
+                return self._server_ended
             if self._server_ended:
                 # It has become a daemon. Whoever started it may wait for the end of its output.
                 _let_go(2)
@@ -384,6 +387,7 @@ class Writer:
             if ended:
                 count, lines = self._recorder.take(self._words(), now, True)
             else:
+                # Mapped for a moment: who has it mapped for longer is the server.
                 with (
                     mmap.mmap(self._memory, HEADER_SIZE) as page,
                     memoryview(page) as whole,
@@ -397,9 +401,9 @@ class Writer:
                 _write(self._record, lines)
             except OSError as error:
                 self._not_written += lines.count(b"\n")
-                self._complain(f"cannot record calls in {self._names[1]}: {error.strerror}")
+                self.complain(f"cannot record calls in {self._names[1]}: {error.strerror}")
         if self._lost():
-            self._complain(f"not all calls are in {self._names[1]}: they came too fast")
+            self.complain(f"not all calls are in {self._names[1]}: they came too fast")
         return wrote
 
     def _write_stats(self) -> None:
@@ -407,7 +411,7 @@ class Writer:
         try:
             replace_file(self._stats, self._folder, counters_json(self._words(), time.time(), lost))
         except OSError as error:
-            self._complain(f"cannot write counters to {self._names[0]}: {error.strerror}")
+            self.complain(f"cannot write counters to {self._names[0]}: {error.strerror}")
 
     def _lost(self) -> int:
         assert self._recorder is not None
@@ -421,7 +425,8 @@ class Writer:
             self._poll.unregister(self._server_fd)
             self._server_ended = True
 
-    def _complain(self, text: str) -> None:
+    def complain(self, text: str) -> None:
+        """A line on stderr, once."""
         if text not in self._complained:
             self._complained.add(text)
             line = f"gnutls-cookie run: {printable(text)}\n"
@@ -457,7 +462,10 @@ def main(arguments: list[str]) -> None:
     os.chdir("/")
     os.write(1, f"{os.getpid()}\n".encode())
     _let_go(1)
-    writer.run()
+    try:
+        writer.run()
+    except OSError as error:
+        writer.complain(f"nothing more is written: {error.strerror}")
 
 
 if __name__ == "__main__":

@@ -744,3 +744,40 @@ def test_stats_of_a_file_that_has_none(tmp_path: Path, capsys: pytest.CaptureFix
             assert said.out == ""
             assert said.err.startswith("gnutls-cookie stats: ")
             assert said.err[:-1].isprintable()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full")
+def test_stats_that_cannot_be_printed(tmp_path: Path) -> None:
+    """A full disk or a closed stdout: one line, and never exit code 0."""
+    file = tmp_path / "stats"
+    file.write_text(json.dumps(EMPTY | {"discarded": {}}))
+    for where, text in (">/dev/full", "No space left on device"), (">&-", "it is closed"):
+        words = " ".join([*PYTHON, "stats", str(file), where])
+        done = subprocess.run(words, shell=True, capture_output=True, text=True, timeout=SECONDS)
+        assert done.returncode == 1
+        assert (done.stdout, done.stderr) == ("", f"gnutls-cookie stats: stdout: {text}\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [(), ("--rotate", "1", "--stats"), ("--record",)], ids=str)
+def test_calls_under_valgrind(options: tuple[str, ...], tmp_path: Path) -> None:
+    """Memcheck sees what the sanitizers do not: values that were never set."""
+    valgrind = shutil.which("valgrind")
+    if valgrind is None:
+        pytest.skip("no valgrind here: apt install valgrind libc6-dbg")
+    program = compile_peer("preload_calls.c", "-pthread")
+    file = tmp_path / "file"
+    environment, memory = handed(find_preload(), *([*options, str(file)] if options else []))
+    try:
+        done = subprocess.run(
+            [valgrind, "-q", "--error-exitcode=9", "--leak-check=full", program, "500"],
+            env=environment,
+            pass_fds=[memory],
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+    finally:
+        os.close(memory)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+    assert not options or wait_until(file.read_bytes, lambda text: text.count(b"\n") > 0)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -20,8 +22,12 @@ from run_support import (
     wait_until,
     writers,
 )
+from support import compile_peer
 
+from gnutls_cookie.keys import key_material
 from gnutls_cookie.reference import wire
+from gnutls_cookie.run import find_preload
+from gnutls_cookie.writer import HEADER_SIZE, MAGIC
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD is Linux' here")
 
@@ -147,6 +153,21 @@ def test_writer_ends_with_the_server(tmp_path: Path) -> None:
         assert counters(stats)["verified"] == 5
 
 
+def test_counters_are_replaced_as_a_whole(tmp_path: Path) -> None:
+    """Whoever has opened the file reads all of it, however late; nothing else is in the folder."""
+    stats = tmp_path / "stats"
+    stats.write_text("of a former run")
+    with script("--stats", stats) as server:
+        with stats.open() as opened:
+            first = os.fstat(opened.fileno())
+            server.ask("many", 10)
+            wait_until(lambda: counters(stats), lambda found: found["verified"] == 5)
+            assert json.loads(opened.read())["verified"] == 0
+            assert os.fstat(opened.fileno()).st_size == first.st_size
+        assert list(tmp_path.iterdir()) == [stats]
+        server.end()
+
+
 def test_writer_outlives_signals_for_the_server(tmp_path: Path) -> None:
     """A service manager sends SIGTERM to all; a server takes its time and goes on counting."""
     stats = tmp_path / "stats"
@@ -227,8 +248,39 @@ def test_children_that_are_asked_for(tmp_path: Path) -> None:
     assert said == ""
 
 
+def test_settings_that_lead_to_something_else(tmp_path: Path) -> None:
+    """A descriptor with that number that is not the memory stays open, as it was; one line."""
+    program = compile_peer("preload_script.c", "-rdynamic", "-ldl")
+    file = tmp_path / "file"
+    file.write_bytes(MAGIC + bytes(HEADER_SIZE * 2))
+    before = file.read_bytes()
+    with file.open("r+b") as opened:
+        number, status = opened.fileno(), os.fstat(opened.fileno())
+        for settings in (
+            f"{number} {status.st_dev} {status.st_ino + 1}",
+            f"{number} {status.st_dev + 1} {status.st_ino}",
+            f"{number + 100} {status.st_dev} {status.st_ino}",
+            f"{number} 1 1 {os.getpid()} {number}",
+            "",
+            "-1 -1 -1 -1 -1",
+            "x" * 5000,
+        ):
+            done = subprocess.run(
+                [program],
+                input=b"many 10\nshell env | grep -ci preload\n",
+                env={"LD_PRELOAD": str(find_preload()), "GNUTLS_COOKIE_PRELOAD": settings},
+                pass_fds=[number],
+                capture_output=True,
+                timeout=SECONDS,
+            )
+            assert done.stdout == b"5\n0\n256\n"
+            assert done.stderr.startswith(b"gnutls-cookie: the settings of `run` cannot be reached")
+            assert done.stderr.count(b"\n") == 1
+    assert file.read_bytes() == before
+
+
 def test_a_secret_is_not_shown(tmp_path: Path) -> None:
-    """Neither in the server's environment nor in a command line, and not in its memory files."""
+    """Neither in the environment, nor in a command line, nor in the memory that is shared."""
     secret = tmp_path / "secret"
     secret.write_bytes(b"a secret of a fleet, long enough")
     secret.chmod(0o600)
@@ -240,3 +292,11 @@ def test_a_secret_is_not_shown(tmp_path: Path) -> None:
                 shown = Path(f"/proc/{pid}/{name}").read_bytes()
                 assert b"a secret" not in shown
                 assert secret.read_bytes().hex().encode() not in shown
+        (writer,) = writers(stats)
+        links = {one: os.readlink(one) for one in Path(f"/proc/{writer}/fd").iterdir()}
+        (memory,) = (one for one, target in links.items() if target.startswith("/memfd:"))
+        with memory.open("rb") as file:
+            header = file.read(HEADER_SIZE)
+        assert header.startswith(MAGIC)
+        assert b"a secret" not in header
+        assert key_material(secret.read_bytes()) not in header
