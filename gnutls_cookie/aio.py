@@ -243,7 +243,9 @@ async def start_server(
 
         >>> async def echo(connection):
         ...     async for message in connection:
-        ...         await connection.send(message)
+        ...         most = connection.session.data_mtu  # what one datagram carries
+        ...         for start in range(0, len(message), most):
+        ...             await connection.send(message[start : start + most])
         >>> async def main(credentials):
         ...     async with await start_server(echo, "::1", 5684, credentials=credentials) as server:
         ...         await server.serve_forever()

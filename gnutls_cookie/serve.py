@@ -128,6 +128,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         service = _Service(options, out, err)
         sockets = _sockets(options)
+        service.warn()  # now: who fails says why in one line
         if len(sockets) == 1:
             return service.serve_alone(sockets[0])
         return service.serve_by_workers(sockets)
@@ -184,20 +185,20 @@ def psk_file(path: Path) -> dict[str, bytes]:
 
 def _psk_line(line: bytes, where: str) -> tuple[str, bytes] | None:
     """Identity and key of a line; None for a blank line or a comment."""
-    if not line.strip():
-        return None
-    if line.startswith(b"#"):
-        name, colon, text = line[1:].partition(b":")
-        raw, key = _unhex(name), _unhex(text)
-        if not raw or not colon or (key is None and name != name.strip()):
-            if colon and key and name.strip() == name and _unhex(b"0" + name) is not None:
-                _log.warning(
-                    "%s: a comment, as # and an odd number of digits is no identity", where
-                )
+    if not line.startswith(b"#"):
+        if line.lstrip()[:1] in (b"", b"#"):
             return None
-    else:
         raw, colon, text = line.rpartition(b":")
         key = _unhex(text) if colon else None
+    else:
+        name, colon, text = line[1:].partition(b":")
+        in_hex, key = _unhex(name), _unhex(text)
+        words = name != name.strip() and key is None  # "# Cafe: closed on Sundays"
+        if not in_hex or not colon or words:
+            if colon and key and _unhex(b"0" + name):
+                _log.warning("%s: a comment, as an odd number of digits is no identity", where)
+            return None
+        raw = in_hex
     if key is None:
         raise ValueError(f"{where}: not identity:hexadecimal key")
     if not 0 < len(key) <= 0xFFFF:
@@ -252,7 +253,6 @@ class _Service:
         _check_numbers(options)
         self.credentials = self._credentials()
         self.keys = self._keys()
-        self._warn()
         self._limits: dict[str, Any] = {
             "priority": options.priority,
             "mtu": options.mtu,
@@ -361,7 +361,7 @@ class _Service:
                     raise _Unusable(f"{path}: a pipe can be read once, at the start")
             credentials, keys = self._credentials(), self._keys()
             Server(credentials, **self._limits)
-            self._warn()
+            self.warn()
         except Exception as error:
             _log.error("not read anew: %s", reason(error))
             return False
@@ -370,7 +370,7 @@ class _Service:
         self.credentials, self.keys = credentials, keys
         return True
 
-    def _warn(self) -> None:
+    def warn(self) -> None:
         """Warn of what is right and may be a mistake all the same."""
         options = self.options
         for path in options.x509certfile or ():
@@ -527,15 +527,15 @@ def _activated(options: argparse.Namespace) -> socket.socket:
     except OSError as error:
         what = f"descriptor {_LISTEN_FDS_START} is not a socket: {reason(error)}"
         raise _Unusable(f"socket activation: {what}") from None
+    family, kind = (getattr(one, "name", one) for one in (sock.family, sock.type))
+    wrong: str | None = None
     if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.type != socket.SOCK_DGRAM:
-        family = getattr(sock.family, "name", sock.family)
-        kind = getattr(sock.type, "name", sock.type)
-        sock.detach()
-        raise _Unusable(
-            f"socket activation: a UDP socket is needed (ListenDatagram=), not {family} {kind}"
-        )
-    if sock.getsockname()[1] == 0:
-        raise _Unusable("socket activation: the socket is not bound to a port")
+        wrong = f"a UDP socket is needed (ListenDatagram=), not {family} {kind}"
+    elif sock.getsockname()[1] == 0:
+        wrong = "the socket is not bound to a port"
+    if wrong is not None:
+        sock.close()
+        raise _Unusable(f"socket activation: {wrong}")
     sock.set_inheritable(False)
     return sock
 
