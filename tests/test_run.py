@@ -523,7 +523,9 @@ def test_file_capabilities_are_seen(refused: Refused, tmp_path: Path) -> None:
     assert done.returncode == 2  # its own: it wants arguments
 
 
-def test_what_a_loader_says_is_said(refused: Refused, tmp_path: Path) -> None:
+def test_what_a_loader_says_is_said(
+    refused: Refused, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """A missing library is named; so is a loader that is missing, or says nothing in time."""
     source, library = tmp_path / "part.c", tmp_path / "libpart.so"
     main, program = tmp_path / "main.c", tmp_path / "server"
@@ -543,8 +545,19 @@ def test_what_a_loader_says_is_said(refused: Refused, tmp_path: Path) -> None:
         ("/bin/false", "cannot be started by its loader"),
         ("/bin/true", "does not use libgnutls.so.30"),
     ):
-        flag = f"-Wl,--dynamic-linker={loader}"
-        server = compile_peer("stock_server.c", flag)
+        server = compile_peer("stock_server.c", f"-Wl,--dynamic-linker={loader}")
+        assert text in refused("--", server)
+    loader = tmp_path / "ld.so"
+    server = compile_peer("stock_server.c", f"-Wl,--dynamic-linker={loader}")
+    monkeypatch.setattr("gnutls_cookie.run._LOADER_S", 2)
+    for action, text in (
+        ("echo 'libgnutls.so.30 => /x (0x1)'", "its loader does not take"),
+        ("echo 'libx.so => not found'", "cannot be started: libx.so is missing"),
+        ("echo 'a\033[31mb' >&2; exit 1", r"cannot be started by its loader: a\x1b[31mb"),
+        ("exec sleep 60", "gives no answer"),
+    ):
+        loader.write_text(f"#!/bin/sh\n{action}\n")
+        loader.chmod(0o755)
         assert text in refused("--", server)
 
 

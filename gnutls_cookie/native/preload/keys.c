@@ -44,10 +44,7 @@ const struct gc_ring *gc_ring_now(void) {
     struct timespec now = {0, 0};
     clock_gettime(CLOCK_REALTIME_COARSE, &now);
     const double periods = ((double)now.tv_sec + (double)now.tv_nsec * 1e-9) / period;
-    int64_t number = (int64_t)periods;
-    if ((double)number > periods) {
-        number--; /* the floor, as keys.py has it */
-    }
+    const int64_t number = (int64_t)periods; /* the floor, as keys.py has it: it is positive */
     if (!ring.is_filled || ring.number != number) {
         ring.is_filled = 0;
         if (!derive(number, ring.keys[0]) || !derive(number - 1, ring.keys[1])) {
