@@ -326,11 +326,10 @@ def test_program_in_c(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("answer", "kind", "detail"),
     [
-        ("print('no json', flush=True)", "wrong", "no JSON object"),
+        ("print('no json', flush=True)", "wrong", "not JSON"),
         ("print('{}', flush=True)", "wrong", "result"),
         ("sys.exit(4)", "died", "exit code 4"),
         ("time.sleep(60)", "hangs", "no answer in 2 s"),
-        ("sys.stdout.write('x' * 5000000); sys.stdout.flush()", "hangs", "no answer"),
     ],
 )
 def test_program_that_goes_wrong(answer: str, kind: str, detail: str, tmp_path: Path) -> None:
@@ -363,7 +362,7 @@ def exec_report(command: str) -> Report:
 
 def test_exec_target_is_a_program_not_a_shell() -> None:
     """Nothing is expanded."""
-    with pytest.raises(Unusable, match=r"exit code|operations"):  # whichever comes first
+    with pytest.raises(Unusable, match=r"\$HOME ; true"):
         ExecTarget("echo $HOME ; true")
     with pytest.raises(Unusable, match="empty"):
         ExecTarget("")

@@ -1,9 +1,12 @@
 """The cases: what one call of an implementation is given, made by chance and by a seed.
 
-A seed and a number name a case for ever: the cases come in blocks of BLOCK, each made from the seed
-and its own number, so that one that was seen in a long run can be made again at once. In a block
-they come in scenes: some calls with one key and one client, as a server sees them, in which a hello
-is sent again, the key changes, and the numbers of one datagram go into the next.
+A seed, an operation and a number name a case for ever, whatever else a target can do: each
+operation has its own cases 0, 1, 2, ... They are made in blocks of BLOCK, each from the seed, the
+operation and its own number, so that one that was seen in a long run can be made again at once. A
+block is made of scenes: some calls with one key and one client, as a server sees them, in which a
+hello is sent again, the key changes, and numbers of a datagram go into the reply. "verify" and
+"send" have the same key and client in the same scene, and a run asks for scene after scene, of each
+operation in turn.
 """
 
 from __future__ import annotations
@@ -12,25 +15,25 @@ import hmac
 import json
 import random
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 from gnutls_cookie.reference import cookie as reference
 
 from . import datagrams
 
-__all__ = ["BLOCK", "OPERATIONS", "Case", "case_of_json", "cases"]
+__all__ = ["BLOCK", "OPERATIONS", "SCENE", "Case", "case_of_json", "case_of_seed", "cases", "named"]
 
-BLOCK = 1000
+#: Cases of a scene, and of a block.
+SCENE = 12
+BLOCK = 100 * SCENE
 OPERATIONS = ("verify", "send", "receive")
 
 UINT_MAX = 2**32 - 1
+_SSIZE_MIN, _SSIZE_MAX = -(2**63), 2**63 - 1
 _KEY_SIZES = (16, 16, 16, 16, 1, 20, 63, 64, 65, 1000)
 _CLIENT_DATA_SIZES = (16, 16, 28, 28, 128, 0, 1, 64, 300)
 _NUMBERS = (0, 0, 0, 1, 2, 255, 256, 257, 65535, 65536, 2**31, UINT_MAX)
-_PUSHED = (None, None, 44, 44, 0, 1, 43, 45, -1, -2, -(2**31), 2**31 - 1, 2**31, 2**32 - 1, 2**32,
-           2**32 + 5, 2**63 - 1)  # fmt: skip
-_SCENE = 12
 
 
 class Case(NamedTuple):
@@ -43,7 +46,8 @@ class Case(NamedTuple):
         client_data: what identifies the client; None is NULL.
         message: "verify", "receive": the datagram. "send": empty.
         prestate: record_seq, hsk_read_seq and hsk_write_seq before the call. "receive": zeros.
-        pushed: "send": what the push function returns; None stands for all 44 bytes.
+        pushed: "send": what the push function returns, -2**63..2**63-1; None stands for the
+            number of bytes that it is given.
         previous: "receive": the previous key.
     """
 
@@ -89,13 +93,15 @@ def case_of_json(text: str | bytes) -> Case:
         if operation not in OPERATIONS:
             raise ValueError(f"operation {operation!r}")
         who, previous, pushed = (found.get(name) for name in ("client_data", "previous", "pushed"))
-        first, second, third = found.get("prestate", (0, 0, 0))
+        first, second, third = found.get("prestate") or (0, 0, 0)
         numbers = (first, second, third)
         if any(type(one) is not int or not 0 <= one <= UINT_MAX for one in numbers):
             raise ValueError(f"prestate {numbers!r}")
-        if pushed is not None and type(pushed) is not int:
-            raise ValueError(f"pushed {pushed!r}")
-        return Case(
+        if pushed is not None and (
+            type(pushed) is not int or not _SSIZE_MIN <= pushed <= _SSIZE_MAX
+        ):
+            raise ValueError(f"pushed {pushed!r} is not an ssize_t")
+        case = Case(
             operation,
             bytes.fromhex(found["key"]),
             None if who is None else bytes.fromhex(who),
@@ -104,49 +110,76 @@ def case_of_json(text: str | bytes) -> Case:
             pushed,
             None if previous is None else bytes.fromhex(previous),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if operation == "receive" and (case.key == b"" or case.previous == b""):
+            raise ValueError("a gate has no empty key")
+        return case
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"no case: {type(error).__name__}: {error}") from None
 
 
 def cases(
     seed: int, operations: Sequence[str] = OPERATIONS, count: int | None = None, start: int = 0
 ) -> Iterator[Case]:
-    """The cases of a seed from number `start` on.
+    """The cases of a run: a scene of each operation in turn, in the order of OPERATIONS.
 
     Args:
         seed: any number.
-        operations: which of OPERATIONS; the cases depend on it.
+        operations: which of OPERATIONS, in any order. The cases of one do not depend on the others.
         count: how many; None: without end.
-        start: the number of the first, 0 or more.
+        start: how many of the run to pass over, 0 or more.
     """
-    for name in operations:
-        if name not in OPERATIONS:
-            raise ValueError(f"operations must be of {OPERATIONS}, not {name!r}")
-    if not operations:
-        raise ValueError("operations must not be empty")
+    asked = _in_order(operations)
 
     def endless() -> Iterator[Case]:
-        number, skip = divmod(start, BLOCK)
+        size = BLOCK * len(asked)
+        number, skip = divmod(start, size)
         while True:
-            yield from islice(block(seed, number, operations), skip, None)
+            blocks = [block(seed, number, one) for one in asked]
+            scenes = (
+                one[first : first + SCENE] for first in range(0, BLOCK, SCENE) for one in blocks
+            )
+            yield from islice(chain.from_iterable(scenes), skip, None)
             number, skip = number + 1, 0
 
     return islice(endless(), count)
 
 
-def block(seed: int, number: int, operations: Sequence[str]) -> list[Case]:
-    """The BLOCK cases from number `number` * BLOCK on."""
-    chance = random.Random(f"{seed}/{number}")
-    found: list[Case] = []
-    while len(found) < BLOCK:
-        operation = chance.choice(operations)
-        if operation == "receive":
-            found += [_receive(chance) for _ in range(_SCENE)]
-        elif operation == "send":
-            found += _send_scene(chance)
-        else:
-            found += _verify_scene(chance, "send" in operations)
-    return found[:BLOCK]
+def named(operations: Sequence[str], place: int) -> tuple[str, int]:
+    """Operation and number of the case at a place of a run, as of cases()."""
+    asked = _in_order(operations)
+    scene, at = divmod(place, SCENE)
+    return asked[scene % len(asked)], scene // len(asked) * SCENE + at
+
+
+def case_of_seed(seed: int, operation: str, number: int) -> Case:
+    """The case that these three name."""
+    (operation,) = _in_order([operation])
+    return next(islice(_of_block(seed, number // BLOCK, operation), number % BLOCK, None))
+
+
+def _in_order(operations: Sequence[str]) -> tuple[str, ...]:
+    for name in operations:
+        if name not in OPERATIONS:
+            raise ValueError(f"operations must be of {OPERATIONS}, not {name!r}")
+    if not operations:
+        raise ValueError("operations must not be empty")
+    return tuple(one for one in OPERATIONS if one in operations)
+
+
+def block(seed: int, number: int, operation: str) -> list[Case]:
+    """The cases of an operation from number `number` * BLOCK on."""
+    return list(islice(_of_block(seed, number, operation), BLOCK))
+
+
+def _of_block(seed: int, number: int, operation: str) -> Iterator[Case]:
+    chance = random.Random(f"{seed}/{number}/{operation}")
+    if operation == "receive":
+        while True:
+            yield _receive(chance)
+    who = random.Random(f"{seed}/{number}")
+    scene = _send_scene if operation == "send" else _verify_scene
+    while True:
+        yield from scene(chance, _key(who), _client_data(who))
 
 
 # --- verify and send ------------------------------------------------------------------------------
@@ -165,32 +198,48 @@ def _client_data(chance: random.Random) -> bytes | None:
 
 
 def _numbers(chance: random.Random) -> tuple[int, int, int]:
-    if chance.random() < 0.3:
+    kind = chance.random()
+    if kind < 0.3:
         return (0, 0, 0)
-    if chance.random() < 0.5:
+    if kind < 0.4:  # the numbers of a hello, for the reply to it
+        return (chance.getrandbits(32), 0, chance.getrandbits(16))
+    if kind < 0.65:
         bits = chance.getrandbits(96)
         return (bits >> 64, bits >> 32 & UINT_MAX, bits & UINT_MAX)
     first, second, third = chance.choices(_NUMBERS, k=3)
     return (first, second, third)
 
 
-def _send_scene(chance: random.Random) -> list[Case]:
-    key, who = _key(chance), _client_data(chance)
-    return [
-        Case("send", key, who, b"", _numbers(chance), chance.choice(_PUSHED)) for _ in range(_SCENE)
-    ]
+def _send_scene(chance: random.Random, key: bytes, who: bytes | None) -> list[Case]:
+    return [Case("send", key, who, b"", _numbers(chance), _pushed(chance)) for _ in range(SCENE)]
 
 
-def _verify_scene(chance: random.Random, with_answers: bool) -> list[Case]:
+def _pushed(chance: random.Random) -> int | None:
+    """A result of push: what is usual, and all that C may narrow to an int in its own way."""
+    kind = chance.random()
+    if kind < 0.3:
+        return None if kind < 0.15 else chance.choice((44, 44, 0, 1, 43, 45, -1, -2, -44, -214))
+    if kind < 0.4:
+        return chance.getrandbits(64) + _SSIZE_MIN
+    high = 0
+    if kind < 0.55:  # any high half over a low half that looks like something
+        high = chance.getrandbits(32) << 32
+    near = 1 << chance.choice((0, 5, 6, 7, 8, 15, 16, 30, 31, 31, 31, 32, 32, 32, 33, 47, 62, 63))
+    if kind > 0.9:
+        near = 1 << chance.randrange(64)
+    found = chance.choice((-1, 1)) * near + chance.choice((-44, -2, -1, 0, 0, 1, 2, 44)) + high
+    return (found - _SSIZE_MIN) % 2**64 + _SSIZE_MIN
+
+
+def _verify_scene(chance: random.Random, key: bytes, who: bytes | None) -> list[Case]:
     """A client that comes back, honest or not, and a key that may change on the way."""
-    key, who = _key(chance), _client_data(chance)
     mac = hmac.digest(key, who or b"", "sha1")  # 20 bytes, of which the cookie is the first 16
     template = chance.choice(datagrams.FIRST_FRAGMENTS)
     if chance.random() < 0.2:
         template = datagrams.made(chance)
     found: list[Case] = []
     message = b""
-    for _ in range(_SCENE):
+    for _ in range(SCENE):
         before = _numbers(chance)
         kind = chance.random()
         if kind < 0.08 and message:
@@ -200,14 +249,8 @@ def _verify_scene(chance: random.Random, with_answers: bool) -> list[Case]:
             message = bytes(size) if chance.random() < 0.5 else chance.randbytes(size)
         else:
             message = _hello(chance, template, mac)
-        if kind > 0.97:  # the key changed between the hellos
-            found.append(Case("verify", chance.randbytes(16), who, message, before))
-            continue
-        found.append(Case("verify", key, who, message, before))
-        if kind > 0.94 and with_answers:  # the numbers of the hello go into the reply
-            record_seq, message_seq = message[7:11], message[17:19]
-            answer = (int.from_bytes(record_seq, "big"), 0, int.from_bytes(message_seq, "big"))
-            found.append(Case("send", key, who, b"", answer, chance.choice(_PUSHED)))
+        changed = kind > 0.97  # the key, between the hellos
+        found.append(Case("verify", chance.randbytes(16) if changed else key, who, message, before))
     return found
 
 

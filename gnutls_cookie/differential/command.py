@@ -1,159 +1,352 @@
-"""gnutls-cookie diff TARGET: an implementation beside the real one, from the command line."""
+"""gnutls-cookie diff TARGET: an implementation beside the real one, from the command line.
+
+Exit codes: 0 where at least one case was compared and none differs, 1 where one does, 2 where
+nothing could be compared (one line says why), 130 after Ctrl-C. What has been found is printed,
+whatever else fails.
+"""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import hashlib
 import importlib
 import json
+import math
 import os
 import random
+import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from gnutls_cookie.console import complain, one_line, open_standard_files, reason
 from gnutls_cookie.cookie import library_version
 
 from . import report as reports
 from .cases import OPERATIONS, Case, case_of_json
-from .harness import Progress, compare
+from .harness import Comparison, Finding, Progress, Report, recorded_cases
+from .outcomes import described
 from .targets import LIBGNUTLS, REFERENCE, ExecTarget, Target, Unusable, load
 
 __all__ = ["add_arguments", "read_cases", "run"]
 
-FOUND_NOTHING, FOUND, UNUSABLE = 0, 1, 2
+FOUND_NOTHING, FOUND, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
+
+_TIMEOUT_MAX = 86400.0  # seconds
+_MEMORY_MAX = 1 << 20  # MiB
+_VECTORS_SIZE_MAX = 64 << 20  # bytes of a file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     add = parser.add_argument
+    count, least = _number(int, 0), _number(int, 1)
     add("target", metavar="TARGET", nargs="?", help="module or module:object")
     add("--exec", metavar="COMMAND", help="a program that answers lines of JSON, as the target")
-    add("--cases", metavar="N", type=int, default=100_000, help="how many (100000)")
+    add("--cases", metavar="N", type=count, default=100_000, help="how many (100000)")
     add("--seed", metavar="S", type=int, help="of the cases; a random one is printed")
     add("--operation", choices=OPERATIONS, action="append", help="these alone; may be repeated")
     add("--corpus", metavar="DIR", type=Path, help="cases to begin with; findings are added")
-    add("--replay", metavar="FILE", type=Path, help="what `run --record` wrote, alone")
+    add("--replay", metavar="FILE", type=Path, help="the cases of a file of JSON lines, alone")
     add("--case", metavar="JSON", help="this one case alone")
     add("--against", choices=["libgnutls", "reference"], default="libgnutls", help="(libgnutls)")
-    add("--findings", metavar="N", type=int, default=1, help="end after so many (1)")
-    add("--timeout", metavar="SECONDS", type=float, default=10.0, help="for one case (10)")
+    add("--findings", metavar="N", type=least, default=1, help="end after so many kinds (1)")
+    timeout = _number(float, 0.001, _TIMEOUT_MAX)
+    add("--timeout", metavar="SECONDS", type=timeout, default=10.0,
+        help="for one case, and for the target's start (10)")  # fmt: skip
+    memory = _number(int, 0, _MEMORY_MAX)
+    add("--memory", metavar="MIB", type=memory, default=0, help="the target's address space")
+    add("--verbose", action="store_true", help="print the traceback of a failed import")
     add("--json", action="store_true", help="print the report as JSON")
     add("--junit", metavar="FILE", type=Path, help="write the report as XML too")
+
+
+def _number(
+    kind: Callable[[str], float], least: float, most: float = math.inf
+) -> Callable[[str], float]:
+    """The type of an option: a number within bounds."""
+
+    def parse(text: str) -> float:
+        try:
+            number = kind(text)
+        except ValueError:
+            what = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{one_line(text)!r} is not {what}") from None
+        if not least <= number <= most:
+            bounds = f"at least {least:g}" if most == math.inf else f"{least:g} to {most:g}"
+            raise argparse.ArgumentTypeError(f"{one_line(text)} is not {bounds}")
+        return number
+
+    return parse
 
 
 def run(options: argparse.Namespace) -> int:
     """Compare, and print what differs.
 
     Returns:
-        0 where nothing differs, 1 where something does, 2 where the target is unusable.
+        0 where nothing differs, 1 where something does, 2 where nothing could be compared, 130
+        where it was interrupted.
     """
+    open_standard_files()
+    run = _Run(options)
     try:
-        target = _target(options)
-    except Unusable as error:
-        return _unusable(str(error))
-    try:
-        return _run(options, target)
-    finally:
-        target.close()
-
-
-def _run(options: argparse.Namespace, target: Target) -> int:
-    oracle = LIBGNUTLS if options.against == "libgnutls" else REFERENCE
-    operations = tuple(options.operation or target.operations)
-    if not set(operations) <= set(target.operations):
-        return _unusable(f"{target.name!r} answers {', '.join(target.operations)} only")
-    try:
-        corpus = list(_corpus(options))
-    except (OSError, ValueError) as error:
-        return _unusable(str(error))
-    if options.case is not None and corpus[0].operation not in target.operations:
-        return _unusable(f"{target.name!r} does not answer {corpus[0].operation!r}")
-    seed = random.SystemRandom().getrandbits(32) if options.seed is None else options.seed
-    count = 0 if options.case or options.replay else max(0, options.cases)
-    try:
-        with _progress(count + len(corpus), options.json) as progress:
-            report = compare(
-                target,
-                oracle,
-                seed,
-                count,
-                operations=operations,
-                corpus=corpus,
-                replay=options.replay,
-                most=max(1, options.findings),
-                timeout=options.timeout,
-                progress=progress,
-            )
+        return run.run()
     except (Unusable, OSError, ValueError) as error:
-        return _unusable(str(error))
-    if options.corpus is not None:
-        options.corpus.mkdir(parents=True, exist_ok=True)
-        for finding in report.findings:
-            _keep(options.corpus, finding.case)
-    if options.junit is not None:
-        options.junit.write_text(reports.junit(report), encoding="utf-8")
-    if options.json:
-        print(json.dumps(reports.as_dict(report) | {"libgnutls": library_version()}))
-    else:
-        for finding in report.findings:
-            print(reports.text(finding), end="\n\n")
-        rate = report.compared / report.seconds if report.seconds else 0
-        found = len(report.findings)
-        print(
-            f"{target.name} against {oracle.name} (libgnutls {library_version()}): "
-            f"{report.compared} cases of seed {seed} compared in {report.seconds:.1f} s "
-            f"({rate:.0f} a second), {found or 'no'} disagreement{'s' if found > 1 else ''}"
-        )
-    return FOUND if report.findings else FOUND_NOTHING
+        return run.ended_by(reason(error))
+    except KeyboardInterrupt:
+        return run.interrupted()
+    finally:
+        run.close()
 
 
 def read_cases(path: Path) -> Iterator[Case]:
     """The cases of a file of JSON lines.
 
     Raises:
-        ValueError: a line is no case; the text names file and line.
+        ValueError: a line is not a case; the text names file and line.
         OSError: the file cannot be read.
     """
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if line.strip():
-            try:
-                yield case_of_json(line)
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}: {error}") from None
+    yield from recorded_cases(path)
+
+
+class _Run:
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self._target: Target | None = None
+        self._comparison: Comparison | None = None
+        self._first: Path | None = None  # the file of a finding that may be made smaller yet
+        self._failed = ""  # what could not be written
+
+    def run(self) -> int:
+        options = self._options
+        if (options.target is None) == (options.exec is None):
+            raise Unusable("either TARGET or --exec is needed, and not both")
+        if options.junit is not None:
+            # Whatever happens from here on, no file of another day is read for this run's.
+            self._write_junit("the run did not come to its end", begin=True)
+        groups = _corpus(options)
+        if options.corpus is not None and options.corpus.exists() and not options.corpus.is_dir():
+            raise Unusable(f"--corpus: {options.corpus} is not a folder")
+        target = self._target = _target(options)
+        operations = tuple(options.operation or target.operations)
+        if not set(operations) <= set(target.operations):
+            raise Unusable(f"{target.name!r} answers {', '.join(target.operations)} only")
+        if options.case is not None and groups[0][0].operation not in operations:
+            raise Unusable(f"{target.name!r} does not answer {groups[0][0].operation!r}")
+        seed = random.SystemRandom().getrandbits(32) if options.seed is None else options.seed
+        comparison = self._comparison = Comparison(
+            target,
+            LIBGNUTLS if options.against == "libgnutls" else REFERENCE,
+            seed,
+            0 if options.case is not None or options.replay is not None else options.cases,
+            operations=operations,
+            corpus=groups,
+            replay=options.replay,
+            most=options.findings,
+            timeout=options.timeout,
+            found=self._found,
+        )
+        if comparison.count == 0:
+            raise Unusable(f"nothing to compare: {_why_nothing(options, operations)}")
+        with _progress(comparison.count, options.json) as progress:
+            comparison.progress = progress
+            comparison.run()
+        report = comparison.report
+        if not report.compared:
+            raise Unusable(report.ended or "nothing was compared")
+        return self._end(FOUND if report.findings else FOUND_NOTHING, "")
+
+    def close(self) -> None:
+        if self._target is not None:
+            with contextlib.suppress(KeyboardInterrupt):  # its end is under way in any case
+                self._target.close()
+
+    def ended_by(self, why: str) -> int:
+        """The end of a run that cannot go on."""
+        report = self._report
+        if report.findings:
+            return self._end(FOUND, why)
+        if report.compared:
+            why += (
+                f" (after {report.compared} cases of seed {report.seed}, in which nothing differs)"
+            )
+        return self._end(UNUSABLE, why, summary=False)
+
+    def interrupted(self) -> int:
+        """The end of a run by Ctrl-C."""
+        with contextlib.suppress(KeyboardInterrupt):
+            self._end(INTERRUPTED, "interrupted")
+        return INTERRUPTED
+
+    @property
+    def _report(self) -> Report:
+        if self._comparison is not None:
+            return self._comparison.report
+        options = self._options
+        return Report(
+            options.target or options.exec or "no target", options.against, options.seed or 0
+        )
+
+    def _found(self, finding: Finding | None, again: bool) -> None:
+        """Keep a finding in the corpus as soon as it is seen, and again when it is smaller."""
+        folder = self._options.corpus
+        if folder is None:
+            return
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            path, new = (None, False) if finding is None else _keep(folder, finding)
+            if again and self._first is not None and self._first != path:
+                self._first.unlink(missing_ok=True)
+            self._first = path if new and not again else None
+        except OSError as error:
+            self._failed = f"the finding is not in the corpus: {reason(error)}"
+
+    def _end(self, code: int, why: str, summary: bool = True) -> int:
+        """Print the report, write the file, and say what went wrong."""
+        options, report = self._options, self._report
+        if options.junit is not None and not self._failed.startswith("--junit"):
+            self._write_junit(why)
+        if options.json and summary:
+            found = reports.as_dict(report) | {
+                "libgnutls": library_version(),
+                "error": why,
+            }
+            self._print(json.dumps(found))
+        elif summary:
+            for finding in report.findings:
+                self._print(_text(finding) + "\n")
+            self._print(_summary(self._options, report))
+        # Where the target is unusable that is the reason; where something was found it is told too.
+        for line in dict.fromkeys([why, self._failed, report.ended]):
+            if line:
+                _say(line)
+        if self._failed and code == FOUND_NOTHING:
+            return UNUSABLE
+        return code
+
+    def _write_junit(self, error: str, begin: bool = False) -> None:
+        path: Path = self._options.junit
+        try:
+            if begin and path.exists() and _is_stream(path):
+                return  # written once
+            path.write_text(reports.junit(self._report, error), encoding="utf-8")
+        except OSError as problem:
+            if begin:
+                self._failed = f"--junit: {reason(problem)}"
+                raise Unusable(self._failed) from None
+            self._failed = f"--junit: {reason(problem)}"
+
+    def _print(self, text: str) -> None:
+        """Print to stdout; where that fails, to stderr."""
+        try:
+            if sys.stdout is None:
+                raise OSError("stdout is closed")
+            encoding = sys.stdout.encoding or "utf-8"
+            print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+        except BrokenPipeError:
+            _silence()
+        except OSError as error:
+            _silence()
+            self._failed = f"stdout: {reason(error)}"
+            with contextlib.suppress(OSError):
+                print(text, file=sys.stderr, flush=True)
+
+
+def _text(finding: Finding) -> str:
+    try:
+        return reports.text(finding)
+    except Exception as error:  # a finding is not lost for its looks
+        return (
+            f"{finding.case.operation}: expected {finding.expected!r}, "
+            f"the target: {finding.answer!r} (shown as it is: {described(error)})\n"
+            f"{finding.case.as_json()}"
+        )
+
+
+def _summary(options: argparse.Namespace, report: Report) -> str:
+    rate = report.compared / report.seconds if report.seconds else 0
+    found = len(report.findings)
+    more = f", and {report.repeated} more cases of these kinds" if report.repeated else ""
+    return (
+        f"{report.target} against {report.oracle} (libgnutls {library_version()}): "
+        f"{report.compared} cases of seed {report.seed} compared in {report.seconds:.1f} s "
+        f"({rate:.0f} a second), {found or 'no'} disagreement{'s' if found > 1 else ''}{more}"
+    )
+
+
+def _why_nothing(options: argparse.Namespace, operations: tuple[str, ...]) -> str:
+    """Why there is not one case."""
+    for_what = f" for {', '.join(operations)}"
+    if options.replay is not None:
+        return f"{options.replay} has no case{for_what}"
+    why = "--cases is 0"
+    if options.corpus is not None:
+        there = "has no case" + for_what if options.corpus.is_dir() else "is not there"
+        why += f", and the corpus {options.corpus} {there}"
+    return why
 
 
 def _target(options: argparse.Namespace) -> Target:
-    if (options.target is None) == (options.exec is None):
-        raise Unusable("either TARGET or --exec is needed")
     if options.exec is not None:
-        return ExecTarget(options.exec, options.timeout)
-    # A module of the user's own stands where he does, as with `python -m`.
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    return load(options.target)
+        return ExecTarget(options.exec, options.timeout, options.memory)
+    return load(options.target, options.timeout, memory=options.memory, verbose=options.verbose)
 
 
-def _corpus(options: argparse.Namespace) -> Iterator[Case]:
+def _corpus(options: argparse.Namespace) -> list[list[Case]]:
+    """The cases to begin with, in lists each of which is for a fresh target.
+
+    A file of one case goes together with the others; one of several may need them in their order.
+    """
     if options.case is not None:
-        yield case_of_json(options.case)
+        return [[case_of_json(options.case)]]
+    single: list[Case] = []
+    groups = [single]
     if options.corpus is not None and options.corpus.is_dir():
-        for path in sorted(options.corpus.glob("*.jsonl")):
-            yield from read_cases(path)
+        for path in sorted(options.corpus.iterdir()):
+            if path.suffix == ".jsonl" and path.is_file():
+                found = list(recorded_cases(path))
+                if len(found) == 1:
+                    single += found
+                else:
+                    groups.append(found)
+            elif path.suffix == ".json" and path.is_file():
+                groups.append(_vectors(path))
+    return groups
 
 
-def _keep(folder: Path, case: Case) -> None:
-    import hashlib
+def _vectors(path: Path) -> list[Case]:
+    """The cases of a file of vectors.py; none where it is another file."""
+    if path.stat().st_size > _VECTORS_SIZE_MAX:
+        raise ValueError(f"{path} has more than {_VECTORS_SIZE_MAX} bytes")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        listed = found["vectors"]
+        return [case_of_json(json.dumps(one["case"])) for one in listed]
+    except (KeyError, TypeError):
+        return []
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: {described(error)}") from None
 
-    line = case.as_json() + "\n"
-    name = hashlib.sha256(line.encode()).hexdigest()[:16]
-    (folder / f"{case.operation}-{name}.jsonl").write_text(line, encoding="utf-8")
+
+def _keep(folder: Path, finding: Finding) -> tuple[Path, bool]:
+    """Write a finding down, with what has to come before it: the whole file, or none."""
+    lines = "".join(one.as_json() + "\n" for one in (*finding.before, finding.case))
+    name = hashlib.sha256(lines.encode()).hexdigest()[:16]
+    path = folder / f"{finding.case.operation}-{name}.jsonl"
+    new = not path.exists()
+    if new:
+        part = path.with_suffix(".part")
+        part.write_text(lines, encoding="utf-8")
+        part.replace(path)
+    return path, new
 
 
 @contextmanager
 def _progress(total: int, quiet: bool) -> Iterator[Progress | None]:
     """A bar where there is a terminal and tqdm; nothing elsewhere."""
-    if quiet or not sys.stderr.isatty():
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
         yield None
         return
     try:
@@ -165,6 +358,18 @@ def _progress(total: int, quiet: bool) -> Iterator[Progress | None]:
         yield lambda number: bar.update(number - bar.n) and None
 
 
-def _unusable(why: str) -> int:
-    print(f"gnutls-cookie diff: {why}", file=sys.stderr)
-    return UNUSABLE
+def _is_stream(path: Path) -> bool:
+    mode = path.stat().st_mode
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
+
+
+def _say(why: str) -> None:
+    complain("gnutls-cookie diff", why)
+
+
+def _silence() -> None:
+    """Let nothing be printed any more, at the interpreter's end neither."""
+    with contextlib.suppress(OSError):
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, 1)
+        os.close(nothing)

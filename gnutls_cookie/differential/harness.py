@@ -1,39 +1,39 @@
 """Runs a target beside an oracle, and finds the cases in which they differ.
 
-An object in Python is run in a process of its own, which shares a counter with this one: so one
-that hangs or dies in the middle of a case is found out, and the case is known.
+The target runs in a process of its own, the oracle in this one, both at the same time: the target
+works on a batch of cases while the oracle answers the same, and the next are made. What a finding
+is made of, and how it is made smaller, is examine.py.
 """
 
 from __future__ import annotations
 
-import mmap
-import os
-import pickle
-import signal
-import struct
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
-from .cases import BLOCK, Case, case_of_json, cases
-from .shrink import shrunk
-from .targets import (
-    ExecTarget,
-    Outcome,
-    Target,
-    TargetDied,
-    TargetHangs,
-)
+from .cases import Case, case_of_json, cases, named
+from .examine import Asker, Examined, difference, examined, same, shape
+from .outcomes import Outcome, Target, TargetDied, TargetHangs, Unusable, described
+from .processes import Batched, Forked
 
-__all__ = ["Finding", "Report", "compare", "compare_cases", "same"]
+__all__ = ["Comparison", "Finding", "Report", "compare", "compare_cases", "recorded_cases", "same"]
 
 Progress = Callable[[int], None]
 
-_LOOK = 0.05  # seconds between two looks at the counter
-_CHUNK = 4096  # cases of a corpus in one go
-_COUNTER = struct.Struct("=q")  # which case a child is at
+_BATCH_MAX = 512  # cases that are asked for in one go
+_BATCH_SECONDS = 0.05  # that a batch should take: long enough for speed, short enough to be seen
+_LINE_SIZE_MAX = 1 << 20  # bytes of a line in a file of cases
+
+# How many cases that differ in one way are examined, in the search for findings of another cause.
+_EXAMINED_MAX = 8
+_EXAMINED_DEADLY_MAX = 3
+# A target that ends or hangs again and again costs time at each: the run ends after so many.
+_DEATHS_MAX = 200
+_HANGS_MAX = 5
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,14 @@ class Finding:
         expected: what the oracle made of it.
         answer: what the target made of it; ("died", how) or ("hangs", how) too.
         original: the case in which it was seen first.
-        number: that case's number among those of the seed; -1 for one of a corpus.
-        alone: whether the case alone shows it. If not, it depends on the cases before it.
+        number: that case's number among those of the seed and its operation; -1 for one of a file.
+        alone: whether the case alone shows it. If not, it takes the cases of `before`, in the same
+            process, or what is in `note`.
+        before: what a fresh target has to be asked before the case.
+        seed: of the cases; None for a case of a file.
+        shown: how often the case, after those of `before`, showed it in fresh processes, of how
+            many times that was tried.
+        note: what else there is to say; "" where it is nothing.
     """
 
     case: Case
@@ -55,6 +61,10 @@ class Finding:
     original: Case
     number: int
     alone: bool = True
+    before: tuple[Case, ...] = ()
+    seed: int | None = None
+    shown: tuple[int, int] = (0, 0)
+    note: str = ""
 
 
 @dataclass
@@ -65,8 +75,10 @@ class Report:
         target, oracle: their names.
         seed: of the cases.
         compared: how many cases were.
-        findings: at most as many as were asked for.
+        findings: at most as many as were asked for, each of another kind.
         seconds: of time.
+        repeated: how many more cases differed in the way of a finding.
+        ended: why it ended before its time; "" where it did not.
     """
 
     target: str
@@ -75,17 +87,8 @@ class Report:
     compared: int = 0
     findings: list[Finding] = field(default_factory=list)
     seconds: float = 0.0
-
-
-def same(expected: Outcome, answer: Outcome) -> bool:
-    """Whether an answer is the expected one. What a target does not tell (None) is no fault."""
-    if expected == answer:
-        return True
-    return (
-        len(expected) == len(answer)
-        and answer[0] in ("challenge", "verified", "discarded")
-        and all(b is None or a == b for a, b in zip(expected, answer, strict=True))
-    )
+    repeated: int = 0
+    ended: str = ""
 
 
 def compare(
@@ -103,6 +106,9 @@ def compare(
 ) -> Report:
     """Compare the cases of a corpus, and then `count` cases of a seed.
 
+    The target runs in a child process: one of load() or an ExecTarget has its own, any other object
+    is forked.
+
     Args:
         target: what is tested.
         oracle: what is right.
@@ -114,263 +120,391 @@ def compare(
         most: ends after so many findings.
         timeout: seconds that the target has for one case; an ExecTarget brings its own.
         progress: is told now and then how many cases have been compared.
+
+    Raises:
+        Unusable: the target cannot be started, or not again.
+        ValueError: a line of `replay` is not a case.
+        OSError: `replay` cannot be read.
     """
-    report = Report(target.name, oracle.name, seed)
-    asked = tuple(operations or target.operations)
-    before = 0
-    started = time.monotonic()
-
-    def told(number: int) -> None:
-        report.compared = before + number
-        if progress is not None:
-            progress(report.compared)
-
-    known = [case for case in corpus if case.operation in asked]
-    runner = _in_this_process if isinstance(target, ExecTarget) else _in_a_child
-    sources: list[_Made] = [_Listed(known), _Seeded(seed, asked, count)]
-    if replay is not None:
-        sources.insert(1, _Recorded(replay, asked))
-    for made in sources:
-        start = 0
-        while start < made.count and len(report.findings) < most:
-            number, answer = runner(target, oracle, made, start, timeout, told)
-            if number < 0:
-                break
-            start = number + 1
-            told(start)
-            report.findings.append(_finding(target, oracle, made, number, answer, timeout))
-        if len(report.findings) < most:
-            before += made.count
-            report.compared = before
-    report.seconds = time.monotonic() - started
-    return report
+    comparison = Comparison(
+        target,
+        oracle,
+        seed,
+        count,
+        operations=operations,
+        corpus=[list(corpus)],
+        replay=replay,
+        most=most,
+        timeout=timeout,
+        progress=progress,
+    )
+    comparison.run()
+    return comparison.report
 
 
 def compare_cases(
     target: Target, oracle: Target, which: Iterable[Case]
 ) -> Iterator[tuple[Case, Outcome, Outcome]]:
-    """The cases in which target and oracle differ, one after the other, in this process."""
+    """The cases in which target and oracle differ, one after the other.
+
+    A PythonTarget is called in this process.
+    """
     for case in which:
         asked = _known(target, case)
-        expected, answer = oracle.answer(asked), target.answer(asked)
+        try:
+            answer = target.answer(asked)
+        except TargetDied as error:
+            answer = ("died", str(error))
+        except TargetHangs as error:
+            answer = ("hangs", str(error))
+        expected = oracle.answer(asked)
         if not same(expected, answer):
             yield asked, expected, answer
+
+
+def _known(target: Target | Asker, case: Case) -> Case:
+    return case._replace(previous=None) if target.one_key and case.previous else case
 
 
 # --- where the cases come from --------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+class _Source(Protocol):
+    """Cases in an order, that can be had again from any place on."""
+
+    count: int
+
+    @property
+    def seed(self) -> int | None:
+        """Of the cases; None: they are of a file."""
+
+    def number(self, place: int) -> int:
+        """The number by which the case at a place is named; -1: it has none."""
+
+    def cases(self, start: int) -> Iterator[Case]:
+        """Those from a place on."""
+
+
 class _Listed:
     """Cases of a corpus."""
 
-    found: list[Case]
+    seed = None
 
-    @property
-    def count(self) -> int:
-        return len(self.found)
+    def __init__(self, found: list[Case]) -> None:
+        self._found = found
+        self.count = len(found)
 
-    def named(self, number: int) -> int:
+    def number(self, place: int) -> int:
         return -1
 
-    def runs(self, start: int) -> Iterator[tuple[int, list[Case]]]:
-        for first in range(start, len(self.found), _CHUNK):
-            yield first, self.found[first : first + _CHUNK]
+    def cases(self, start: int) -> Iterator[Case]:
+        return islice(self._found, start, None)
 
 
 class _Recorded:
-    """Cases of a file, read again for each run. A last line without an end is still being written.
+    """Cases of a file, read again for each run.
 
     Raises:
-        ValueError: a line is no case; the text names file and line.
+        ValueError: a line is not a case; the text names file and line.
     """
+
+    seed = None
 
     def __init__(self, path: Path, operations: tuple[str, ...]) -> None:
         self._path = path
         self._operations = operations
-        self.count = sum(1 for _ in self._cases())
+        self.count = sum(1 for _ in self.cases(0))
 
-    def named(self, number: int) -> int:
+    def number(self, place: int) -> int:
         return -1
 
-    def runs(self, start: int) -> Iterator[tuple[int, list[Case]]]:
-        found = islice(self._cases(), start, None)
-        while chunk := list(islice(found, BLOCK)):
-            yield start, chunk
-            start += len(chunk)
-
-    def _cases(self) -> Iterator[Case]:
-        with open(self._path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                if not line.endswith(b"\n") or not line.strip():
-                    continue
-                try:
-                    case = case_of_json(line)
-                except ValueError as error:
-                    raise ValueError(f"{self._path}, line {number}: {error}") from None
-                if case.operation in self._operations:
-                    yield case
+    def cases(self, start: int) -> Iterator[Case]:
+        found = (one for one in recorded_cases(self._path) if one.operation in self._operations)
+        return islice(found, start, None)
 
 
-@dataclass(frozen=True)
 class _Seeded:
     """Cases of a seed."""
 
-    seed: int
-    operations: tuple[str, ...]
-    count: int
+    def __init__(self, seed: int, operations: tuple[str, ...], count: int) -> None:
+        self.seed = seed
+        self.count = count
+        self._operations = operations
 
-    def named(self, number: int) -> int:
-        return number
+    def number(self, place: int) -> int:
+        return named(self._operations, place)[1]
 
-    def runs(self, start: int) -> Iterator[tuple[int, list[Case]]]:
-        made = cases(self.seed, self.operations, self.count - start, start)
-        while found := list(islice(made, BLOCK - start % BLOCK)):
-            yield start, found
-            start += len(found)
+    def cases(self, start: int) -> Iterator[Case]:
+        return cases(self.seed, self._operations, self.count - start, start)
 
 
-_Made = _Listed | _Recorded | _Seeded
+def recorded_cases(path: Path) -> Iterator[Case]:
+    """The cases of a file of JSON lines. A last line without its end may still be being written.
 
-
-def _case(made: _Made, number: int) -> Case:
-    return next(made.runs(number))[1][0]
+    Raises:
+        ValueError: a line is not a case, or it is not a file; the text names file and line.
+        OSError: the file cannot be read.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ValueError(f"{path} is not a regular file")
+    with open(path, "rb") as file:
+        number = 0
+        while line := file.readline(_LINE_SIZE_MAX + 1):
+            number += 1
+            if not line.strip():
+                continue
+            try:
+                if len(line) > _LINE_SIZE_MAX:
+                    raise ValueError(f"more than {_LINE_SIZE_MAX} bytes")
+                case = case_of_json(line)
+            except ValueError as error:
+                if not line.endswith(b"\n") and len(line) <= _LINE_SIZE_MAX:
+                    return
+                raise ValueError(f"{path}, line {number}: {error}") from None
+            yield case
 
 
 # --- running --------------------------------------------------------------------------------------
 
 
-def _in_this_process(
-    target: Target, oracle: Target, made: _Made, start: int, timeout: float, told: Progress
-) -> tuple[int, Outcome]:
-    """The number of the first case that differs, and the answer; -1 where none does."""
-    for first, found in made.runs(start):
-        for number, case in enumerate(found, first):
-            answer = _asked(target, case)
-            if not same(oracle.answer(_known(target, case)), answer):
-                return number, answer
-        told(first + len(found))
-    return -1, ()
+class Comparison:
+    """A comparison under way; its report is right at any time, an interrupt's too.
 
+    Args:
+        corpus: lists of cases; a fresh target is asked each of them.
+        found: is told of each finding as it is seen first (False), and then (True) of what has
+            become of it: a smaller one, or None where it is of a kind that there is already.
+        The rest is that of compare().
+    """
 
-def _asked(target: Target, case: Case) -> Outcome:
-    try:
-        return target.answer(_known(target, case))
-    except TargetDied as error:
-        return ("died", str(error))
-    except TargetHangs as error:
-        return ("hangs", str(error))
+    def __init__(
+        self,
+        target: Target,
+        oracle: Target,
+        seed: int,
+        count: int,
+        *,
+        operations: Sequence[str] | None = None,
+        corpus: Iterable[list[Case]] = (),
+        replay: Path | None = None,
+        most: int = 1,
+        timeout: float = 10.0,
+        progress: Progress | None = None,
+        found: Callable[[Finding | None, bool], None] | None = None,
+    ) -> None:
+        asked = tuple(operations or target.operations)
+        self.report = Report(target.name, oracle.name, seed)
+        self._target = target
+        self._oracle = oracle
+        self._most = most
+        self._timeout = timeout
+        self.progress = progress
+        self._found = found
+        self._sources: list[_Source] = []
+        for group in corpus:
+            self._sources.append(_Listed([one for one in group if one.operation in asked]))
+        if replay is not None:
+            self._sources.append(_Recorded(replay, asked))
+        if count > 0:
+            self._sources.append(_Seeded(seed, asked, count))
+        self._kinds: set[tuple[object, ...]] = set()  # of the findings
+        self._ways: set[tuple[object, ...]] = set()  # in which cases that were examined differ
+        self._examined: Counter[tuple[object, ...]] = Counter()  # cases, by how they differ
+        self._deaths = self._hangs = 0
 
+    @property
+    def count(self) -> int:
+        """How many cases there are to compare."""
+        return sum(one.count for one in self._sources)
 
-def _known(target: Target, case: Case) -> Case:
-    return case._replace(previous=None) if target.one_key else case
-
-
-def _in_a_child(
-    target: Target, oracle: Target, made: _Made, start: int, timeout: float, told: Progress
-) -> tuple[int, Outcome]:
-    """The same in a child. It writes down which case it is at before it asks the target."""
-    with mmap.mmap(-1, mmap.PAGESIZE) as shared:
-        _COUNTER.pack_into(shared, 0, start)
-        reading, writing = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            os.close(reading)
-            _be_the_child(target, oracle, made, start, shared, writing)
-        os.close(writing)
+    def run(self) -> None:
+        """Compare until there are findings enough, or no more cases."""
+        started = time.monotonic()
+        asker: Asker
+        if isinstance(self._target, Asker):
+            asker, own = self._target, False
+            if isinstance(asker, Batched):
+                asker.timeout = self._timeout
+        else:
+            asker, own = Forked(self._target, self._timeout), True
+        before = 0
         try:
-            found = _watch(pid, shared, reading, timeout, told)
+            for source in self._sources:
+                if self._over():
+                    break
+                self._compare(asker, source, before)
+                before += source.count
         finally:
-            os.close(reading)
-            _end(pid)
-    return found
+            self.report.seconds = time.monotonic() - started
+            if own:
+                asker.close()
+
+    def _over(self) -> bool:
+        return len(self.report.findings) >= self._most or self.report.ended != ""
+
+    def _compare(self, asker: Asker, source: _Source, before: int) -> None:
+        """Compare the cases of one source, which begins with a fresh target."""
+        place = since = 0  # of the next case; of the first that the present process was asked
+        size = 16
+        upcoming = source.cases(0)
+        pending: list[Case] = []  # made already, to be asked next
+
+        def make(count: int) -> None:
+            found = islice(upcoming, max(0, count - len(pending)))
+            pending.extend([_known(asker, case) for case in found] if asker.one_key else found)
+
+        asker.renew()
+        make(size)
+        while pending:
+            batch = pending[:size]
+            del pending[:size]
+            begun = time.monotonic()
+            asker.post(batch)
+            expected = [self._oracle.answer(case) for case in batch]
+            make(size)
+            answers = asker.collect(expected)
+            seconds = time.monotonic() - begun
+            done = len(answers)
+            for number, answer in enumerate(answers):
+                if expected[number] is answer or same(expected[number], answer):
+                    continue
+                at = place + number
+                self._tell(before + at + 1)
+                history = _History(asker, source, since, at)
+                if self._differs(asker, batch[number], expected[number], answer, history):
+                    # Other processes have been asked meanwhile, and this one has to be fresh.
+                    done = number + 1
+                    break
+            place += done
+            self._tell(before + place)
+            if self._over():
+                return
+            pending[:0] = batch[done:]  # it came to its end, or ran out of room
+            if pending and not asker.running:
+                asker.renew()
+                since = place
+            if not pending and asker.running and (end := asker.finish()) is not None:
+                history = _History(asker, source, since, place - 1)
+                self._differs(asker, batch[-1], expected[-1], end, history)
+            if seconds < _BATCH_SECONDS:
+                size = min(size * 2, _BATCH_MAX)
+            elif seconds > 4 * _BATCH_SECONDS:
+                size = max(size // 2, 1)
+
+    def _tell(self, compared: int) -> None:
+        self.report.compared = compared
+        if self.progress is not None:
+            self.progress(compared)
+
+    def _differs(
+        self, asker: Asker, case: Case, expected: Outcome, answer: Outcome, history: _History
+    ) -> bool:
+        """A case differs: make a finding of it, unless it is of a kind that there is already.
+
+        Returns:
+            Whether the process that was asked has been used otherwise, or ended.
+        """
+        kind = difference(case, expected, answer)
+        deadly = answer[0] in ("died", "hangs")
+        self._deaths += deadly
+        self._hangs += answer[0] == "hangs"
+        if self._examined[kind] >= (_EXAMINED_DEADLY_MAX if deadly else _EXAMINED_MAX):
+            self.report.repeated += 1
+            self._end_where_it_costs_too_much()
+            return deadly
+        self._examined[kind] += 1
+        first = Finding(
+            case, expected, answer, case, history.number, seed=history.seed, alone=False,
+            note="it was not examined further",
+        )  # fmt: skip
+        findings = self.report.findings
+        findings.append(first)  # whatever comes next, this is kept
+        self._say(first, False)
+        others: list[Finding] = []
+        try:
+            for strict in False, True:
+                found = examined(
+                    asker, self._oracle, case, expected, answer, history, strict=strict
+                )
+                better, *others = [_of(first, one) for one in found]
+                # The smallest one may be of another cause, which is known already.
+                if kind in self._ways or _kind(better) not in self._kinds:
+                    break
+        except Unusable as error:
+            better = replace(first, note=f"the target could not be started again: {error}")
+            self.report.ended = better.note
+        except Exception as error:
+            better = replace(first, note=f"it could not be made smaller: {described(error)}")
+        self._ways |= {kind, difference(better.case, better.expected, better.answer)}
+        if self._is_new(better):
+            findings[-1] = better
+            self._say(better, True)
+        else:
+            findings.pop()
+            self.report.repeated += 1
+            self._say(None, True)
+        for other in filter(self._is_new, others):
+            findings.append(other)
+            self._say(other, False)
+        self._end_where_it_costs_too_much()
+        if not self._over():
+            asker.stop()
+        return True
+
+    def _is_new(self, one: Finding) -> bool:
+        """Whether it is of another kind than those that there are."""
+        kind = _kind(one)
+        new = kind not in self._kinds
+        self._kinds.add(kind)
+        return new
+
+    def _say(self, finding: Finding | None, again: bool) -> None:
+        if self._found is not None:
+            self._found(finding, again)
+
+    def _end_where_it_costs_too_much(self) -> None:
+        if self._hangs >= _HANGS_MAX and not self.report.ended:
+            self.report.ended = f"the target hung {self._hangs} times"
+        if self._deaths >= _DEATHS_MAX and not self.report.ended:
+            self.report.ended = f"the target's process ended {self._deaths} times"
 
 
-def _be_the_child(
-    target: Target, oracle: Target, made: _Made, start: int, shared: mmap.mmap, writing: int
-) -> None:
-    code = 70
-    try:
-        at = -1
-
-        def counted() -> Iterator[Case]:
-            nonlocal at
-            for first, found in made.runs(start):
-                for at, case in enumerate(found, first):
-                    _COUNTER.pack_into(shared, 0, at)
-                    yield case
-
-        difference = next(compare_cases(target, oracle, counted()), None)
-        result = (-1, ()) if difference is None else (at, difference[2])
-        with os.fdopen(writing, "wb") as out:
-            out.write(pickle.dumps(result))
-        code = 0
-    except KeyboardInterrupt:
-        code = 130
-    finally:
-        os._exit(code)
+def _kind(one: Finding) -> tuple[object, ...]:
+    """Equal for two findings of one cause, as far as can be told."""
+    return (
+        *difference(one.case, one.expected, one.answer),
+        *shape(one.case),
+        one.alone,
+        bool(one.before),
+    )
 
 
-def _watch(
-    pid: int, shared: mmap.mmap, reading: int, timeout: float, told: Progress
-) -> tuple[int, Outcome]:
-    """Wait for the child; a counter that stands still, or an end without a result, is a finding."""
-    begun = time.monotonic()
-    last, since = -1, begun
-    while True:
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        (number,) = _COUNTER.unpack_from(shared, 0)
-        if ended:
-            code = os.waitstatus_to_exitcode(status)
-            if code == 0:
-                with os.fdopen(os.dup(reading), "rb") as result:
-                    found: tuple[int, Outcome] = pickle.loads(result.read())  # of our own child
-                return found
-            if code in (130, -signal.SIGINT):
-                raise KeyboardInterrupt
-            how = f"exit code {code}" if code > 0 else f"signal {signal.Signals(-code).name}"
-            return number, ("died", how)
-        now = time.monotonic()
-        if number != last:
-            last, since = number, now
-            told(number)
-        elif now - since >= timeout:
-            return number, ("hangs", f"no answer in {timeout:g} s")
-        time.sleep(min(_LOOK, 0.001 + (now - begun) / 10))  # one case alone takes no time
+def _of(first: Finding, found: Examined) -> Finding:
+    return replace(
+        first,
+        case=found.case,
+        expected=found.expected,
+        answer=found.answer,
+        alone=found.alone,
+        before=found.before,
+        shown=found.shown,
+        note=found.note,
+    )
 
 
-def _end(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-    except (ProcessLookupError, ChildProcessError):
-        pass  # it has ended, and was waited for
+class _History:
+    """What a process was asked before the case at a place, that one included."""
 
+    def __init__(self, asker: Asker, source: _Source, since: int, place: int) -> None:
+        self._asker = asker
+        self._source = source
+        self._place = place
+        self.size = place - since + 1
+        self.number = source.number(place)
+        self.seed = source.seed
 
-# --- the smallest case ----------------------------------------------------------------------------
-
-
-def _finding(
-    target: Target, oracle: Target, made: _Made, number: int, answer: Outcome, timeout: float
-) -> Finding:
-    case = _known(target, _case(made, number))
-    deadly = answer[0] in ("died", "hangs")
-
-    def alone(one: Case) -> Outcome | None:
-        """The answer to a case alone, where it differs."""
-        if deadly and not isinstance(target, ExecTarget):
-            first, found = _in_a_child(
-                target, oracle, _Listed([one]), 0, min(timeout, 2.0), lambda _: None
-            )
-            return None if first < 0 else found
-        found = _asked(target, one)
-        return None if same(oracle.answer(one), found) else found
-
-    again = alone(case)
-    if again is None:
-        return Finding(case, oracle.answer(case), answer, case, made.named(number), alone=False)
-    budget = 25 if again[0] == "hangs" else 2_000 if again[0] == "died" else 20_000
-    smallest = shrunk(case, lambda one: alone(one) is not None, budget)
-    final = alone(smallest)
-    assert final is not None
-    return Finding(smallest, oracle.answer(smallest), final, case, made.named(number))
+    def last(self, count: int) -> list[Case]:
+        """The last cases, as many, or as many as there are."""
+        count = min(count, self.size)
+        found = islice(self._source.cases(self._place + 1 - count), count)
+        return [_known(self._asker, case) for case in found]

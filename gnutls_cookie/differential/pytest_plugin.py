@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 
 import pytest
 
 from .harness import Report, compare
 from .report import text
-from .targets import LIBGNUTLS, ExecTarget, Target, load
+from .targets import LIBGNUTLS, ExecTarget, Target, Unusable, load
 
 __all__ = ["cookie_differential"]
 
@@ -35,20 +36,24 @@ def cookie_differential() -> Callable[..., Report]:
         timeout: float = 10.0,
     ) -> Report:
         __tracebackhide__ = True
-        if isinstance(target, str):
-            held: Target = load(target)
-        elif isinstance(target, list):
-            import shlex
-
-            held = ExecTarget(shlex.join(target), timeout)
-        else:
-            held = target
+        held: Target | None = None
         try:
+            if isinstance(target, str):
+                held = load(target, timeout)
+            elif isinstance(target, list):
+                held = ExecTarget(shlex.join(target), timeout)
+            else:
+                held = target
             report = compare(held, LIBGNUTLS, seed, cases, operations=operations, timeout=timeout)
+        except Unusable as error:
+            pytest.fail(str(error), pytrace=False)
         finally:
-            held.close()
+            if held is not None:
+                held.close()
         if report.findings:
             pytest.fail(text(report.findings[0]), pytrace=False)
+        if not report.compared:
+            pytest.fail("nothing was compared", pytrace=False)
         return report
 
     return run

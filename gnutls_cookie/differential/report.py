@@ -14,6 +14,7 @@ __all__ = ["as_dict", "junit", "text"]
 
 _WIDTH = 22
 _BYTES_A_LINE = 16
+_BEFORE_MAX = 100  # lines that are printed of what came before a case
 
 # name, size: the fields of a datagram with a ClientHello up to the length of its session id
 # (RFC 6347 4.1, 4.2.2, 4.2.1).
@@ -29,13 +30,34 @@ _HEAD = (
 def text(finding: Finding) -> str:
     """All of a finding, many lines."""
     case = finding.case
-    lines = [f"{_NAMES[case.operation]}: the answers differ"]
-    if finding.number >= 0:
-        lines[0] += f" (case {finding.number})"
-    if not finding.alone:
-        lines.append("alone the case shows nothing: the target remembers what came before it")
-    lines += ["", *_inputs(case), "", *_answers(finding.expected, finding.answer)]
-    return "\n".join([*lines, "", "as one line, to be run again:", case.as_json()])
+    lines = [f"{_NAMES[case.operation]}: the answers differ{_place(finding)}"]
+    if finding.before:
+        count = len(finding.before)
+        lines.append(
+            f"alone the case shows nothing: the target remembers what came before it, "
+            f"{count} case{'s' if count > 1 else ''} at least"
+        )
+    if finding.note:
+        lines.append(finding.note)
+    lines += ["", *_inputs(case), "", *_answers(finding.expected, finding.answer), ""]
+    before = finding.before
+    if len(before) > _BEFORE_MAX:
+        lines.append(
+            f"{len(before) + 1} lines, to be run again with --replay FILE: --corpus DIR keeps them "
+            f"in a file, --json prints them; the last:"
+        )
+        before = ()
+    elif before:
+        lines.append(f"as {len(before) + 1} lines, to be run again with --replay FILE:")
+    else:
+        lines.append("as one line, to be run again with --case:")
+    return "\n".join([*lines, *(one.as_json() for one in before), case.as_json()])
+
+
+def _place(finding: Finding) -> str:
+    if finding.seed is None or finding.number < 0:
+        return ""
+    return f" ({finding.case.operation} case {finding.number} of seed {finding.seed})"
 
 
 def as_dict(report: Report) -> dict[str, Any]:
@@ -46,13 +68,19 @@ def as_dict(report: Report) -> dict[str, Any]:
         "seed": report.seed,
         "compared": report.compared,
         "seconds": round(report.seconds, 3),
+        "repeated": report.repeated,
+        "ended": report.ended,
         "findings": [
             {
                 "case": finding.case.as_dict(),
                 "expected": _plain(finding.expected),
                 "answer": _plain(finding.answer),
                 "number": finding.number,
+                "seed": finding.seed,
                 "alone": finding.alone,
+                "before": [one.as_dict() for one in finding.before],
+                "shown": list(finding.shown),
+                "note": finding.note,
                 "original": finding.original.as_dict(),
             }
             for finding in report.findings
@@ -60,18 +88,25 @@ def as_dict(report: Report) -> dict[str, Any]:
     }
 
 
-def junit(report: Report) -> str:
-    """A report in the XML that CI systems read: one test case an operation or finding."""
+def junit(report: Report, error: str = "") -> str:
+    """A report in the XML that CI systems read: one test case for each finding, or for the run.
+
+    Args:
+        report: what was found.
+        error: why the run did not come to its end; "" where it did.
+    """
     from xml.sax.saxutils import escape, quoteattr
 
     found = report.findings
+    errors = 1 if error else 0
     lines = [
         '<?xml version="1.0" encoding="utf-8"?>',
-        f'<testsuite name="gnutls-cookie diff" tests="{max(1, len(found))}" '
-        f'failures="{len(found)}" time="{report.seconds:.3f}">',
+        f'<testsuite name="gnutls-cookie diff" tests="{max(1, len(found) + errors)}" '
+        f'failures="{len(found)}" errors="{errors}" time="{report.seconds:.3f}">',
     ]
-    name = quoteattr(f"{report.target} against {report.oracle}, {report.compared} cases")
-    if not found:
+    title = f"{report.target} against {report.oracle}, {report.compared} cases"
+    name = quoteattr(_printable(title))
+    if not found and not error:
         lines.append(f'  <testcase classname="differential" name={name}/>')
     for finding in found:
         lines.append(f'  <testcase classname="differential" name={name}>')
@@ -79,6 +114,10 @@ def junit(report: Report) -> str:
         lines.append(
             f"    <failure message={message}>{escape(_printable(text(finding)))}</failure>"
         )
+        lines.append("  </testcase>")
+    if error:
+        lines.append(f'  <testcase classname="differential" name={name}>')
+        lines.append(f"    <error message={quoteattr(_printable(error))}/>")
         lines.append("  </testcase>")
     return "\n".join([*lines, "</testsuite>", ""])
 
@@ -99,7 +138,9 @@ def _inputs(case: Case) -> Iterator[str]:
     else:
         yield from _field("client_data", case.client_data)
     if case.operation == "send":
-        pushed = "44, all of them" if case.pushed is None else str(case.pushed)
+        pushed = (
+            "44, the number of bytes that it is given" if case.pushed is None else str(case.pushed)
+        )
         yield _row("push returns", pushed)
     if case.operation != "receive":
         yield _row("prestate before", _numbers(case.prestate))

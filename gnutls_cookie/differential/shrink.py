@@ -58,7 +58,7 @@ def _numbers(case: Case, takes: _Takes) -> Case:
         smaller = [one for one in (0, 1, 2**8, 2**16, 2**24, 2**31) if one < number]
         case = _first(case, (_with_number(case, place, one) for one in smaller), takes)
     if case.pushed is not None:
-        tried = [None, 0, 44, -1, 2**31, 2**32]
+        tried = [None, 0, 44, -1, 2**31, 2**32, 2**32 + 44, -(2**31) - 1, -(2**32), 2**63 - 1]
         rank = tried.index(case.pushed) if case.pushed in tried else len(tried)
         case = _first(case, (case._replace(pushed=one) for one in tried[:rank]), takes)
     return case

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from hypothesis import strategies as st
 
-from .cases import OPERATIONS, Case, block, cases
+from .cases import OPERATIONS, Case, case_of_seed, cases
 
 __all__ = ["any_cases"]
 
@@ -24,9 +24,8 @@ def any_cases(operations: Sequence[str] = OPERATIONS) -> st.SearchStrategy[Case]
         ...     assert case.operation == "verify"
     """
     list(cases(0, operations, 1))  # what is wrong with `operations` is said here
-    asked = tuple(operations)
     made = st.builds(
-        lambda seed, place: block(seed, 0, asked)[place], st.integers(0, 63), st.integers(0, 999)
+        case_of_seed, st.integers(0, 999), st.sampled_from(tuple(operations)), st.integers(0, 119)
     )
     return st.builds(_changed, made, st.integers(0, 400), st.integers(0, 255), st.integers(0, 3))
 

@@ -6,16 +6,13 @@ the caller of such a function can see.
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import json
 import os
-import selectors
+import select
 import shlex
-import subprocess
 import time
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 from gnutls_cookie.cookie import Prestate, cookie_send, cookie_verify
 from gnutls_cookie.errors import GnuTLSError
@@ -24,12 +21,26 @@ from gnutls_cookie.keys import KeyRing
 from gnutls_cookie.reference import cookie as reference
 from gnutls_cookie.reference import gate as reference_gate
 
-from .cases import Case
+from .cases import OPERATIONS, Case
+from .outcomes import (
+    Outcome,
+    Target,
+    TargetDied,
+    TargetHangs,
+    Unusable,
+    Wrong,
+    integer,
+    numbers,
+    shown,
+)
+from .processes import Batched, Warden, module_warden, program_warden
+from .python_target import PythonTarget
 
 __all__ = [
     "LIBGNUTLS",
     "REFERENCE",
     "ExecTarget",
+    "ModuleTarget",
     "Outcome",
     "PythonTarget",
     "Target",
@@ -39,165 +50,8 @@ __all__ = [
     "load",
 ]
 
-#: ("prestate", (record_seq, hsk_read_seq, hsk_write_seq)): verified, and what is left there.
-#: ("sent", result, reply, prestate). ("error", code, reply or b"", prestate).
-#: ("challenge", datagram, presented_cookie), ("verified", key_age, prestate),
-#: ("discarded", reason). Of a target alone: ("raised", text), ("wrong", text), and None for what
-#: it does not tell.
-Outcome = tuple[Any, ...]
-
-_INT_MIN, _INT_MAX = -(2**31), 2**31 - 1
-
-
-class Unusable(Exception):
-    """The target cannot be tested at all; the text says why."""
-
-
-class TargetDied(Exception):
-    """The target's process ended in the middle of a case; the text says how."""
-
-
-class TargetHangs(Exception):
-    """The target gave no answer in the time that it has."""
-
-
-class Target(Protocol):
-    """Something that answers cases.
-
-    Attributes:
-        name: what it is called.
-        operations: which of OPERATIONS it answers.
-        one_key: whether it does not know of previous keys.
-    """
-
-    name: str
-    operations: tuple[str, ...]
-    one_key: bool
-
-    def answer(self, case: Case) -> Outcome:
-        """What it makes of a case.
-
-        Raises:
-            TargetDied: its process ended.
-            TargetHangs: it gave no answer in time.
-        """
-
-    def close(self) -> None:
-        """Free what it holds."""
-
-
-# --- objects in Python ----------------------------------------------------------------------------
-
-
-class PythonTarget:
-    """Functions with the signatures of the thin wrapper, and of the gate.
-
-    Args:
-        name: what it is called.
-        verify: as `gnutls_cookie.cookie_verify`.
-        send: as `gnutls_cookie.cookie_send`.
-        receive: as receive(datagram, client_data, current, previous).
-        prestate: makes a prestate of three ints; any object with the three attributes.
-        one_key: whether `receive` does not know of a previous key.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        verify: Callable[..., Any] | None = None,
-        send: Callable[..., Any] | None = None,
-        receive: Callable[..., Any] | None = None,
-        prestate: Callable[[int, int, int], Any] = reference.Prestate,
-        one_key: bool = False,
-    ) -> None:
-        self.name = name
-        self.one_key = one_key
-        self._verify = verify
-        self._send = send
-        self._receive = receive
-        self._prestate = prestate
-        functions = {"verify": verify, "send": send, "receive": receive}
-        self.operations = tuple(name for name, given in functions.items() if given is not None)
-
-    def answer(self, case: Case) -> Outcome:
-        """What the function makes of a case; what it raises is an answer too."""
-        if case.operation == "verify":
-            return self._verified(case)
-        if case.operation == "send":
-            return self._sent(case)
-        return self._received(case)
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-    def _verified(self, case: Case) -> Outcome:
-        assert self._verify is not None
-        given = self._prestate(*case.prestate)
-        try:
-            result = self._verify(case.key, case.client_data, case.message, given)
-        except Exception as error:
-            return _raised(error, b"", given)
-        after = (given.record_seq, given.hsk_read_seq, given.hsk_write_seq)
-        if isinstance(result, int):
-            if result < 0:
-                return ("error", int(result), b"", after)
-        elif result is not None and result is not given:
-            returned = _numbers(result)
-            if returned != after:
-                return ("wrong", f"returned {returned}, and left {after} in the prestate given")
-        return ("prestate", after)
-
-    def _sent(self, case: Case) -> Outcome:
-        assert self._send is not None
-        given = self._prestate(*case.prestate)
-        replies: list[bytes] = []
-
-        def push(transport: list[bytes], data: bytes) -> int | None:
-            transport.append(bytes(data))
-            return case.pushed
-
-        try:
-            result = self._send(case.key, case.client_data, given, replies, push)
-        except Exception as error:
-            return _raised(error, b"".join(replies), given)
-        after = _numbers(given)
-        if len(replies) > 1:
-            return ("wrong", f"push was called {len(replies)} times")
-        reply = b"".join(replies)
-        if not isinstance(result, int):
-            return ("wrong", f"returned {result!r}")
-        if result < 0:
-            return ("error", int(result), reply, after)
-        return ("sent", int(result), reply, after)
-
-    def _received(self, case: Case) -> Outcome:
-        assert self._receive is not None
-        try:
-            answer = self._receive(case.message, case.client_data, case.key, case.previous)
-        except Exception as error:
-            return ("raised", f"{type(error).__name__}: {error}")
-        if answer is None:
-            return ("discarded", None)
-        if hasattr(answer, "datagram"):
-            presented = getattr(answer, "presented_cookie", None)
-            return ("challenge", bytes(answer.datagram), presented)
-        if hasattr(answer, "prestate"):
-            return ("verified", getattr(answer, "key_age", None), _numbers(answer.prestate))
-        if hasattr(answer, "reason"):
-            return ("discarded", None if answer.reason is None else int(answer.reason))
-        return ("wrong", f"returned {answer!r}")
-
-
-def _raised(error: Exception, reply: bytes, prestate: Any) -> Outcome:
-    code = getattr(error, "code", None)
-    if isinstance(code, int) and not isinstance(code, bool):
-        return ("error", int(code), reply, _numbers(prestate))
-    return ("raised", f"{type(error).__name__}: {error}")
-
-
-def _numbers(prestate: Any) -> tuple[Any, ...]:
-    names = ("record_seq", "hsk_read_seq", "hsk_write_seq")
-    return tuple(getattr(prestate, name, None) for name in names)
+_LINE_SIZE_MAX = 1 << 20  # bytes of a program's answer
+_SETTLE_SECONDS = 0.05  # for a second answer to arrive
 
 
 def _libgnutls_receive(
@@ -217,8 +71,12 @@ class _LibGnuTLS(PythonTarget):
         try:
             cookie_verify(case.key, case.client_data, case.message, prestate)
         except GnuTLSError as error:
-            return ("error", error.code, b"", _numbers(prestate))
-        return ("prestate", _numbers(prestate))
+            return ("error", error.code, b"", _of(prestate))
+        return ("prestate", _of(prestate))
+
+
+def _of(prestate: Prestate) -> tuple[int, int, int]:
+    return (prestate.record_seq, prestate.hsk_read_seq, prestate.hsk_write_seq)
 
 
 #: The real one. "receive" is answered by CookieGate, which stands on it.
@@ -230,72 +88,66 @@ REFERENCE: Target = PythonTarget(
 )
 
 
-def load(text: str) -> PythonTarget:
-    """The target `module` or `module:object`.
+def _told(outcome: Outcome) -> Outcome:
+    """An outcome as Target.answer() gives it: the end of a process is raised."""
+    if outcome[0] == "died":
+        raise TargetDied(outcome[1])
+    if outcome[0] == "hangs":
+        raise TargetHangs(outcome[1])
+    return outcome
+
+
+# --- modules --------------------------------------------------------------------------------------
+
+
+class ModuleTarget(Batched):
+    """A module in a process of its own, imported there alone.
+
+    Args:
+        text: `module` or `module:object`.
+        timeout: seconds for one case, and for the import.
+        memory: address space in MiB; 0: no limit.
+        verbose: whether the traceback of an import that fails is printed.
+
+    Raises:
+        Unusable: it cannot be imported, or has none of the functions.
+    """
+
+    def __init__(
+        self, text: str, timeout: float = 10.0, memory: int = 0, verbose: bool = False
+    ) -> None:
+        super().__init__(lambda: module_warden(text, memory, verbose), timeout)
+        self.name = text
+        try:
+            self.renew()
+        except BaseException:
+            self.close()
+            raise
+
+    def answer(self, case: Case) -> Outcome:
+        """What the function makes of a case; what it raises is an answer too."""
+        return _told(super().answer(case))
+
+
+def load(
+    text: str, timeout: float = 10.0, *, memory: int = 0, verbose: bool = False
+) -> ModuleTarget:
+    """The target `module` or `module:object`, in a process of its own.
 
     It has any of cookie_send and cookie_verify with the signatures of `gnutls_cookie`, and
     receive(datagram, client_data, current, previous); or it is a class whose instances have the
     first two, or, made with the key alone, receive(datagram, client_data).
 
+    Args:
+        text: where it is; imported as Python here would.
+        timeout: seconds for one case, and for the import.
+        memory: address space of the process in MiB; 0: no limit.
+        verbose: whether the traceback of an import that fails is printed too.
+
     Raises:
         Unusable: there is no such module or object, or it has none of these.
     """
-    module, colon, path = text.partition(":")
-    try:
-        found: Any = importlib.import_module(module)
-    except Exception as error:
-        raise Unusable(f"cannot import {module!r}: {type(error).__name__}: {error}") from None
-    for name in path.split(".") if colon else ():
-        try:
-            found = getattr(found, name)
-        except AttributeError:
-            raise Unusable(f"{text!r}: no {name!r} there") from None
-    verify, send = getattr(found, "cookie_verify", None), getattr(found, "cookie_send", None)
-    receive = getattr(found, "receive", None)
-    if not any(map(callable, (verify, send, receive))):
-        raise Unusable(f"{text!r} has neither cookie_verify, cookie_send nor receive")
-    if inspect.isclass(found) and (callable(verify) or callable(send)):
-        made = _made(text, found)
-        verify, send = getattr(made, "cookie_verify", None), getattr(made, "cookie_send", None)
-        receive = None
-    elif callable(receive):
-        receive = _receiver(text, found, receive)
-    own = getattr(found, "Prestate", None)
-    prestate = own if inspect.isclass(own) and _makes_prestates(own) else reference.Prestate
-    return PythonTarget(text, verify, send, receive, prestate, one_key=inspect.isclass(found))
-
-
-def _made(text: str, kind: Any) -> Any:
-    try:
-        return kind()
-    except Exception as error:
-        raise Unusable(f"{text}() cannot be made: {type(error).__name__}: {error}") from None
-
-
-def _makes_prestates(kind: Any) -> bool:
-    try:
-        return _numbers(kind(1, 2, 3)) == (1, 2, 3)
-    except Exception:
-        return False
-
-
-def _receiver(text: str, found: Any, receive: Callable[..., Any]) -> Callable[..., Any]:
-    if not inspect.isclass(found):
-        try:
-            inspect.signature(receive).bind(b"", b"", b"", None)
-        except (TypeError, ValueError):
-            wanted = "receive(datagram, client_data, current, previous)"
-            raise Unusable(f"{text!r} is no class, and has no {wanted}") from None
-        return receive
-
-    kind: Callable[..., Any] = found
-
-    def of_class(
-        datagram: bytes, client_data: bytes | None, current: bytes, previous: bytes | None
-    ) -> Any:
-        return kind(current).receive(datagram, client_data)
-
-    return of_class
+    return ModuleTarget(text, timeout, memory, verbose)
 
 
 # --- programs -------------------------------------------------------------------------------------
@@ -304,136 +156,322 @@ def _receiver(text: str, found: Any, receive: Callable[..., Any]) -> Callable[..
 class ExecTarget:
     """A program that answers lines of JSON on stdin by lines of JSON on stdout.
 
-    The protocol stands in docs/differential.md.
+    The protocol stands in docs/differential.md. What it starts ends with it.
 
     Args:
         command: as a shell writes it; no shell is involved.
         timeout: seconds for one answer.
+        memory: address space in MiB; 0: no limit.
 
     Raises:
         Unusable: it cannot be started, or does not answer the first line as it has to.
     """
 
-    def __init__(self, command: str, timeout: float = 10.0) -> None:
+    def __init__(self, command: str, timeout: float = 10.0, memory: int = 0) -> None:
         self.name = command
         self.one_key = False
-        self._timeout = timeout
-        self._words = shlex.split(command)
-        if not self._words:
+        self.operations: tuple[str, ...] = ()
+        self.timeout = timeout
+        self.settle = 0.0  # seconds to wait for a second answer to a question
+        self._memory = memory
+        self._pipe: _Pipe | None = None
+        self._warden: Warden | None = None
+        self._batch: Sequence[Case] = ()
+        self.fresh = False
+        try:
+            self._words = shlex.split(command)
+        except ValueError as error:
+            raise Unusable(f"--exec: {error}") from None
+        if not self._words or not self._words[0]:
             raise Unusable("the command is empty")
-        self._process: subprocess.Popen[bytes] | None = None
-        self._rest = b""
+        if "\0" in command:
+            raise Unusable("the command has a zero byte in it")
         try:
-            operations = self._start().get("operations")
-        except (TargetDied, TargetHangs) as error:
-            self.close()
-            raise Unusable(f"{command!r}: {error}") from None
-        known = {"verify", "send", "receive"}
-        if not isinstance(operations, list) or not operations or not known.issuperset(operations):
-            self.close()
-            raise Unusable(f'{command!r}: the first answer has no "operations" of {sorted(known)}')
-        self.operations = tuple(operations)
-
-    def answer(self, case: Case) -> Outcome:
-        """Ask for one case; the program is started anew where it ended before."""
-        if self._process is None:
-            self._start()
-        try:
-            return _outcome_of(case, self._ask(case.as_dict()))
-        except (TargetDied, TargetHangs):
+            self.renew()
+        except BaseException:
             self.close()
             raise
 
+    def answer(self, case: Case) -> Outcome:
+        """Ask for one case; the program is started anew where it ended before."""
+        self.post([case])
+        return _told(self.collect(())[0])
+
+    @property
+    def running(self) -> bool:
+        """Whether there is a process that remembers what it was asked."""
+        return self._pipe is not None
+
+    def renew(self) -> None:
+        """Start the program anew: what comes next is the first that it is asked."""
+        if not self.fresh:
+            self._start()
+
+    def post(self, batch: Sequence[Case]) -> None:
+        """Say what collect() is to ask."""
+        self._batch = batch
+
+    def collect(self, expected: Sequence[Outcome]) -> list[Outcome]:
+        """The answers to the cases; the last is ("died", how) or the like where it is the last."""
+        del expected
+        if self._pipe is None:
+            self._start()
+        assert self._pipe is not None
+        self.fresh = False
+        found: list[Outcome] = []
+        try:
+            for case in self._batch:
+                found.append(self._ask(case))
+                if not self.running:
+                    break
+        except BaseException:
+            self.close()
+            raise
+        return found
+
+    def finish(self) -> Outcome | None:
+        """A second answer to the last question, where there is one."""
+        if self._pipe is not None and self._pipe.more(_SETTLE_SECONDS):
+            return ("wrong", "answered more than once")
+        return None
+
     def close(self) -> None:
-        """End the program."""
-        process, self._process = self._process, None
+        """End the program, and all that has come of it."""
+        self.stop()
+        held, self._warden = self._warden, None
+        if held is not None:
+            held.close()
+
+    def _ask(self, case: Case) -> Outcome:
+        assert self._pipe is not None
+        try:
+            answer = self._exchange(case.as_dict(), self.settle)
+        except TargetDied as error:
+            self.stop()
+            return ("died", str(error))
+        except TargetHangs as error:
+            self.stop()
+            return ("hangs", str(error))
+        except Wrong as error:
+            self.stop()  # whatever comes next would be the answer to another question
+            return ("wrong", str(error))
+        return _outcome_of(case, answer)
+
+    def _start(self) -> None:
+        self.stop()
+        if self._warden is None or not self._warden.alive:
+            self._warden = program_warden(self._words, self._memory)
+        stdin, asking = os.pipe()
+        answers, stdout = os.pipe()
+        self._pipe = _Pipe(asking, answers, self.timeout)
+        try:
+            number = self._warden.start(stdin, stdout)
+        finally:
+            os.close(stdin)
+            os.close(stdout)
+        if number:
+            self.stop()
+            raise Unusable(f"cannot start {self.name!r}: {os.strerror(number)}")
+        try:
+            answer = self._exchange({"operation": "hello", "protocol": 1}, 0)
+            operations = answer.get("operations")
+            if not isinstance(operations, list) or not operations:
+                raise Wrong(f'the first answer has no "operations" of {list(OPERATIONS)}')
+            for one in operations:
+                if one not in OPERATIONS:
+                    raise Wrong(f'the "operations" of the first answer have {shown(one)}')
+        except (TargetDied, TargetHangs, Wrong) as error:
+            self.stop()
+            raise Unusable(f"{self.name!r}: {error}") from None
+        self.operations = tuple(one for one in OPERATIONS if one in operations)
+        self.fresh = True
+
+    def _exchange(self, question: dict[str, Any], settle: float) -> dict[str, Any]:
+        assert self._pipe is not None
+        assert self._warden is not None
+        try:
+            line = self._pipe.exchange(json.dumps(question).encode() + b"\n")
+            if settle and self._pipe.more(settle):
+                raise Wrong("answered more than once")
+        except _Closed as closed:
+            raise TargetDied((self._warden.ended() or str(closed)) + closed.where) from None
+        return _object_of(line)
+
+    def stop(self) -> None:
+        """End the program, and all that has come of it; the warden stays, for the next."""
+        self.fresh = False
+        pipe, self._pipe = self._pipe, None
+        if pipe is not None:
+            if self._warden is not None:
+                self._warden.kill()  # first: it is not to complain about its pipes
+            pipe.close()
+
+
+class _Closed(Exception):
+    """A program has closed one of its pipes, or has ended; `where` says at what point."""
+
+    def __init__(self, what: str, where: str = "") -> None:
+        super().__init__(f"it closed its {what}")
+        self.where = where
+
+
+class _Pipe:
+    """Lines to a program and from it, bounded in time and size."""
+
+    def __init__(self, asking: int, answers: int, timeout: float) -> None:
+        self._asking = asking
+        self._answers = answers
+        self._timeout = timeout
         self._rest = b""
-        if process is not None:
-            process.kill()
-            process.communicate()
+        os.set_blocking(asking, False)
+        os.set_blocking(answers, False)
+        self._readable = select.poll()
+        self._readable.register(answers, select.POLLIN)
+        self._either = select.poll()
+        self._either.register(answers, select.POLLIN)
+        self._either.register(asking, select.POLLOUT)
 
-    def _start(self) -> dict[str, Any]:
-        try:
-            self._process = subprocess.Popen(
-                self._words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
-            )
-        except OSError as error:
-            raise Unusable(f"cannot start {self.name!r}: {error}") from None
-        assert self._process.stdout is not None
-        os.set_blocking(self._process.stdout.fileno(), False)
-        return self._ask({"operation": "hello", "protocol": 1})
+    def exchange(self, line: bytes) -> bytes:
+        """Write a line, and give the line that is read next, without its end.
 
-    def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
-        process = self._process
-        assert process is not None
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            process.stdin.write(json.dumps(question).encode() + b"\n")
-        except OSError:
-            raise self._death() from None
-        line = self._line(process.stdout.fileno())
-        try:
-            answer = json.loads(line)
-        except ValueError:
-            answer = None
-        if not isinstance(answer, dict):
-            return {"wrong": f"the line {line[:200]!r} is no JSON object"}
-        return answer
-
-    def _line(self, descriptor: int) -> bytes:
+        Raises:
+            _Closed: the program has closed its end.
+            TargetHangs: it did not read or write in time.
+            Wrong: a line came before this one was written, or it is too long.
+        """
+        if self.more(0):
+            raise Wrong(f"a line came before the question: {shown(self._rest)}")
         deadline = time.monotonic() + self._timeout
-        with selectors.DefaultSelector() as selector:
-            selector.register(descriptor, selectors.EVENT_READ)
-            while b"\n" not in self._rest:
-                left = deadline - time.monotonic()
-                if left <= 0 or len(self._rest) > 1 << 20:
-                    raise TargetHangs(f"no answer in {self._timeout:g} s")
-                if not selector.select(left):
-                    continue
-                chunk = os.read(descriptor, 65536)
-                if not chunk:
-                    raise self._death()
-                self._rest += chunk
-        line, _, self._rest = self._rest.partition(b"\n")
-        return line
+        while line:
+            line = line[self._written(line) :]
+            if line:
+                self._wait(self._either, deadline, "did not read the question")
+                if not self._read():
+                    raise _Closed("stdout")
+                if b"\n" in self._rest or len(self._rest) > _LINE_SIZE_MAX:
+                    raise Wrong("answered before it had read the question")
+        parts = [self._rest]
+        size = len(self._rest)
+        while b"\n" not in parts[-1]:
+            if size > _LINE_SIZE_MAX:
+                raise Wrong(f"a line of more than {_LINE_SIZE_MAX} bytes")
+            begun = shown(parts[0]) if size else ""
+            what = f"no end of the line {begun}" if begun else "no answer"
+            self._wait(self._readable, deadline, what)
+            self._rest = b""
+            if not self._read():
+                raise _Closed("stdout", ", in the middle of a line" if size else "")
+            parts.append(self._rest)
+            size += len(self._rest)
+        found, _, self._rest = b"".join(parts).partition(b"\n")
+        if len(found) > _LINE_SIZE_MAX:
+            raise Wrong(f"a line of more than {_LINE_SIZE_MAX} bytes")
+        return found
 
-    def _death(self) -> TargetDied:
-        assert self._process is not None
+    def more(self, seconds: float) -> bool:
+        """Whether there is something to read, or is in time."""
+        if not self._rest and self._readable.poll(seconds * 1000):
+            self._read()
+        return self._rest != b""
+
+    def close(self) -> None:
+        os.close(self._asking)
+        os.close(self._answers)
+
+    def _written(self, line: bytes) -> int:
         try:
-            code = self._process.wait(1)
-        except subprocess.TimeoutExpired:
-            return TargetDied("it closed its pipes")
-        return TargetDied(f"exit code {code}" if code >= 0 else f"signal {-code}")
+            return os.write(self._asking, line)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            raise _Closed("stdin") from None
+
+    def _read(self) -> bool:
+        """Read what there is; false at the end."""
+        try:
+            received = os.read(self._answers, 65536)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        self._rest += received
+        return received != b""
+
+    def _wait(self, poll: select.poll, deadline: float, what: str) -> None:
+        left = deadline - time.monotonic()
+        if left <= 0 or not poll.poll(left * 1000):
+            raise TargetHangs(f"{what} in {self._timeout:g} s")
+
+
+def _object_of(line: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(line.decode())
+    except UnicodeDecodeError:
+        raise Wrong(f"a line that is not UTF-8: {shown(line)}") from None
+    except (ValueError, RecursionError):
+        raise Wrong(f"a line that is not JSON: {shown(line)}") from None
+    if not isinstance(found, dict):
+        raise Wrong(f"a line that is not a JSON object: {shown(line)}")
+    return found
 
 
 def _outcome_of(case: Case, answer: dict[str, Any]) -> Outcome:
     """The outcome in a program's answer; what is no answer is an outcome too."""
-    if "wrong" in answer:
-        return ("wrong", str(answer["wrong"]))
     try:
         if case.operation == "receive":
             return _verdict_of(answer)
-        result = answer["result"]
-        if type(result) is not int:
-            raise ValueError(f"result {result!r}")
-        after = tuple(answer["prestate"])
-        reply = bytes.fromhex(answer.get("pushed") or "")
-    except (KeyError, TypeError, ValueError) as error:
-        return ("wrong", f"{json.dumps(answer)[:200]}: {type(error).__name__}: {error}")
+        result = integer("result", _member(answer, "result"))
+        after = _prestate_of(answer)
+        reply = _bytes_of(answer, "pushed")
+    except Wrong as error:
+        return ("wrong", str(error))
     if result < 0:
         return ("error", result, reply, after)
     if case.operation == "send":
         return ("sent", result, reply, after)
+    if result > 0 or reply:
+        return ("wrong", f"result {result}; success is 0" if result else "pushed by verify")
     return ("prestate", after)
 
 
 def _verdict_of(answer: dict[str, Any]) -> Outcome:
-    verdict = answer["verdict"]
+    verdict = _member(answer, "verdict")
     if verdict == "challenge":
-        return ("challenge", bytes.fromhex(answer["datagram"]), answer.get("presented_cookie"))
+        presented = answer.get("presented_cookie")
+        if presented is not None and not isinstance(presented, bool):
+            raise Wrong(f"presented_cookie is {shown(presented)}, not a bool")
+        _member(answer, "datagram")
+        return ("challenge", _bytes_of(answer, "datagram"), presented)
     if verdict == "verified":
-        return ("verified", answer.get("key_age"), tuple(answer["prestate"]))
+        return ("verified", _number_of(answer, "key_age"), _prestate_of(answer))
     if verdict == "discarded":
-        return ("discarded", answer.get("reason"))
-    raise ValueError(f"verdict {verdict!r}")
+        return ("discarded", _number_of(answer, "reason"))
+    raise Wrong(f"verdict is {shown(verdict)}")
+
+
+def _member(answer: dict[str, Any], name: str) -> Any:
+    if name not in answer:
+        raise Wrong(f"no {name!r} in the answer {shown(answer)}")
+    return answer[name]
+
+
+def _prestate_of(answer: dict[str, Any]) -> tuple[int, ...]:
+    found = _member(answer, "prestate")
+    if not isinstance(found, list) or len(found) != 3:
+        raise Wrong(f"prestate is {shown(found)}, not three numbers")
+    return numbers(*found)
+
+
+def _number_of(answer: dict[str, Any], name: str) -> int | None:
+    found = answer.get(name)
+    return None if found is None else integer(name, found)
+
+
+def _bytes_of(answer: dict[str, Any], name: str) -> bytes:
+    found = answer.get(name)
+    if found is None:
+        return b""
+    try:
+        return bytes.fromhex(found)
+    except (TypeError, ValueError):
+        raise Wrong(f"{name} is {shown(found)}, not hexadecimal") from None
