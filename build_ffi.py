@@ -21,6 +21,7 @@ C_SOURCES = [
     "gnutls_cookie/native/transport.c",
     "gnutls_cookie/native/gate.c",
     "gnutls_cookie/native/udp.c",
+    "gnutls_cookie/native/guard.c",
     "gnutls_cookie/native/wire.c",
 ]
 

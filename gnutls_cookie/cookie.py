@@ -312,6 +312,9 @@ def prestate_set(session: object, prestate: Prestate) -> None:
     if check_prestate is not None:
         check_prestate(session)
     lib.gnutls_dtls_prestate_set(ffi.cast("gnutls_session_t", address), struct)
+    note = getattr(type(session), "_note_prestate", None)
+    if note is not None:
+        note(session, struct)
 
 
 def check_key_size(name: str, size: int) -> None:

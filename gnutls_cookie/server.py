@@ -172,6 +172,7 @@ class ServerCounters:
         session_errors: verified clients for whom no session could be made: no memory, say.
         duplicates: repeated hellos that went to the session they had opened.
         strays: datagrams of addresses without a session.
+        records_refused: what sessions refused in their handshake (Session.records_refused).
         messages_received: messages of peers.
         messages_dropped: of these, how many a full queue did not take.
         messages_sent: messages to peers.
@@ -186,6 +187,7 @@ class ServerCounters:
     session_errors: int = 0
     duplicates: int = 0
     strays: int = 0
+    records_refused: int = 0
     messages_received: int = 0
     messages_dropped: int = 0
     messages_sent: int = 0
@@ -469,6 +471,7 @@ class Server:
         self.counters.handshaking -= 1
         self.counters.sessions += 1
         self.counters.connected += 1
+        self.counters.records_refused += connection.session.records_refused
         connection._last_active = now
         self._schedule(connection, now + self._idle_timeout)
         if former is not None:
@@ -523,6 +526,7 @@ class Server:
             self._note_error(error)
         else:
             self.counters.handshaking -= 1
+            self.counters.records_refused += connection.session.records_refused
             if reason in (CloseReason.FAILED, CloseReason.TIMED_OUT):
                 self._note_failure(connection.address, reason, error)
 

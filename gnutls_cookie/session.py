@@ -1,8 +1,8 @@
 """A sans-IO DTLS session over libgnutls: datagrams go in and come out as bytes.
 
 No socket and no thread: who owns the socket gives what arrived to receive_datagram() and sends what
-datagrams_to_send() gives. libgnutls keeps the clock of retransmissions (RFC 6347 4.2.4); timeout()
-says when it wants to be called.
+datagrams_to_send() gives. Retransmissions (RFC 6347 4.2.4) are timed here, by time.monotonic();
+timeout() says when handle_timeout() wants to be called.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ Credentials = CertificateCredentials | PSKCredentials
 MTU_MIN, MTU_MAX = 128, 65507  # bytes of a UDP payload; below, no handshake fragment would fit
 _RECORD_HEADER = 13  # bytes; the last two are the record's length (RFC 6347 4.1), big-endian
 _INBOX_LIMIT = 256  # datagrams that wait to be read; a further one is dropped, as UDP does
-TICK = 0.001  # seconds; libgnutls' timers count in these and round: what is due may not be due yet
+TICK = 0.001  # seconds; the shortest time between two looks at a timer
+_LONGEST_INTERVAL = 60.0  # seconds between two retransmissions (RFC 6347 4.2.4.1)
 _STEPS = 1024  # calls of libgnutls in one call of ours
 _SIZE = ffi.sizeof("uint32_t")  # bytes; stands before each datagram that a call sent
 
@@ -141,8 +142,13 @@ class Session:
         self._dropped = 0
         lookup = _lookup(listed) if is_server else None
         self._lookup = None if lookup is None else _Lookup(lookup)
-        self._handshake_timeout = handshake_timeout
+        self._handshake_timeout = _seconds("handshake_timeout", handshake_timeout)
         self._deadline: float | None = None
+        self._retransmit_timeout = _seconds("retransmit_timeout", retransmit_timeout)
+        self._interval = self._retransmit_timeout  # until the next retransmission, in seconds
+        self._sent_at: float | None = None  # when the last flight was sent
+        self._due_at: float | None = None  # when it is due again
+        self._last_flight: list[bytes] = []  # with our Finished, where the peer may lack it
         self._established = False
         self._failed = False
         self._closed = False
@@ -150,24 +156,20 @@ class Session:
 
         kinds_and_pointers = [one._of_role(role) for one in listed]
         out = ffi.new(_SESSION)
+        self._wire = ffi.new(_WIRE)
+        # The destructor holds what C looks at: it goes when the session is gone, not before.
+        alive: list[Any] = [listed, kinds_and_pointers]
+        deinit = _Deinit(self._wire, alive)
         flags = lib.GNUTLS_SERVER if is_server else lib.GNUTLS_CLIENT
         flags |= lib.GNUTLS_DATAGRAM | lib.GNUTLS_NONBLOCK | lib.GNUTLS_NO_SIGNAL
         check(lib.gnutls_init(out, flags))
-        # The destructor holds what C looks at: it goes when the session is gone, not before.
-        self._wire = ffi.new(_WIRE)
-        alive: list[Any] = [listed, kinds_and_pointers, self._wire]
-        self._pointer = ffi.gc(out[0], _Deinit(alive))
-        lib.gc_wire_attach(self._pointer, self._wire)
+        self._pointer = ffi.gc(out[0], deinit)
+        lib.gc_wire_attach(self._pointer, self._wire, is_server)
         for kind, pointer in kinds_and_pointers:
             check(lib.gnutls_credentials_set(self._pointer, kind, pointer))
         kinds = tuple(sorted(kind for kind, _ in kinds_and_pointers))
         self._set_priority(_PRIORITY[kinds] if priority is None else priority, kinds, alive)
         self._set_verification(server_name, verify_peer, alive)
-        lib.gnutls_dtls_set_timeouts(
-            self._pointer,
-            _milliseconds("retransmit_timeout", retransmit_timeout),
-            _milliseconds("handshake_timeout", handshake_timeout),
-        )
         if mtu is not None:
             self.mtu = mtu
         if prestate is not None:
@@ -206,8 +208,18 @@ class Session:
 
     @property
     def dropped(self) -> int:
-        """How many datagrams receive_datagram() dropped."""
+        """How many datagrams receive_datagram() dropped, and records longer than DTLS has them."""
         return self._dropped + int(self._wire.dropped)
+
+    @property
+    def records_refused(self) -> int:
+        """How many records and fragments of a handshake were kept from libgnutls.
+
+        Those that break a rule (RFC 6347 4.2.3): fragments that reach beyond their message,
+        messages longer than the peer may send, out of turn, or too far ahead; encrypted ones other
+        than a Finished. Anybody can send them, so none ends a handshake.
+        """
+        return int(self._wire.guard.refused)
 
     # --- the handshake ----------------------------------------------------------------------------
 
@@ -229,40 +241,44 @@ class Session:
         if self._established:
             return True
         self._check_usable()
+        now = time.monotonic()
         if self._deadline is None:
-            self._deadline = time.monotonic() + self._handshake_timeout
-        elif time.monotonic() >= self._deadline:
-            # libgnutls looks at its total time only when a retransmission is due.
+            self._deadline = now + self._handshake_timeout
+        elif now >= self._deadline:
             self._fail(lib.GNUTLS_E_TIMEDOUT)
         inbox, wire = self._inbox, self._wire
         for _ in range(_STEPS):
-            datagram = inbox[0] if inbox else b""
+            # What comes before a client's hello answers nothing; libgnutls fails on some of it.
+            has_begun = wire.ever_sent or self.role == "server"
+            datagram = inbox[0] if inbox and has_begun else b""
+            is_due = self._due_at is not None and now >= self._due_at
+            sent = len(self._outbox)
             seat = _take_seat()
-            code = self._shake(seat, datagram)
-            if datagram and wire.taken:
-                inbox.popleft()
+            code = self._shake(seat, datagram, is_due)
+            self._take_away(datagram)
             _SEATS.append(seat)
             if code == 0:
                 self._established = True
+                self._last_flight = self._outbox[sent:]
                 return True
             if code != _AGAIN:
                 self._fail(code)
-            if not inbox or not wire.starved:
+            self._set_timer(now, is_due, len(self._outbox) > sent)
+            if not wire.starved:
+                return False
+            if not inbox and not (self._due_at is not None and now >= self._due_at):
                 return False
         return False
 
     def timeout(self) -> float | None:
         """Seconds until handle_timeout() wants to be called; None where no timer runs.
 
-        A timer runs from the first handshake() to the end of the handshake. Stands on
-        gnutls_dtls_get_timeout.
+        A timer runs from the first handshake() to the end of the handshake.
         """
         if self._deadline is None or self._established or self.closed:
             return None
-        left = max(0.0, self._deadline - time.monotonic())
-        if not self._wire.ever_sent:
-            return left  # a server that waits for the ClientHello has nothing to send again
-        return min(left, float(lib.gnutls_dtls_get_timeout(self._pointer)) / 1000)
+        due_at = self._deadline if self._due_at is None else min(self._deadline, self._due_at)
+        return max(0.0, due_at - time.monotonic())
 
     def handle_timeout(self) -> None:
         """Send the last flight again where its time is over (RFC 6347 4.2.4).
@@ -327,13 +343,17 @@ class Session:
                 datagram = b""
             seat = _take_seat()
             code = self._call(seat, _RECEIVE, datagram, len(datagram))
-            if datagram and wire.taken:
-                inbox.popleft()
+            self._take_away(datagram)
             message: bytes | None = seat[1][:code] if code >= 0 else None
             _SEATS.append(seat)
             if message is not None:
+                self._last_flight = []
                 return message
             if code == _AGAIN:
+                if wire.wants_flight:
+                    # The peer lacks it. libgnutls has forgotten it, by a clock that may be set.
+                    # That the record numbers are the same does no harm: they did not arrive.
+                    self._outbox += self._last_flight
                 if not wire.starved:
                     return None
             elif code == lib.GC_GOODBYE:
@@ -454,8 +474,15 @@ class Session:
 
     @property
     def data_mtu(self) -> int:
-        """Bytes of the largest message that send() takes (gnutls_dtls_get_data_mtu)."""
-        return int(lib.gnutls_dtls_get_data_mtu(self._pointer))
+        """Bytes of the largest message that send() takes.
+
+        What fits the MTU (gnutls_dtls_get_data_mtu), or what the peer takes where that is less:
+        max_fragment_length, record_size_limit (gnutls_record_get_max_size).
+        """
+        return min(
+            int(lib.gnutls_dtls_get_data_mtu(self._pointer)),
+            int(lib.gnutls_record_get_max_size(self._pointer)),
+        )
 
     def __reduce__(self) -> str:
         raise TypeError("a Session cannot be copied or pickled: it is one end of a connection")
@@ -487,6 +514,10 @@ class Session:
         """
         if self._established or self._wire.ever_sent:
             raise ValueError("session has sent something: its prestate can be set only before")
+
+    def _note_prestate(self, prestate: Any) -> None:
+        """What prestate_set() told libgnutls: which message comes first."""
+        lib.gc_wire_begin_at(self._wire, prestate.hsk_read_seq)
 
     def _set_priority(self, text: str, kinds: tuple[int, ...], alive: list[Any]) -> None:
         priority, exchanges = _priority(c_string("priority", text))
@@ -556,18 +587,48 @@ class Session:
                 at = end
         return code
 
-    def _shake(self, seat: _Seat, datagram: bytes) -> int:
+    def _take_away(self, datagram: bytes) -> None:
+        """What a call has read of the first datagram that waits."""
+        if datagram:
+            left = self._wire.left
+            if left:
+                self._inbox[0] = datagram[-left:]
+            else:
+                self._inbox.popleft()
+
+    def _set_timer(self, now: float, was_due: bool, has_sent: bool) -> None:
+        """After a call of the handshake: when the flight that was sent last is due again."""
+        wire = self._wire
+        if was_due and (wire.resent or not has_sent):
+            self._interval = max(
+                self._retransmit_timeout, min(2 * self._interval, _LONGEST_INTERVAL)
+            )
+            self._due_at = now + self._interval
+        elif has_sent:
+            self._interval = self._retransmit_timeout
+            self._due_at = now + self._interval
+        if has_sent:
+            self._sent_at = now
+        if wire.guard.heard:
+            # The way is open again, and what the peer repeats says that it lacks our flight
+            # (RFC 6347 4.2.4, 4.2.4.1). A stranger can say it too: no more often than at first.
+            wire.guard.heard = 0
+            self._interval = self._retransmit_timeout
+            if self._sent_at is not None and self._due_at is not None:
+                self._due_at = min(self._due_at, self._sent_at + self._interval)
+
+    def _shake(self, seat: _Seat, datagram: bytes, is_due: bool) -> int:
         """gnutls_handshake, with the PSK lookup lent for the time.
 
         What a lookup raised comes out here, and the session has failed.
         """
         lookup = self._lookup
         if lookup is None:
-            return self._call(seat, _HANDSHAKE, 0, datagram, len(datagram))
+            return self._call(seat, _HANDSHAKE, 0, datagram, len(datagram), is_due)
         handle = _deep_handle()
         try:
             LENT[handle] = lookup
-            code = self._call(seat, _HANDSHAKE, handle, datagram, len(datagram))
+            code = self._call(seat, _HANDSHAKE, handle, datagram, len(datagram), is_due)
         finally:
             LENT.pop(handle, None)
         raised, lookup.raised = lookup.raised, None
@@ -622,11 +683,13 @@ def _deep_handle() -> int:
 class _Deinit:
     """gnutls_deinit that keeps alive what the session looks at until it has run."""
 
-    def __init__(self, alive: list[Any]) -> None:
+    def __init__(self, wire: Any, alive: list[Any]) -> None:
+        self._wire = wire
         self._alive = alive
 
     def __call__(self, pointer: Any) -> None:
         lib.gnutls_deinit(pointer)
+        lib.gc_wire_clear(self._wire)
         self._alive.clear()
 
 
@@ -704,12 +767,12 @@ def _lookup(listed: list[Credentials]) -> PSKLookup | None:
     return next((one.lookup for one in listed if isinstance(one, PSKCredentials)), None)
 
 
-def _milliseconds(name: str, seconds: float) -> int:
+def _seconds(name: str, seconds: float) -> float:
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
         raise TypeError(f"{name} must be a number of seconds, not {type(seconds).__name__}")
     if not TICK <= seconds <= 4_000_000:
         raise ValueError(f"{name} must be in 0.001..4000000 seconds, not {seconds}")
-    return round(seconds * 1000)
+    return float(seconds)
 
 
 def _is_ip_address(name: str) -> bool:

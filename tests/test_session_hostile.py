@@ -364,7 +364,7 @@ def test_call_that_finds_nothing_to_read_comes_back_at_once(
     before = calls
     for session in (client, server):
         assert session.receive() is None
-    assert calls - before == 2
+    assert calls - before <= 2
 
 
 def test_established_session_ignores_a_datagram_full_of_warnings() -> None:

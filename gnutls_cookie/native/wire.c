@@ -2,6 +2,7 @@
 #include "wire.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,7 +10,6 @@
 extern int gc_py_psk(uintptr_t handle, const unsigned char *username, unsigned int size,
                      gnutls_datum_t *key);
 
-enum { RECORD_HEADER = 13 }; /* bytes; the last two are the record's length (RFC 6347 4.1) */
 enum { STEPS = 1024 }; /* of libgnutls in one call: many alerts in one datagram end somewhere */
 
 /* --- what libgnutls calls --------------------------------------------------------------------- */
@@ -50,35 +50,87 @@ static ssize_t push(gnutls_transport_ptr_t ptr, const void *data, size_t size) {
     memcpy(seat->out + seat->out_size + sizeof prefix, data, size);
     seat->out_size += sizeof prefix + size;
     wire->ever_sent = 1;
+    wire->due = 0;
+    wire->resent |= wire->resending;
     return (ssize_t)size;
 }
 
-static ssize_t pull(gnutls_transport_ptr_t ptr, void *data, size_t size) {
-    struct gc_wire *wire = ptr;
-    size_t whole;
+/* libgnutls would end a handshake and send flights again by CLOCK_REALTIME. Neither happens: its
+ * total time is for ever, the time to the next retransmission is none, and pull_timeout says when
+ * that is wanted. (lib/dtls.c: 0 is no end for the deadline that the first gnutls_handshake sets,
+ * and the shortest time thereafter. So the longest is set within that call.) */
+static void turn_timers_off(struct gc_wire *wire) {
+    if (!wire->timers_off)
+        gnutls_dtls_set_timeouts(wire->session, 0, UINT_MAX);
+    wire->timers_off = 1;
+}
 
-    if (wire->in != NULL) {
-        const unsigned char *in = wire->in;
-        whole = wire->in_size <= size ? wire->in_size : gc_whole_records(in, wire->in_size, size);
-        wire->in = NULL;
-        wire->taken = 1;
-        if (whole > 0) {
-            memcpy(data, in, whole);
-            return (ssize_t)whole;
+/* gnutls_handshake_hook_func: a client's first message, before it is sent. */
+static int before_message(gnutls_session_t session, unsigned int type, unsigned int when,
+                          unsigned int incoming, const gnutls_datum_t *message) {
+    (void)type, (void)when, (void)incoming, (void)message;
+    turn_timers_off(gnutls_transport_get_ptr(session));
+    return 0;
+}
+
+/* The next record for an established session. Epoch 0 is over: libgnutls would drop such records,
+ * and some versions what stands behind them in the datagram, too. */
+static size_t next_record(struct gc_wire *wire, unsigned char *out, size_t capacity) {
+    struct gc_input *input = &wire->input;
+    while (input->left > 0) {
+        const unsigned char *record = input->at;
+        const size_t size = gc_record_size(record, input->left);
+        if (size == 0) {
+            input->left = 0;
+            wire->dropped++;
+            break;
+        }
+        input->at += size;
+        input->left -= size;
+        if (record[3] == 0 && record[4] == 0)
+            continue;
+        if (size <= capacity) {
+            memcpy(out, record, size);
+            return size;
         }
         wire->dropped++; /* no record of DTLS is that long (RFC 6347 4.1) */
+    }
+    return 0;
+}
+
+/* One record at a time, so that libgnutls keeps none that it has not looked at. */
+static ssize_t pull(gnutls_transport_ptr_t ptr, void *data, size_t size) {
+    struct gc_wire *wire = ptr;
+    size_t record = 0;
+
+    turn_timers_off(wire);
+    if (wire->seat != NULL) {
+        if (wire->established)
+            record = next_record(wire, data, size);
+        else
+            record = gc_guard_next(&wire->guard, wire->session, &wire->input, data, size);
+    }
+    if (record > 0) {
+        wire->pulled = *(unsigned char *)data;
+        return (ssize_t)record;
     }
     wire->starved = 1;
     errno = EAGAIN;
     return -1;
 }
 
+static int has_more(const struct gc_wire *wire) {
+    return wire->input.left > 0 || wire->input.messages_left > 0 ||
+           (!wire->established && gc_guard_has_more(&wire->guard));
+}
+
 static int pull_timeout(gnutls_transport_ptr_t ptr, unsigned int milliseconds) {
     struct gc_wire *wire = ptr;
     (void)milliseconds;
-    if (wire->in == NULL)
-        wire->starved = 1;
-    return wire->in != NULL;
+    if (has_more(wire) || !wire->due)
+        return 1; /* "there may be something": pull says whether */
+    wire->resending = 1;
+    return 0;
 }
 
 static int psk(gnutls_session_t session, const gnutls_datum_t *username, gnutls_datum_t *key) {
@@ -91,16 +143,11 @@ void gc_psk_set_callback(gnutls_psk_server_credentials_t credentials) {
 }
 
 size_t gc_whole_records(const unsigned char *datagram, size_t size, size_t limit) {
-    size_t whole = 0;
+    size_t whole = 0, record;
     if (limit > size)
         limit = size;
-    while (limit - whole >= RECORD_HEADER) {
-        size_t record = RECORD_HEADER + datagram[whole + RECORD_HEADER - 2] * 256u +
-                        datagram[whole + RECORD_HEADER - 1];
-        if (record > limit - whole)
-            break;
+    while (whole < limit && (record = gc_record_size(datagram + whole, limit - whole)) > 0)
         whole += record;
-    }
     return whole;
 }
 
@@ -132,11 +179,24 @@ void gc_seat_free(struct gc_seat *seat) {
     free(seat);
 }
 
-void gc_wire_attach(gnutls_session_t session, struct gc_wire *wire) {
+void gc_wire_attach(gnutls_session_t session, struct gc_wire *wire, int is_server) {
+    wire->session = session;
+    wire->guard.is_server = is_server;
     gnutls_transport_set_ptr(session, wire);
     gnutls_transport_set_push_function(session, push);
     gnutls_transport_set_pull_function(session, pull);
     gnutls_transport_set_pull_timeout_function(session, pull_timeout);
+    gnutls_handshake_set_hook_function(session, GNUTLS_HANDSHAKE_ANY, GNUTLS_HOOK_PRE,
+                                       before_message);
+    gnutls_dtls_set_timeouts(session, 0, 0);
+}
+
+void gc_wire_begin_at(struct gc_wire *wire, unsigned int hsk_read_seq) {
+    wire->guard.next = hsk_read_seq;
+}
+
+void gc_wire_clear(struct gc_wire *wire) {
+    gc_guard_clear(&wire->guard);
 }
 
 /* The call has the session to itself, or (0) does nothing. */
@@ -149,15 +209,17 @@ static int enter(struct gc_wire *wire, struct gc_seat *seat) {
 }
 
 static void feed(struct gc_wire *wire, const unsigned char *in, size_t in_size) {
-    wire->in = in_size > 0 ? in : NULL;
-    wire->in_size = in_size;
-    wire->taken = 0;
+    memset(&wire->input, 0, sizeof wire->input);
+    wire->input.at = in;
+    wire->input.left = in_size;
 }
 
 static void leave(struct gc_wire *wire) {
     wire->seat = NULL;
     wire->handle = 0;
-    wire->in = NULL;
+    wire->due = wire->resending = 0;
+    wire->left = wire->input.left;
+    memset(&wire->input, 0, sizeof wire->input);
     __atomic_store_n(&wire->busy, 0, __ATOMIC_RELEASE);
 }
 
@@ -166,19 +228,34 @@ static int waits(int code) {
 }
 
 int gc_wire_handshake(gnutls_session_t session, struct gc_wire *wire, struct gc_seat *seat,
-                      uintptr_t handle, const unsigned char *in, size_t in_size) {
+                      uintptr_t handle, const unsigned char *in, size_t in_size, int due) {
     int code = GNUTLS_E_AGAIN;
 
     if (!enter(wire, seat))
         return GC_BUSY;
     feed(wire, in, in_size);
     wire->handle = handle;
+    wire->due = due;
+    wire->resent = 0;
     for (int step = 0; step < STEPS; step++) {
+        const int was_due = wire->due, had_input = has_more(wire), had_timers = !wire->timers_off;
         wire->starved = 0;
         code = gnutls_handshake(session);
-        if (code == 0 || gnutls_error_is_fatal(code))
+        if (code == GNUTLS_E_TIMEDOUT && had_timers) { /* a server's first, before it has read */
+            turn_timers_off(wire);
+            code = GNUTLS_E_AGAIN;
+            continue;
+        }
+        if (code == 0) {
+            wire->established = 1;
+            wire->starved = wire->input.left == 0;
+        }
+        if (code == 0 || gnutls_error_is_fatal(code)) {
+            gc_guard_clear(&wire->guard);
             break;
-        if (waits(code) && wire->starved)
+        }
+        /* Where nothing was at hand, that was the time to send again what is due. */
+        if (waits(code) && wire->starved && !(wire->due && was_due && had_input))
             break; /* else a record was dropped, and the next one is to be read */
         code = GNUTLS_E_AGAIN;
     }
@@ -186,13 +263,15 @@ int gc_wire_handshake(gnutls_session_t session, struct gc_wire *wire, struct gc_
     return code;
 }
 
-/* Whether all that was at hand went into the message that was just read: nothing was left before
- * (`starved`), and the datagram was one record. */
-static int is_drained(gnutls_session_t session, const struct gc_wire *wire, int starved,
-                      const unsigned char *in, size_t in_size) {
-    return starved && wire->taken && in_size >= RECORD_HEADER &&
-           RECORD_HEADER + in[RECORD_HEADER - 2] * 256u + in[RECORD_HEADER - 1] == in_size &&
-           gnutls_record_check_pending(session) == 0;
+/* A ClientHello of an established peer is left in libgnutls' record buffer, where the next
+ * gnutls_record_recv_packet would lose its 16 KiB (lib/buffers.c). gnutls_record_recv frees it. */
+static void drop_rehandshake(gnutls_session_t session, struct gc_wire *wire, struct gc_seat *seat) {
+    const struct gc_input input = wire->input;
+    memset(&wire->input, 0, sizeof wire->input); /* it reads no more than what is there */
+    if (gnutls_record_check_pending(session) > 0)
+        (void)gnutls_record_recv(session, seat->message, sizeof seat->message);
+    wire->input = input;
+    wire->starved = input.left == 0;
 }
 
 static ssize_t take(gnutls_packet_t packet, struct gc_seat *seat) {
@@ -211,28 +290,34 @@ static ssize_t take(gnutls_packet_t packet, struct gc_seat *seat) {
 
 ssize_t gc_wire_receive(gnutls_session_t session, struct gc_wire *wire, struct gc_seat *seat,
                         const unsigned char *in, size_t in_size) {
-    int starved;
     ssize_t code = GNUTLS_E_AGAIN;
 
     if (!enter(wire, seat))
         return GC_BUSY;
-    starved = wire->starved;
     feed(wire, in, in_size);
+    wire->wants_flight = 0;
     for (int step = 0; step < STEPS; step++) {
+        const unsigned int discarded = gnutls_record_get_discarded(session);
         gnutls_packet_t packet = NULL;
         wire->starved = 0;
+        wire->pulled = 0;
         code = gnutls_record_recv_packet(session, &packet);
         if (packet != NULL) { /* an empty message too: its code is 0 as that of a goodbye */
             code = take(packet, seat);
-            wire->starved = is_drained(session, wire, starved, in, in_size);
+            wire->starved = wire->input.left == 0;
             break;
         }
         if (code == 0) {
             code = GC_GOODBYE;
             break;
         }
+        if (code == GNUTLS_E_REHANDSHAKE)
+            drop_rehandshake(session, wire, seat);
         if (code == GNUTLS_E_REHANDSHAKE || (code < 0 && gnutls_error_is_fatal((int)code)))
             break;
+        if (wire->pulled == GC_HANDSHAKE && seat->out_size == 0 &&
+            gnutls_record_get_discarded(session) == discarded)
+            wire->wants_flight = 1;
         if (waits((int)code) && wire->starved)
             break; /* else a record was dropped, and the next one is to be read */
         code = GNUTLS_E_AGAIN;
@@ -246,7 +331,10 @@ ssize_t gc_wire_send(gnutls_session_t session, struct gc_wire *wire, struct gc_s
     ssize_t code;
     if (!enter(wire, seat))
         return GC_BUSY;
-    code = gnutls_record_send(session, data, size);
+    /* What the peer takes: max_fragment_length, record_size_limit (RFC 6066 4, RFC 8449). libgnutls
+     * would send more than that. */
+    code = size > gnutls_record_get_max_size(session) ? GNUTLS_E_LARGE_PACKET
+                                                      : gnutls_record_send(session, data, size);
     leave(wire);
     return code;
 }

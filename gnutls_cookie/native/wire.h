@@ -3,6 +3,7 @@
 #ifndef GNUTLS_COOKIE_WIRE_H
 #define GNUTLS_COOKIE_WIRE_H
 
+#include "guard.h"
 #include "transport.h"
 
 enum { GC_FIRST = 1 << 13 }; /* bytes for what a call sends, as a rule */
@@ -23,17 +24,25 @@ struct gc_seat {
 
 /* One for each session, behind its gnutls_transport_ptr_t; outlives the session. */
 struct gc_wire {
+    gnutls_session_t session;
+    struct gc_guard guard; /* before the handshake is complete */
+    int established;       /* 1: it is */
+    int timers_off;        /* 1: libgnutls looks at no clock any more */
     /* for the length of a call */
-    int busy;                /* set and cleared atomically */
-    struct gc_seat *seat;    /* where the call writes */
-    uintptr_t handle;        /* what PSK lookups go to; 0: nobody */
-    const unsigned char *in; /* the datagram that is to be read, or NULL */
-    size_t in_size;
+    int busy;              /* set and cleared atomically */
+    struct gc_seat *seat;  /* where the call writes */
+    uintptr_t handle;      /* what PSK lookups go to; 0: nobody */
+    struct gc_input input; /* what is to be read of the datagram */
+    int due;               /* 1: the last flight is to be sent again */
+    int resending;         /* 1: that has begun */
+    int pulled;            /* content type of the record that was read last; 0: none */
     /* after it */
-    int taken;        /* 1: the datagram was read, or dropped */
+    size_t left;      /* bytes at the end of the datagram that were not read yet */
     int starved;      /* 1: nothing is left to be read: all further calls wait for a datagram */
     int ever_sent;    /* 1: something was sent, in whichever call */
-    uint64_t dropped; /* datagrams that held no record of a length that DTLS has */
+    int resent;       /* 1: the last flight was sent again, as it was due */
+    int wants_flight; /* 1: the peer says its Finished again, and libgnutls sent nothing */
+    uint64_t dropped; /* records of a length that DTLS does not have */
 };
 
 /* Answers that are none of libgnutls'. */
@@ -45,7 +54,15 @@ enum {
 struct gc_seat *gc_seat_new(void); /* NULL: no memory */
 void gc_seat_free(struct gc_seat *seat);
 
-void gc_wire_attach(gnutls_session_t session, struct gc_wire *wire);
+/* Before the first call. The session's timers are the caller's from then on: libgnutls' own look at
+ * CLOCK_REALTIME, which may be set. */
+void gc_wire_attach(gnutls_session_t session, struct gc_wire *wire, int is_server);
+
+/* What gnutls_dtls_prestate_set was given: the message that is the first. */
+void gc_wire_begin_at(struct gc_wire *wire, unsigned int hsk_read_seq);
+
+/* Free what the wire holds; the session is gone, or makes no more calls. */
+void gc_wire_clear(struct gc_wire *wire);
 
 /* gnutls_psk_server_credentials_function2 for sessions with a wire: asks Python by the handle of
  * the call. Without one it is an error, and the handshake fails. */
@@ -56,9 +73,10 @@ size_t gc_whole_records(const unsigned char *datagram, size_t size, size_t limit
 
 /* gnutls_handshake until it is complete (0), fails, or has read all (GNUTLS_E_AGAIN, starved). `in`
  * may be NULL with in_size 0: no datagram. What a bounded number of steps did not finish gives
- * GNUTLS_E_AGAIN without `starved`. */
+ * GNUTLS_E_AGAIN without `starved`. `due`: the last flight is sent again (RFC 6347 4.2.4), unless
+ * what is read makes that needless; it is never sent again otherwise. */
 int gc_wire_handshake(gnutls_session_t session, struct gc_wire *wire, struct gc_seat *seat,
-                      uintptr_t handle, const unsigned char *in, size_t in_size);
+                      uintptr_t handle, const unsigned char *in, size_t in_size, int due);
 
 /* The next message: its size (0 too), in seat->message; GC_GOODBYE; GNUTLS_E_REHANDSHAKE; a fatal
  * error; or GNUTLS_E_AGAIN as above. */

@@ -70,7 +70,8 @@ SYSTEM = {
         *("recvmmsg", "sendmmsg", "recvmsg", "sendmsg"),
         *("poll", "clock_gettime", "calloc", "tsearch"),
     ],
-    "wire.c": ["realloc"],
+    "wire.c": ["realloc", "gc_guard_next"],
+    "guard.c": ["malloc", "calloc"],
     "preload/hooks.c": ["gnutls_dtls_cookie_verify", "gnutls_dtls_cookie_send"],
 }
 
@@ -87,8 +88,8 @@ TARGETS = {
     ),
     "session": Target(
         "session.c",
-        ["wire.c", "gate.c", "transport.c"],
-        Fault("wire.c", "if (record > limit - whole)", "if (0)"),
+        ["wire.c", "guard.c", "gate.c", "transport.c"],
+        Fault("guard.c", "one->length == fragment->length)", "1)"),
     ),
     "preload": Target(
         "preload.c",
@@ -232,6 +233,14 @@ def session_seeds() -> Iterator[bytes]:
         record = b"\x17\xfe\xfd" + bytes(8) + b"\xff\xff"
         yield bytes([2, 15, 0x8E]) + size.to_bytes(2, "big") + bytes([13]) + record + talk
     for options in (0, 1, 4, 8, 9):
+        small, last_first = bytes([0x3F, 20, 0, 0xBF, 20, 0]), bytes([0x3F, 9, 1, 0xBF, 9, 1])
+        yield bytes([options]) + small * 9 + last_first * 9 + talk
+        for made_up in (0x9F, 0x1F, 0xAF, 0x2F):
+            for kind, length, offset in ((10, 300, 0), (10, 900, 40), (5, 300, 200), (11, 12, 0)):
+                fields = b"".join(each.to_bytes(2, "big") for each in (length, offset, 12))
+                one = bytes([made_up, kind, 2]) + fields + bytes([12, 1])
+                yield bytes([options, 0x80, 0]) + one + bytes([0x80]) + one * 2 + bytes([0, 15, 15])
+        yield bytes([options, 0x1D, 0x9D, 15, 0x1D, 0x9D]) + talk
         yield bytes([options]) + bytes([0x80, 0x81, 0, 1, 0x86, 6, 0x84, 13, 0x8D, 15]) + talk
         yield bytes([options, 0x82, 0, 60, 4, 1, 2, 3, 4, 3, 0x80, 30, 0x88, 0, 0, 13, 0xFF, 15])
 

@@ -1,13 +1,15 @@
-/* Two real sessions of libgnutls over wire.c, a client and a server with PSK, and between them a
- * network that the input rules: it delivers, drops, doubles, reorders, cuts and changes datagrams,
- * and makes up its own. libgnutls itself is not instrumented; that nothing gets through which the
- * peer did not say is claimed all the same.
+/* Two real sessions of libgnutls over wire.c and guard.c, a client and a server with PSK, and
+ * between them a network that the input rules: it delivers, drops, doubles, reorders, cuts,
+ * fragments and changes datagrams, and makes up its own; and a peer with keys that seals what it
+ * likes. libgnutls itself is not instrumented; what it may be given of a handshake is claimed, and
+ * that nothing gets through which the peer did not say.
  *
  * Input: options; then acts, each a byte (side, kind) and its arguments. */
 #include "fuzz.h"
 #include "gate.h"
 #include "wire.h"
 
+#include <gnutls/crypto.h>
 #include <gnutls/dtls.h>
 
 enum {
@@ -39,6 +41,10 @@ struct side {
     struct gc_seat *seat;
     int is_server;
     int established, failed, said_goodbye, heard_goodbye;
+    uint64_t given;              /* records of epoch 0 that libgnutls has got */
+    struct gc_fragment given_of; /* the message that it has got a part of: up to its `offset` */
+    int switched;
+    uint32_t next;
     struct datagram queue[MOST_QUEUED]; /* what it sent and has not arrived */
     unsigned int queued;
     size_t message_size[MOST_MESSAGES]; /* what it said */
@@ -62,10 +68,72 @@ static unsigned char secret[] = "0123456789abcdef";
 ssize_t gc_py_push(uintptr_t handle, const void *data, size_t size);
 int gc_py_psk(uintptr_t handle, const unsigned char *username, unsigned int size,
               gnutls_datum_t *key);
-void *fuzz_realloc(void *memory, size_t size); /* what wire.c calls: see SYSTEM in fuzz.py */
+/* What wire.c and guard.c call: see SYSTEM in fuzz.py. */
+void *fuzz_realloc(void *memory, size_t size);
+void *fuzz_malloc(size_t size);
+void *fuzz_calloc(size_t number, size_t size);
+size_t fuzz_gc_guard_next(struct gc_guard *guard, gnutls_session_t session, struct gc_input *input,
+                          unsigned char *out, size_t capacity);
 
 void *fuzz_realloc(void *memory, size_t size) {
     return (options & MEMORY_IS_OUT) ? NULL : realloc(memory, size);
+}
+
+void *fuzz_malloc(size_t size) {
+    return (options & MEMORY_IS_OUT) ? NULL : malloc(size);
+}
+
+void *fuzz_calloc(size_t number, size_t size) {
+    return (options & MEMORY_IS_OUT) ? NULL : calloc(number, size);
+}
+
+/* Whole messages, in order, each byte once, in pieces of which the first is longer than one byte.
+ */
+static void check_fragment(struct side *side, const unsigned char *body, size_t size) {
+    struct gc_fragment one, *was = &side->given_of;
+    MUST(gc_fragment_read(body, size, &one) == size);
+    MUST(one.seq == side->next && one.length <= 68 << 10);
+    MUST(one.type != 0 && one.type != 20);
+    if (was->offset == 0) {
+        MUST(one.offset == 0 && (one.size > 1 || one.size == one.length));
+    } else {
+        MUST(one.type == was->type && one.length == was->length && one.offset == was->offset);
+    }
+    *was = one;
+    was->offset = one.offset + one.size;
+    if (was->offset == one.length) {
+        was->offset = 0;
+        side->next++;
+    }
+}
+
+size_t fuzz_gc_guard_next(struct gc_guard *guard, gnutls_session_t session, struct gc_input *input,
+                          unsigned char *out, size_t capacity) {
+    struct side *side = &sides[guard->is_server ? 1 : 0];
+    const size_t size = gc_guard_next(guard, session, input, out, capacity);
+    uint64_t seq = 0;
+    MUST(guard->kept <= GC_MOST_KEPT && size <= capacity && !side->established);
+    if (size == 0) {
+        MUST(input->left == 0 && input->messages_left == 0);
+        return 0;
+    }
+    MUST(gc_record_size(out, size) == size);
+    if (out[3] != 0 || out[4] != 0) {
+        MUST(out[0] == GC_ALERT || (out[0] == GC_HANDSHAKE && size <= GC_MOST_EARLY));
+        return size;
+    }
+    for (unsigned int at = 5; at < 11; at++) {
+        seq = seq * 256 + out[at];
+    }
+    MUST(seq == side->given++);
+    if (out[0] == GC_HANDSHAKE) {
+        check_fragment(side, out + GC_RECORD_HEADER_SIZE, size - GC_RECORD_HEADER_SIZE);
+    } else if (out[0] == GC_CHANGE_CIPHER_SPEC) {
+        MUST(!side->switched++);
+    } else {
+        MUST(out[0] == GC_ALERT && size == GC_RECORD_HEADER_SIZE + 2);
+    }
+    return size;
 }
 
 ssize_t gc_py_push(uintptr_t handle, const void *data, size_t size) {
@@ -83,7 +151,7 @@ int gc_py_psk(uintptr_t handle, const unsigned char *username, unsigned int size
     }
     MUST(handle == HANDLE && server->wire.busy == 1);
     MUST(gc_wire_send(server->session, &server->wire, server->seat, "x", 1) == GC_BUSY);
-    MUST(gc_wire_handshake(server->session, &server->wire, server->seat, 1, NULL, 0) == GC_BUSY);
+    MUST(gc_wire_handshake(server->session, &server->wire, server->seat, 1, NULL, 0, 1) == GC_BUSY);
     MUST(gc_wire_receive(server->session, &server->wire, server->seat, NULL, 0) == GC_BUSY);
     MUST(gc_wire_bye(server->session, &server->wire, server->seat) == GC_BUSY);
     MUST(gc_wire_alert(server->session, &server->wire, server->seat, 1, 0) == GC_BUSY);
@@ -105,11 +173,10 @@ static void open_side(struct side *side, int is_server) {
     side->seat = gc_seat_new();
     MUST(side->seat != NULL);
     MUST(gnutls_init(&side->session, flags | (is_server ? GNUTLS_SERVER : GNUTLS_CLIENT)) == 0);
-    gc_wire_attach(side->session, &side->wire);
+    gc_wire_attach(side->session, &side->wire, is_server);
     void *const credentials = is_server ? (void *)server_credentials : (void *)client_credentials;
     MUST(gnutls_credentials_set(side->session, GNUTLS_CRD_PSK, credentials) == 0);
     MUST(gnutls_priority_set(side->session, (options & EPHEMERAL) ? ephemeral : plain) == 0);
-    gnutls_dtls_set_timeouts(side->session, 1000000, 4000000); /* no datagram by the clock */
     if (options & (SMALL_MTU | LARGE_MTU)) {
         gnutls_dtls_set_mtu(side->session, (options & SMALL_MTU) ? 128 : 16384);
     }
@@ -117,6 +184,8 @@ static void open_side(struct side *side, int is_server) {
 
 static void close_side(struct side *side) {
     gnutls_deinit(side->session);
+    gc_wire_clear(&side->wire);
+    MUST(side->wire.guard.kept == 0);
     gc_seat_free(side->seat);
     for (unsigned int at = 0; at < side->queued; at++) {
         free(side->queue[at].bytes);
@@ -159,7 +228,7 @@ static struct datagram take_first(struct side *from) {
 /* What a call sent: whole datagrams, none above the MTU, and the wire is left as it was found. */
 static void collect(struct side *side) {
     const struct gc_seat *seat = side->seat;
-    MUST(side->wire.busy == 0 && side->wire.seat == NULL && side->wire.in == NULL);
+    MUST(side->wire.busy == 0 && side->wire.seat == NULL && side->wire.input.left == 0);
     MUST(side->wire.handle == 0);
     MUST(seat->out_size <= seat->out_capacity);
     MUST((seat->out == seat->first) == (seat->out_capacity == sizeof seat->first));
@@ -199,9 +268,11 @@ static void hear(struct side *side, size_t size) {
     side->heard[number] = 1;
 }
 
-static void shake(struct side *side, const uint8_t *in, size_t size) {
+static void shake(struct side *side, const uint8_t *in, size_t size, int due) {
     const uintptr_t handle = side->is_server ? HANDLE : 0;
-    const int code = gc_wire_handshake(side->session, &side->wire, side->seat, handle, in, size);
+    const int code =
+        gc_wire_handshake(side->session, &side->wire, side->seat, handle, in, size, due);
+    MUST(due || !side->wire.resent);
     collect(side);
     mark(side, code);
     MUST(code != GC_BUSY && code <= 0);
@@ -233,7 +304,7 @@ static void listen_once(struct side *side, const uint8_t *in, size_t size) {
 }
 
 /* As Session does: the datagram is offered until it is taken, and what is behind it is read. */
-static void arrive(struct side *side, const uint8_t *bytes, size_t size) {
+static void arrive_when(struct side *side, const uint8_t *bytes, size_t size, int due) {
     const size_t whole = gc_whole_records(bytes, size, size);
     MUST(whole <= size && gc_whole_records(bytes, size, whole) == whole);
     MUST(gc_whole_records(bytes, whole, SIZE_MAX) == whole);
@@ -246,24 +317,30 @@ static void arrive(struct side *side, const uint8_t *bytes, size_t size) {
         memcpy(in, bytes, size);
         memcpy(copy, bytes, size);
     }
-    int taken = size == 0;
+    size_t left = size;
     for (unsigned int step = 0; step < MOST_STEPS; step++) {
         if (side->failed || side->heard_goodbye) {
             break;
         }
         if (!side->established) {
-            shake(side, taken ? NULL : in, taken ? 0 : size);
+            shake(side, left > 0 ? in + (size - left) : NULL, left, due);
         } else {
-            listen_once(side, taken ? NULL : in, taken ? 0 : size);
+            listen_once(side, left > 0 ? in + (size - left) : NULL, left);
         }
-        taken = taken || side->wire.taken;
-        if (taken && side->wire.starved) {
+        MUST(side->wire.left <= left);
+        left = side->wire.left;
+        if (side->wire.starved) {
+            MUST(left == 0);
             break;
         }
     }
     MUST(size == 0 || memcmp(in, copy, size) == 0);
     free(in);
     free(copy);
+}
+
+static void arrive(struct side *side, const uint8_t *bytes, size_t size) {
+    arrive_when(side, bytes, size, 0);
 }
 
 /* --- acts
@@ -391,6 +468,123 @@ static void glue(struct side *to) {
     free(two.bytes);
 }
 
+/* A handshake fragment of which each field is the input's. */
+static size_t make_fragment(struct input *input, uint8_t *out, size_t capacity) {
+    static const uint8_t types[] = {0, 1, 2, 3, 4, 11, 12, 13, 14, 15, 16, 20, 22, 99};
+    uint32_t fields[3]; /* length, offset, size */
+    size_t data = 0;
+    out[0] = types[next_byte(input) % sizeof types];
+    out[4] = 0;
+    out[5] = next_byte(input) % 12;
+    for (unsigned int at = 0; at < 3; at++) {
+        fields[at] = (uint32_t)next_16(input);
+        if (fields[at] >= 0xf000) {
+            fields[at] *= 256;
+        }
+    }
+    data = next_byte(input) % (capacity - GC_MESSAGE_HEADER_SIZE);
+    if (next_byte(input) % 4 > 0) { /* as a rule it is as long as it says */
+        fields[2] = (uint32_t)data;
+    }
+    for (unsigned int at = 0; at < 3; at++) {
+        uint8_t *const field = out + (at == 0 ? 1 : at * 3 + 3);
+        field[0] = (uint8_t)(fields[at] >> 16);
+        field[1] = (uint8_t)(fields[at] >> 8);
+        field[2] = (uint8_t)fields[at];
+    }
+    memset(out + GC_MESSAGE_HEADER_SIZE, 'f', data);
+    return GC_MESSAGE_HEADER_SIZE + data;
+}
+
+static size_t make_record(uint8_t *out, unsigned int epoch, uint32_t seq, size_t size) {
+    static const uint8_t start[] = {22, 0xfe, 0xfd, 0};
+    memcpy(out, start, sizeof start);
+    out[4] = (uint8_t)epoch;
+    memset(out + 5, 0, 2);
+    for (unsigned int at = 0; at < 4; at++) {
+        out[7 + at] = (uint8_t)(seq >> (24 - 8 * at));
+    }
+    out[11] = (uint8_t)(size >> 8);
+    out[12] = (uint8_t)size;
+    return GC_RECORD_HEADER_SIZE + size;
+}
+
+/* One that anybody can send; or one under the keys of `from`, if it has some (AES-GCM). */
+static void send_fragment(struct side *from, struct input *input, int is_sealed) {
+    static uint32_t seq;
+    uint8_t content[300], datagram[400], head[13];
+    size_t size = make_fragment(input, content, 256), room = sizeof datagram;
+    gnutls_datum_t mac_key, iv, key;
+    gnutls_aead_cipher_hd_t handle;
+    uint8_t nonce[12];
+    seq++;
+    if (!is_sealed) {
+        make_record(datagram, 0, seq * 77, size);
+        memcpy(datagram + GC_RECORD_HEADER_SIZE, content, size);
+        arrive(other_of(from), datagram, GC_RECORD_HEADER_SIZE + size);
+        return;
+    }
+    if (size < 24 && next_byte(input) % 2) { /* as long as a Finished */
+        memset(content + size, 0, 24 - size);
+        size = 24;
+    }
+    if (gnutls_record_get_state(from->session, 0, &mac_key, &iv, &key, head) < 0 || iv.size != 4) {
+        return;
+    }
+    make_record(datagram, 1, 4096 + seq, size);
+    memcpy(head, datagram + 3, 8);
+    memcpy(head + 8, datagram, 3);
+    memcpy(head + 11, datagram + 11, 2);
+    memcpy(nonce, iv.data, 4);
+    memcpy(nonce + 4, head, 8);
+    MUST(gnutls_aead_cipher_init(
+             &handle, key.size == 32 ? GNUTLS_CIPHER_AES_256_GCM : GNUTLS_CIPHER_AES_128_GCM,
+             &key) == 0);
+    memcpy(datagram + GC_RECORD_HEADER_SIZE, nonce + 4, 8);
+    room -= GC_RECORD_HEADER_SIZE + 8;
+    MUST(gnutls_aead_cipher_encrypt(handle, nonce, sizeof nonce, head, sizeof head, 16, content,
+                                    size, datagram + GC_RECORD_HEADER_SIZE + 8, &room) == 0);
+    gnutls_aead_cipher_deinit(handle);
+    size = make_record(datagram, 1, 4096 + seq, 8 + room);
+    arrive(other_of(from), datagram, size);
+}
+
+/* The first datagram on its way comes in fragments of that many bytes, the last one first if so
+ * wanted. */
+static void fragment_it(struct side *to, struct input *input) {
+    struct datagram one = take_first(other_of(to));
+    const size_t most = 1 + next_byte(input);
+    const unsigned int backwards = next_byte(input) % 2;
+    const size_t head = GC_RECORD_HEADER_SIZE + GC_MESSAGE_HEADER_SIZE;
+    struct gc_fragment whole;
+    if (one.size < head || one.bytes[0] != 22 || one.bytes[4] != 0 ||
+        gc_fragment_read(one.bytes + GC_RECORD_HEADER_SIZE, one.size - GC_RECORD_HEADER_SIZE,
+                         &whole) == 0 ||
+        whole.size == 0) {
+        arrive(to, one.bytes, one.size);
+        free(one.bytes);
+        return;
+    }
+    const size_t parts = (whole.size + most - 1) / most;
+    for (size_t part = 0; part < parts; part++) {
+        const size_t at = (backwards ? parts - 1 - part : part) * most;
+        const size_t size = whole.size - at < most ? whole.size - at : most;
+        const size_t offset = whole.offset + at;
+        uint8_t piece[25 + 256];
+        memcpy(piece, one.bytes, head);
+        make_record(piece, 0, (uint32_t)part, GC_MESSAGE_HEADER_SIZE + size);
+        piece[19] = (uint8_t)(offset >> 16);
+        piece[20] = (uint8_t)(offset >> 8);
+        piece[21] = (uint8_t)offset;
+        piece[22] = 0;
+        piece[23] = (uint8_t)(size >> 8);
+        piece[24] = (uint8_t)size;
+        memcpy(piece + head, one.bytes + head + at, size);
+        arrive(to, piece, head + size);
+    }
+    free(one.bytes);
+}
+
 static void act(struct input *input) {
     const unsigned int what = next_byte(input);
     struct side *const to = &sides[what >> 7];
@@ -444,14 +638,26 @@ static void act(struct input *input) {
         size = next_byte(input);
         say_alert(to, (unsigned int)size, next_byte(input));
         break;
-    case 13: /* nothing arrives */
-        arrive(to, NULL, 0);
+    case 13: /* nothing arrives, and it may be time to say things again */
+        arrive_when(to, NULL, 0, (what & 16) != 0);
         break;
     case 14: /* made up, and long */
         make_up(to, input);
         break;
     default:
-        settle();
+        switch ((what >> 4) % 4) {
+        case 1:
+            send_fragment(from, input, 0);
+            break;
+        case 2:
+            send_fragment(from, input, 1);
+            break;
+        case 3:
+            fragment_it(to, input);
+            break;
+        default:
+            settle();
+        }
     }
     free(one.bytes);
 }
@@ -475,6 +681,8 @@ static void exchange_cookies(void) {
             arrive(client, verdict.reply, GC_REPLY_SIZE);
         } else if (verdict.kind == GC_VERIFIED) {
             gnutls_dtls_prestate_set(server->session, &verdict.prestate);
+            gc_wire_begin_at(&server->wire, verdict.prestate.hsk_read_seq);
+            server->next = verdict.prestate.hsk_read_seq;
             arrive(server, hello.bytes, hello.size);
         }
         free(hello.bytes);
@@ -505,7 +713,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     options = next_byte(&input);
     open_side(&sides[0], 0);
     open_side(&sides[1], 1);
-    shake(&sides[0], NULL, 0);
+    shake(&sides[0], NULL, 0, 0);
     if (options & VIA_GATE) {
         exchange_cookies();
     }

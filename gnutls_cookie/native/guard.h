@@ -1,0 +1,93 @@
+/* What libgnutls may read before a handshake is complete. Until 3.8.13 its DTLS reassembly
+ * (lib/buffers.c) can be overrun: by fragments of one message that do not agree, by empty
+ * fragments, and by a first fragment of one byte. And each version allocates what a length field
+ * says.
+ *
+ * So fragments are put together here, within bounds, and libgnutls is given one whole message at a
+ * time, in order, each byte once. Records of epoch 0 are numbered anew: nothing protects their
+ * numbers, and libgnutls' replay window would follow a forged one (RFC 6347 4.1.2.6). A record
+ * under keys passes only where it holds a Finished and nothing else: whoever has the keys could
+ * send fragments in there, too. */
+#ifndef GNUTLS_COOKIE_GUARD_H
+#define GNUTLS_COOKIE_GUARD_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <gnutls/gnutls.h>
+
+enum { GC_CHANGE_CIPHER_SPEC = 20, GC_ALERT = 21, GC_HANDSHAKE = 22 }; /* RFC 5246 6.2.1 */
+enum {
+    GC_RECORD_HEADER_SIZE = 13,  /* bytes; the last two are the record's length (RFC 6347 4.1) */
+    GC_MESSAGE_HEADER_SIZE = 12, /* bytes (RFC 6347 4.2.2) */
+    GC_MESSAGES = 8,             /* kept at once: a flight has no more */
+    GC_MOST_KEPT = 80 << 10, /* bytes of messages kept: the longest one, and what is there of it */
+    GC_MOST_EARLY = 128 /* bytes of a record with a Finished: 16 of IV and 80 with HMAC-SHA384 */
+};
+
+/* What is left of a datagram: whole records, and of the record that was taken last, messages. */
+struct gc_input {
+    const unsigned char *at;
+    size_t left;
+    const unsigned char *messages;
+    size_t messages_left;
+};
+
+/* A piece of a handshake message (RFC 6347 4.2.2). */
+struct gc_fragment {
+    unsigned int type;
+    uint32_t length; /* bytes of the whole message */
+    uint32_t seq;
+    uint32_t offset;
+    uint32_t size;
+    const unsigned char *data;
+};
+
+/* A message whose fragments are being gathered. Two that do not agree in length or type are two:
+ * neither can keep the other from being complete. */
+struct gc_message {
+    unsigned char *data; /* `length` bytes, then one bit for each that is there; NULL: none */
+    uint32_t length;
+    uint32_t missing; /* bytes */
+    uint32_t seq;
+    unsigned int type;
+};
+
+struct gc_guard {
+    int is_server;
+    int greeted;     /* the peer's hello has passed */
+    int switched;    /* its ChangeCipherSpec has passed */
+    int heard;       /* 1: the peer said something of its flight, new or again; for the caller */
+    uint32_t next;   /* message_seq of the next message that may pass */
+    uint32_t passed; /* bytes of it that have */
+    uint64_t record_seq; /* of the next record of epoch 0 that passes */
+    uint64_t refused;    /* records and fragments that break a rule: they were dropped */
+    uint32_t kept;       /* bytes */
+    unsigned char version[2];
+    struct gc_message messages[GC_MESSAGES];
+    unsigned char *early; /* a record under keys that are not in use yet: the last one; or NULL */
+    size_t early_size;
+};
+
+/* The fragment at the start of a handshake record's rest: its bytes, header included, with all
+ * lengths within bounds; 0 where there is none. */
+size_t gc_fragment_read(const unsigned char *messages, size_t size, struct gc_fragment *out);
+
+/* Bytes that a message of this type may have, -1 where the peer may send none: `greeted` as above.
+ */
+long gc_message_limit(int is_server, int greeted, unsigned int type);
+
+/* Bytes at the start of a datagram that are one whole record; 0 where there is none. */
+size_t gc_record_size(const unsigned char *datagram, size_t size);
+
+/* The next record for gnutls_handshake: its bytes, copied to `out`; 0 where the input is used up.
+ */
+size_t gc_guard_next(struct gc_guard *guard, gnutls_session_t session, struct gc_input *input,
+                     unsigned char *out, size_t capacity);
+
+/* 1: gc_guard_next has something to give without any input. */
+int gc_guard_has_more(const struct gc_guard *guard);
+
+/* Forget what was kept. */
+void gc_guard_clear(struct gc_guard *guard);
+
+#endif
