@@ -9,7 +9,7 @@ from ._ffi import ffi
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["c_string", "c_text", "to_bytes", "view"]
+__all__ = ["c_string", "c_text", "check_seconds", "to_bytes", "view"]
 
 
 def view(name: str, value: object) -> Any:
@@ -62,6 +62,22 @@ def c_string(name: str, value: str, *, least: int = 1) -> bytes:
 def c_text(pointer: Any) -> str:
     """A str from a char * of libgnutls."""
     return ffi.string(pointer).decode("utf-8", "replace")
+
+
+def check_seconds(name: str, value: object, least: float, most: float) -> float:
+    """An argument in seconds.
+
+    Raises:
+        TypeError: the argument `name` is not a number; a bool is none.
+        ValueError: it is NaN, or not in least..most.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
+    is_huge = isinstance(value, int) and abs(value) > 10**300  # it has no float, maybe no text
+    if is_huge or not least <= value <= most:
+        said = "a larger number" if is_huge else value
+        raise ValueError(f"{name} must be in {least:.15g}..{most:.15g} seconds, not {said}")
+    return float(value)
 
 
 def _no_bytes(name: str, value: object) -> TypeError:

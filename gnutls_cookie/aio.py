@@ -225,8 +225,8 @@ async def start_server(
         grace: seconds that handlers have to return once the server is closed; then they are
             cancelled. Infinity waits for ever.
         limits: what Server takes besides: priority, verify_peer, mtu, max_sessions,
-            handshake_timeout, idle_timeout, max_queue, retransmit_timeout. They hold for each
-            socket.
+            handshake_timeout, idle_timeout, max_queue, max_queue_bytes, retransmit_timeout. They
+            hold for each socket.
 
     The loop keeps the server, as it keeps asyncio's own: one that nobody closes serves as long as
     the loop runs, and ends without goodbyes and with a ResourceWarning.

@@ -168,7 +168,7 @@ def serve(
         grace: seconds that handlers have to return in the end; then they are left behind. Infinity
             waits for ever.
         limits: what Server takes besides: priority, verify_peer, mtu, max_sessions,
-            handshake_timeout, idle_timeout, max_queue, retransmit_timeout.
+            handshake_timeout, idle_timeout, max_queue, max_queue_bytes, retransmit_timeout.
 
     Raises:
         OSError: the address cannot be bound.

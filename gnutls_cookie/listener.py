@@ -23,6 +23,7 @@ from .locks import OwnedLock
 __all__ = ["Arrival", "CookieListener", "ListenerCounters"]
 
 _WAIT_MS = 50  # of waiting in C: a signal that another thread took, or close(), is seen after it
+_FOREVER_S = 10**9  # seconds; a longer wait has no end
 _WORK_MS = 5  # of work in C while datagrams keep coming: what an event loop has to bear
 _DATAGRAM_CAPACITY = 65535  # bytes; no UDP datagram is longer (RFC 768)
 _MAX_BATCH = 1024  # messages in one recvmmsg (UIO_MAXIOV of Linux)
@@ -176,8 +177,9 @@ class CookieListener:
         rest of a fragmented ClientHello is not lost: admit() it by then, or it is forgotten.
 
         Args:
-            timeout: seconds to wait for an arrival; None: for ever; 0: not at all, and then it
-                works for at most 5 ms on what is there.
+            timeout: seconds to wait for an arrival; None, infinity and numbers above 10**9 (thirty
+                years): for ever; 0: not at all, and then it works for at most 5 ms on what is
+                there.
             limit: arrivals at most; the rest stays in the socket.
 
         Returns:
@@ -344,8 +346,10 @@ def _deadline(timeout: float | None) -> float | None:
         return None
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
         raise TypeError(f"timeout must be a number of seconds or None, not {timeout!r}")
+    if timeout > _FOREVER_S:
+        return None
     if not timeout >= 0:
-        raise ValueError(f"timeout must not be negative, nor NaN: {timeout}")
+        raise ValueError(f"timeout must not be negative, nor NaN: {max(timeout, -_FOREVER_S)}")
     return time.monotonic() + timeout
 
 

@@ -1,7 +1,8 @@
 """A sans-IO DTLS server: sessions by address, with timers and limits.
 
 Verified clients and datagrams of admitted peers go in as Arrivals, datagrams and events come out.
-No socket, and no clock but libgnutls' own: `now` is what time.monotonic() gives.
+No socket. `now` is what time.monotonic() gives, in seconds; sessions ask it themselves. Of another
+clock it may be anything within 10**12, and else is a ValueError or TypeError.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from enum import Enum
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from ._convert import check_seconds
 from .address import SocketAddress
 from .cookie import Prestate
 from .errors import TimedOutError
@@ -40,12 +42,18 @@ __all__ = [
 ]
 
 # Where the random of a ClientHello stands in its datagram: behind the record header (13), the
-# handshake header (12) and client_version (2). A retransmitted hello has the same (RFC 6347 4.2.4).
-_RANDOM = slice(27, 59)
+# handshake header (12) and client_version (2). session_id and cookie follow, each with its length.
+_RANDOM_AT, _SESSION_ID_AT = 27, 59
 
+# A client repeats its hello until it has our flight, and goes on from there (RFC 6347 4.2.4). So a
+# hello that comes when it has gone on is no repetition, but was late on the network; or the client
+# has started again, with a random number generator that does so, too (4.2.8). What is late is so by
+# less than this; and who waits for an answer has it when it says its hello again.
+_REPETITION_SECONDS = 2.0
 
-_DEAD_TIMERS = 64  # that may lie about before they are swept out
+_LATEST = 1e12  # seconds, of `now` either way: sums with a TICK are exact enough up to there
 
+_DEAD_TIMERS = 64  # cancelled timers tolerated before the heap is rebuilt
 _FAILURES_LIMIT = 256  # failed handshakes that wait for failures(); the oldest give way
 _PACKAGE = __name__.partition(".")[0]
 
@@ -73,25 +81,27 @@ class Connection:
 
     __slots__ = (
         "__weakref__",
-        "_hello_random",
+        "_hello",
         "_last_active",
-        "_limit",
         "_messages",
+        "_messages_read",
+        "_moved_on",
         "_open",
+        "_queued_bytes",
         "_started",
         "_timer",
         "address",
         "session",
     )
 
-    def __init__(
-        self, address: SocketAddress, session: Session, random: bytes, limit: int, now: float
-    ) -> None:
+    def __init__(self, address: SocketAddress, session: Session, hello: bytes, now: float) -> None:
         self.address = address
         self.session = session
-        self._hello_random = random
-        self._limit = limit
+        self._hello = hello
+        self._messages_read = 0  # of the handshake
+        self._moved_on: float | None = None  # when the client last said more than its hello
         self._messages: deque[bytes] = deque()
+        self._queued_bytes = 0
         self._started = now
         self._last_active = now
         self._open = True
@@ -104,7 +114,11 @@ class Connection:
 
     def receive(self) -> bytes | None:
         """Take the next message of the peer; None where none is waiting."""
-        return self._messages.popleft() if self._messages else None
+        if not self._messages:
+            return None
+        message = self._messages.popleft()
+        self._queued_bytes -= len(message)
+        return message
 
     def __repr__(self) -> str:
         return f"<Connection {self.address} {self.session!r}>"
@@ -224,8 +238,11 @@ class Server:
         max_sessions: connections at once, those in their handshake included; a verified client
             beyond is refused in silence, and counted.
         handshake_timeout: seconds that a handshake may take.
-        idle_timeout: seconds without any message after which a connection is closed.
+        idle_timeout: seconds without any message after which a connection is closed; infinity:
+            never.
         max_queue: messages that wait in a connection; a further one is dropped, and counted.
+        max_queue_bytes: bytes of the messages that wait in a connection; what would be more is
+            dropped, and counted. One message always has room.
         retransmit_timeout: seconds until a flight is sent again for the first time.
 
     Attributes:
@@ -253,11 +270,12 @@ class Server:
         handshake_timeout: float = 30.0,
         idle_timeout: float = 300.0,
         max_queue: int = 256,
+        max_queue_bytes: int = 256 << 10,
         retransmit_timeout: float = 1.0,
     ) -> None:
-        _check_limit("max_sessions", max_sessions, int)
-        _check_limit("max_queue", max_queue, int)
-        _check_limit("idle_timeout", idle_timeout, float)
+        _check_limit("max_sessions", max_sessions)
+        _check_limit("max_queue", max_queue)
+        _check_limit("max_queue_bytes", max_queue_bytes)
         self._credentials = credentials
         self._priority = priority
         self._verify_peer = verify_peer
@@ -265,8 +283,11 @@ class Server:
         self._handshake_timeout = handshake_timeout
         self._retransmit_timeout = retransmit_timeout
         self.max_sessions = max_sessions
-        self._idle_timeout = idle_timeout
+        self._idle_timeout = check_seconds(
+            "idle_timeout", idle_timeout, sys.float_info.min, math.inf
+        )
         self._max_queue = max_queue
+        self._max_queue_bytes = max_queue_bytes
         self._peers: dict[SocketAddress, _Peer] = {}
         self._outgoing: list[tuple[bytes, SocketAddress]] = []
         self._events: list[Event] = []
@@ -302,6 +323,7 @@ class Server:
         and one that cannot be made is counted. What a PSK lookup raises beyond Exception
         (KeyboardInterrupt) comes out, and its session has ended.
         """
+        _check_now(now)
         peer = self._peers.get(arrival.address)
         if arrival.prestate is not None:
             self._receive_hello(arrival, peer, now)
@@ -342,12 +364,14 @@ class Server:
 
     def timeout(self, now: float) -> float | None:
         """Seconds until handle_timeout() wants to be called; None where no timer runs."""
+        _check_now(now)
         while self._timers and self._timers[0][1] not in self._waking:
             heapq.heappop(self._timers)
         return max(0.0, self._timers[0][0] - now) if self._timers else None
 
     def handle_timeout(self, now: float) -> None:
         """Send flights again, end handshakes and idle connections whose time is over."""
+        _check_now(now)
         while self._timers and self._timers[0][0] <= now:
             connection = self._waking.pop(heapq.heappop(self._timers)[1], None)
             if connection is None:
@@ -377,6 +401,7 @@ class Server:
             LargePacketError: data is longer than the session's `data_mtu`.
             GnuTLSError: the connection is closed, or its handshake is not complete.
         """
+        _check_now(now)
         sent = connection.session.send(data)
         self.counters.messages_sent += 1
         connection._last_active = now
@@ -404,9 +429,11 @@ class Server:
     # --- helpers ----------------------------------------------------------------------------------
 
     def _receive_hello(self, arrival: Arrival, peer: _Peer | None, now: float) -> None:
-        random = arrival.datagram[_RANDOM]
+        hello = _hello_of(arrival.datagram)
         for connection in tuple(peer) if peer is not None else ():
-            if connection._hello_random == random:
+            moved_on = connection._moved_on
+            is_late = moved_on is not None and now > moved_on + _REPETITION_SECONDS
+            if connection._hello == hello and not is_late:
                 self.counters.duplicates += 1
                 self._advance(connection, now, arrival.datagram)
                 return
@@ -421,7 +448,7 @@ class Server:
             self.counters.session_errors += 1
             self._note_failure(arrival.address, CloseReason.FAILED, error)
             return
-        connection = Connection(arrival.address, session, random, self._max_queue, now)
+        connection = Connection(arrival.address, session, hello, now)
         self._peers.setdefault(arrival.address, _Peer()).pending = connection
         self.counters.handshaking += 1
         self._advance(connection, now, arrival.datagram)
@@ -447,7 +474,12 @@ class Server:
             if datagram is not None:
                 session.receive_datagram(datagram)
             if not session.established:
-                if session.handshake():
+                is_complete = session.handshake()
+                if session._messages_read != connection._messages_read:
+                    if connection._messages_read:  # the hello was before
+                        connection._moved_on = now
+                    connection._messages_read = session._messages_read
+                if is_complete:
                     self._establish(connection, now)
                 else:
                     self._schedule(connection, now + max(session.timeout() or 0.0, TICK))
@@ -472,7 +504,7 @@ class Server:
         self.counters.sessions += 1
         self.counters.connected += 1
         self.counters.records_refused += connection.session.records_refused
-        connection._last_active = now
+        connection._last_active = connection._moved_on = now
         self._schedule(connection, now + self._idle_timeout)
         if former is not None:
             self._end(former, CloseReason.REPLACED, None)
@@ -485,10 +517,14 @@ class Server:
             connection._last_active = now
             if not messages:
                 self._events.append(MessageReady(connection))
-            elif len(messages) >= connection._limit:
+            elif (
+                len(messages) >= self._max_queue
+                or connection._queued_bytes + len(message) > self._max_queue_bytes
+            ):
                 self.counters.messages_dropped += 1
                 continue
             messages.append(message)
+            connection._queued_bytes += len(message)
 
     def _collect(self, connection: Connection) -> None:
         datagrams = connection.session.datagrams_to_send()
@@ -569,12 +605,21 @@ def _is_ours(trace: TracebackType) -> bool:
     return str(trace.tb_frame.f_globals.get("__name__")).partition(".")[0] == _PACKAGE
 
 
-def _check_limit(name: str, value: object, kind: type[int] | type[float]) -> None:
-    kinds = (int,) if kind is int else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds):
-        what = "an int" if kind is int else "a number of seconds"
-        raise TypeError(f"{name} must be {what}, not {type(value).__name__}")
+def _check_now(now: float) -> None:
+    if type(now) is not float or not -_LATEST <= now <= _LATEST:
+        check_seconds("now", now, -_LATEST, _LATEST)
+
+
+def _hello_of(datagram: bytes) -> bytes:
+    """What tells one ClientHello from another: its random, session_id and cookie."""
+    end = _SESSION_ID_AT
+    for _ in range(2):
+        end += 1 + datagram[end] if end < len(datagram) else 0
+    return datagram[_RANDOM_AT:end]
+
+
+def _check_limit(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
     if not value > 0:
         raise ValueError(f"{name} must be above 0, not {value}")
-    if kind is float and value > sys.float_info.max and value != math.inf:
-        raise ValueError(f"{name} is too large to be a number of seconds")

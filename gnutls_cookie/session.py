@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from ._convert import c_string, c_text, to_bytes
+from ._convert import c_string, c_text, check_seconds, to_bytes
 from ._ffi import ffi, lib
 from .cookie import Prestate, prestate_set
 from .credentials import CertificateCredentials, PSKCredentials, identity_text, psk_key
@@ -34,7 +34,9 @@ Credentials = CertificateCredentials | PSKCredentials
 MTU_MIN, MTU_MAX = 128, 65507  # bytes of a UDP payload; below, no handshake fragment would fit
 _RECORD_HEADER = 13  # bytes; the last two are the record's length (RFC 6347 4.1), big-endian
 _INBOX_LIMIT = 256  # datagrams that wait to be read; a further one is dropped, as UDP does
+_INBOX_LIMIT_BYTES = 1 << 20  # of these; one datagram always has room
 TICK = 0.001  # seconds; the shortest time between two looks at a timer
+_LONGEST_TIMEOUT = 4_000_000.0  # seconds; six weeks
 _LONGEST_INTERVAL = 60.0  # seconds between two retransmissions (RFC 6347 4.2.4.1)
 _STEPS = 1024  # calls of libgnutls in one call of ours
 _SIZE = ffi.sizeof("uint32_t")  # bytes; stands before each datagram that a call sent
@@ -92,8 +94,9 @@ class Session:
         mtu: bytes of the largest datagram to send, 128..65507; None: libgnutls' default (1200).
         prestate: for a server: what cookie_verify() gave, as by prestate_set(). The verified
             datagram must then be the first that receive_datagram() is given.
-        retransmit_timeout: seconds until the first retransmission (RFC 6347 4.2.4.1: 1 s).
-        handshake_timeout: seconds that the handshake may take in all.
+        retransmit_timeout: seconds until the first retransmission (RFC 6347 4.2.4.1: 1 s),
+            0.001..4000000.
+        handshake_timeout: seconds that the handshake may take in all, 0.001..4000000.
 
     Raises:
         ValueError: an argument is out of range, or does not go with the role.
@@ -138,13 +141,18 @@ class Session:
         self.role: Role = role
         listed = _listed(credentials)
         self._inbox: deque[bytes] = deque()
+        self._inbox_bytes = 0
         self._outbox: list[bytes] = []
         self._dropped = 0
         lookup = _lookup(listed) if is_server else None
         self._lookup = None if lookup is None else _Lookup(lookup)
-        self._handshake_timeout = _seconds("handshake_timeout", handshake_timeout)
+        self._handshake_timeout = check_seconds(
+            "handshake_timeout", handshake_timeout, TICK, _LONGEST_TIMEOUT
+        )
         self._deadline: float | None = None
-        self._retransmit_timeout = _seconds("retransmit_timeout", retransmit_timeout)
+        self._retransmit_timeout = check_seconds(
+            "retransmit_timeout", retransmit_timeout, TICK, _LONGEST_TIMEOUT
+        )
         self._interval = self._retransmit_timeout  # until the next retransmission, in seconds
         self._sent_at: float | None = None  # when the last flight was sent
         self._due_at: float | None = None  # when it is due again
@@ -180,8 +188,9 @@ class Session:
     def receive_datagram(self, data: Buffer) -> None:
         """Give the session a datagram that came from the peer; handshake() or receive() read it.
 
-        A datagram that begins with no whole record is dropped, and so is one beyond 256 that wait:
-        see `dropped`. A record that is cut off at the end of a datagram is left out.
+        A datagram that begins with no whole record is dropped, and so is one beyond the 256, or
+        the 1 MiB, that wait: see `dropped`. A record that is cut off at the end of a datagram is
+        left out.
 
         Raises:
             TypeError: data is not bytes-like.
@@ -194,8 +203,12 @@ class Session:
             # rest: a stranger's 13 bytes would cost the peer's next 16384. And zero bytes would be
             # the end of the stream to it.
             whole = lib.gc_whole_records(datagram, size, size)
-        if whole and len(self._inbox) < _INBOX_LIMIT:
+        if whole and (
+            not self._inbox
+            or (len(self._inbox) < _INBOX_LIMIT and self._inbox_bytes + whole <= _INBOX_LIMIT_BYTES)
+        ):
             self._inbox.append(datagram if whole == size else datagram[:whole])
+            self._inbox_bytes += whole
         else:
             self._dropped += 1
 
@@ -466,7 +479,7 @@ class Session:
 
     @mtu.setter
     def mtu(self, value: int) -> None:
-        if not isinstance(value, int):
+        if isinstance(value, bool) or not isinstance(value, int):
             raise TypeError(f"mtu must be an int, not {type(value).__name__}")
         if not MTU_MIN <= value <= MTU_MAX:
             raise ValueError(f"mtu must be in {MTU_MIN}..{MTU_MAX}, not {value}")
@@ -477,12 +490,9 @@ class Session:
         """Bytes of the largest message that send() takes.
 
         What fits the MTU (gnutls_dtls_get_data_mtu), or what the peer takes where that is less:
-        max_fragment_length, record_size_limit (gnutls_record_get_max_size).
+        max_fragment_length (RFC 6066), record_size_limit (RFC 8449).
         """
-        return min(
-            int(lib.gnutls_dtls_get_data_mtu(self._pointer)),
-            int(lib.gnutls_record_get_max_size(self._pointer)),
-        )
+        return int(lib.gc_wire_data_mtu(self._pointer))
 
     def __reduce__(self) -> str:
         raise TypeError("a Session cannot be copied or pickled: it is one end of a connection")
@@ -587,10 +597,16 @@ class Session:
                 at = end
         return code
 
+    @property
+    def _messages_read(self) -> int:
+        """How far the peer's handshake has come: a number that grows with each of its messages."""
+        return int(self._wire.guard.next)
+
     def _take_away(self, datagram: bytes) -> None:
         """What a call has read of the first datagram that waits."""
         if datagram:
             left = self._wire.left
+            self._inbox_bytes -= len(datagram) - left
             if left:
                 self._inbox[0] = datagram[-left:]
             else:
@@ -765,14 +781,6 @@ def _listed(credentials: Credentials | Sequence[Credentials]) -> list[Credential
 
 def _lookup(listed: list[Credentials]) -> PSKLookup | None:
     return next((one.lookup for one in listed if isinstance(one, PSKCredentials)), None)
-
-
-def _seconds(name: str, seconds: float) -> float:
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
-        raise TypeError(f"{name} must be a number of seconds, not {type(seconds).__name__}")
-    if not TICK <= seconds <= 4_000_000:
-        raise ValueError(f"{name} must be in 0.001..4000000 seconds, not {seconds}")
-    return float(seconds)
 
 
 def _is_ip_address(name: str) -> bool:

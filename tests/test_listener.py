@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import select
 import selectors
@@ -469,10 +470,11 @@ def test_timeout_is_kept(listener: CookieListener) -> None:
     assert time.monotonic() - start >= 0.12
 
 
+@pytest.mark.parametrize("timeout", [None, math.inf, 1e300, 10**400])
 def test_poll_without_timeout_waits_for_an_arrival(
-    listener: CookieListener, client: socket.socket
+    listener: CookieListener, client: socket.socket, timeout: float | None
 ) -> None:
-    """Clients that are not verified do not end it."""
+    """Nor with one that no clock reaches. Clients that are not verified do not end it."""
     hello = second_hello(cookie_of(KEY, seen_as(client)))
 
     def send() -> None:
@@ -482,7 +484,7 @@ def test_poll_without_timeout_waits_for_an_arrival(
 
     thread = threading.Thread(target=send)
     thread.start()
-    (arrival,) = listener.poll()
+    (arrival,) = listener.poll(timeout)
     thread.join()
     assert arrival.datagram == hello
 
@@ -697,6 +699,7 @@ def test_arguments_of_the_constructor_are_checked(
         ((True,), TypeError),
         ((0, 0), ValueError),
         ((0, -1), ValueError),
+        ((-(10**5000),), ValueError),
         ((0, 1.0), TypeError),
         ((0, None), TypeError),
     ],

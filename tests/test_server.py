@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import time
 import traceback
 import weakref
 from typing import Any
@@ -506,6 +507,39 @@ def test_messages_beyond_max_queue_are_dropped_and_counted() -> None:
     assert bench.echoes(client)
 
 
+def test_messages_beyond_max_queue_bytes_are_dropped_and_counted() -> None:
+    """What is taken makes room again, and one message always has room."""
+    bench = Bench(max_queue_bytes=1000)
+    client = bench.connected()
+    connection = bench.connection(client)
+
+    def arrives(*sizes: int) -> int:
+        for size in sizes:
+            client.session.send(bytes(size))
+        before = bench.server.counters.messages_dropped
+        bench.send(client)
+        return bench.server.counters.messages_dropped - before
+
+    assert arrives(600, 400, 1) == 1
+    assert len(connection.receive() or b"") == 600
+    assert arrives(601, 600) == 1
+    assert [len(connection.receive() or b"") for _ in range(3)] == [400, 600, 0]
+    assert arrives(1100, 1) == 1
+    assert len(connection.receive() or b"") == 1100
+    assert bench.echoes(client)
+
+
+def test_a_queue_is_bounded_in_bytes_unless_told_otherwise() -> None:
+    """256 KiB: a peer whose messages nobody takes costs no more."""
+    bench = Bench(max_queue=10_000)
+    client = bench.connected()
+    size = client.session.data_mtu
+    for _ in range(400):
+        client.session.send(bytes(size))
+    bench.send(client)
+    assert bench.server.counters.messages_dropped == 400 - (256 << 10) // size
+
+
 # --- what goes wrong ------------------------------------------------------------------------------
 
 
@@ -860,6 +894,92 @@ def test_many_clients_one_after_another_leave_nothing() -> None:
     assert len(bench.server.forgotten()) == 200
 
 
+# --- a client that starts again -------------------------------------------------------------------
+
+
+def repeated(bench: Bench, hello: Arrival) -> int:
+    """How many flights a verified hello is answered with, when it comes once more."""
+    before = len(bench.heard)
+    bench.server.receive(hello, bench.now())
+    bench.lose()
+    return sum(datagram[13] == 2 for datagram, _ in bench.heard[before:])  # ServerHello
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_client_that_starts_again_with_the_same_hello_is_answered_within_seconds(kind: str) -> None:
+    """A poor random generator: as soon as it cannot be a repetition, it is a new handshake, beside
+    the old session until it is complete (RFC 6347 4.2.8)."""
+    bench = Bench()
+    client = bench.connected(kind)
+    hello, connection = hello_of(bench), bench.connection(client)
+    assert repeated(bench, hello) == 0
+    bench.pass_time(1.5)
+    assert repeated(bench, hello) == 0
+    assert bench.server.counters.duplicates == 2
+    bench.pass_time(1.0)
+    assert repeated(bench, hello) == 1
+    assert (bench.server.counters.duplicates, bench.server.counters.handshaking) == (2, 1)
+    assert bench.echoes(client)
+    assert repeated(bench, hello) == 0  # of the new handshake, right behind it
+    assert (bench.server.counters.duplicates, bench.server.counters.handshaking) == (3, 1)
+    assert connection.is_open
+
+
+def test_client_that_starts_again_amid_its_handshake_with_the_same_hello() -> None:
+    """It had gone on already: the half-open session that it left gives way."""
+    bench = Bench(handshake_timeout=30.0)
+    client = bench.client("X.509")
+    bench.at_server_hello(client)
+    hello = hello_of(bench)
+    bench.deliver(client)
+    client.session.handshake()
+    key_exchange, *_ = client.session.datagrams_to_send()
+    bench.arrive(key_exchange, client.address)
+    assert repeated(bench, hello) == 0
+    bench.pass_time(2.5)
+    assert repeated(bench, hello) == 1
+    assert closed_by(bench.server) == {CloseReason.REPLACED: 1}
+    assert bench.server.counters.handshaking == 1
+
+
+def test_client_that_starts_again_before_it_went_on_gets_the_flight_at_once() -> None:
+    """With the same hello the half-open session is as good: its flight comes again, not more often
+    than by its first timer (RFC 6347 4.2.4)."""
+    bench = Bench(retransmit_timeout=0.2)
+    client = bench.client("X.509")
+    bench.at_server_hello(client)
+    bench.lose()
+    hello = hello_of(bench)
+    assert repeated(bench, hello) == 0
+    time.sleep(0.25)
+    assert repeated(bench, hello) == 1
+    assert repeated(bench, hello) == 0
+    assert bench.server.counters.handshaking == 1
+
+
+def test_the_same_random_with_another_cookie_is_another_hello() -> None:
+    """The keys changed in between: its handshake could not be completed by the old session."""
+    bench = Bench()
+    client = bench.connected("PSK")
+    hello = hello_of(bench)
+    at = 60 + hello.datagram[59] + 1
+    cookie = bytes(one ^ 1 for one in hello.datagram[at : at + 16])
+    other = hello.datagram[:at] + cookie + hello.datagram[at + 16 :]
+    assert repeated(bench, Arrival(client.address, other, hello.prestate)) == 1
+    assert bench.server.counters.duplicates == 0
+
+
+@pytest.mark.parametrize("size", [13, 27, 28, 59, 60, 61, 70])
+def test_a_short_hello_of_a_careless_caller_raises_nothing(size: int) -> None:
+    """A gate lets none through; one that comes otherwise is an answerless session."""
+    bench = Bench()
+    bench.connected()
+    hello = hello_of(bench)
+    short = hello.datagram[:11] + (size - 13).to_bytes(2, "big") + hello.datagram[13:size]
+    bench.server.receive(Arrival(("192.0.2.9", 9), short, hello.prestate), bench.now())
+    assert bench.server.counters.handshaking == 1
+
+
 # --- arguments ------------------------------------------------------------------------------------
 
 
@@ -873,6 +993,18 @@ def test_many_clients_one_after_another_leave_nothing() -> None:
         ("max_sessions", None, TypeError),
         ("max_queue", 0, ValueError),
         ("max_queue", "many", TypeError),
+        ("max_queue", False, TypeError),
+        ("max_queue_bytes", 0, ValueError),
+        ("max_queue_bytes", 1.0, TypeError),
+        ("max_queue_bytes", True, TypeError),
+        ("idle_timeout", True, TypeError),
+        ("idle_timeout", -math.inf, ValueError),
+        ("idle_timeout", 10**400, ValueError),
+        ("handshake_timeout", True, TypeError),
+        ("handshake_timeout", 1e300, ValueError),
+        ("handshake_timeout", 10**400, ValueError),
+        ("retransmit_timeout", math.inf, ValueError),
+        ("retransmit_timeout", math.nan, ValueError),
         ("idle_timeout", 0, ValueError),
         ("idle_timeout", -1.0, ValueError),
         ("idle_timeout", math.nan, ValueError),
@@ -910,6 +1042,48 @@ def test_idle_timeout_may_be_infinite() -> None:
     client = bench.connected()
     bench.pass_time(365 * DAY)
     assert bench.echoes(client)
+
+
+@pytest.mark.parametrize(
+    ("now", "error"),
+    [
+        (math.nan, ValueError),
+        (math.inf, ValueError),
+        (-math.inf, ValueError),
+        (1e300, ValueError),
+        (10**400, ValueError),
+        (True, TypeError),
+        ("1", TypeError),
+        (None, TypeError),
+    ],
+)
+def test_now_is_a_number_of_seconds(now: Any, error: type[Exception]) -> None:
+    """Else timers would never be due, or always."""
+    bench = Bench()
+    client = bench.connected()
+    connection = bench.connection(client)
+    with pytest.raises(error, match="now"):
+        bench.server.receive(Arrival(client.address, b"", None), now)
+    with pytest.raises(error, match="now"):
+        bench.server.send(connection, b"x", now)
+    with pytest.raises(error, match="now"):
+        bench.server.timeout(now)
+    with pytest.raises(error, match="now"):
+        bench.server.handle_timeout(now)
+    assert bench.echoes(client)
+
+
+@pytest.mark.parametrize("start", [0, -1e12, 9.9e11, 10**11])
+def test_a_clock_may_begin_anywhere(start: float) -> None:
+    """Far from zero too, timers come to an end."""
+    bench = Bench(handshake_timeout=5.0)
+    bench.now = lambda: start  # type: ignore[method-assign]
+    client = bench.client()
+    bench.at_server_hello(client)
+    with bounded():
+        for second in range(10):
+            bench.server.handle_timeout(start + second)
+    assert len(bench.server) == 0
 
 
 def test_reprs_tell_whom_and_what() -> None:

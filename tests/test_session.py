@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import gc
 import os
 import pickle
@@ -35,7 +36,7 @@ from peers_support import (
     trusting,
     wait_for_timer,
 )
-from support import cookie_of, python_in_silence, seeded
+from support import cookie_of, libgnutls, python_in_silence, seeded
 
 from gnutls_cookie import (
     BadCookieError,
@@ -203,6 +204,28 @@ def test_largest_message_fills_the_mtu_and_one_byte_more_is_an_error(kind: str, 
     with pytest.raises(LargePacketError, match=f"data of {len(message) + 1} bytes"):
         client.send(message + b"!")
     assert client.datagrams_to_send() == []
+    assert echoes(client, server)
+
+
+@pytest.mark.parametrize("role", ["client", "server"])
+@pytest.mark.parametrize(
+    "function", ["gnutls_record_set_max_size", "gnutls_record_set_max_recv_size"]
+)
+def test_data_mtu_is_what_the_peer_takes(role: str, function: str) -> None:
+    """A peer that takes records of 600 bytes at most says so (RFC 8449): more is an error."""
+    client, server = pair()
+    peer, session = (client, server) if role == "server" else (server, client)
+    address = ctypes.c_void_p(peer._gnutls_session_address())
+    assert getattr(libgnutls(), function)(address, ctypes.c_size_t(600)) == 0
+    shake(client, server)
+    assert session.data_mtu == 600
+    session.send(bytes(600))
+    deliver(session, peer)
+    assert messages(peer) == [bytes(600)]
+    for size in (601, 1100, 16384):
+        with pytest.raises(LargePacketError, match=f"{size} bytes"):
+            session.send(bytes(size))
+    assert session.datagrams_to_send() == []
     assert echoes(client, server)
 
 
@@ -518,7 +541,7 @@ def test_handshake_survives_the_loss_of_any_datagram(kind: str, options: Any) ->
 
 def test_total_time_ends_the_handshake() -> None:
     """A client that nobody answers repeats itself and then gives up with a TimeoutError."""
-    client = client_of("PSK", handshake_timeout=0.15)
+    client = client_of("PSK", handshake_timeout=1.0)
     client.handshake()
     sent = len(client.datagrams_to_send())
 
@@ -1074,6 +1097,7 @@ PEM = LOCALHOST_PEM
         (lambda: client_of("X.509", verify_peer=1), TypeError, "verify_peer"),
         (lambda: client_of("PSK", mtu="1200"), TypeError, "mtu"),
         (lambda: client_of("PSK", mtu=1200.0), TypeError, "mtu"),
+        (lambda: client_of("PSK", mtu=True), TypeError, "mtu"),
         (lambda: client_of("PSK", mtu=127), ValueError, "mtu"),
         (lambda: client_of("PSK", mtu=65508), ValueError, "mtu"),
         (lambda: client_of("PSK", mtu=-1), ValueError, "mtu"),
@@ -1091,6 +1115,9 @@ PEM = LOCALHOST_PEM
         (lambda: client_of("PSK", handshake_timeout="60"), TypeError, "handshake_timeout"),
         (lambda: client_of("PSK", handshake_timeout=0), ValueError, "handshake_timeout"),
         (lambda: client_of("PSK", handshake_timeout=5e6), ValueError, "handshake_timeout"),
+        (lambda: client_of("PSK", handshake_timeout=True), TypeError, "handshake_timeout"),
+        (lambda: client_of("PSK", handshake_timeout=float("inf")), ValueError, "0.001..4000000"),
+        (lambda: client_of("PSK", handshake_timeout=10**5000), ValueError, "a larger number"),
         (lambda: client_of("PSK").receive_datagram("x"), TypeError, "data"),  # type: ignore[arg-type]
         (lambda: client_of("PSK").receive_datagram(None), TypeError, "data"),  # type: ignore[arg-type]
         (lambda: client_of("PSK").send("x"), TypeError, "data"),  # type: ignore[arg-type]

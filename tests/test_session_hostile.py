@@ -306,6 +306,20 @@ def test_inbox_is_bounded_and_drops_the_newest() -> None:
     assert server.dropped == 50
 
 
+def test_inbox_is_bounded_in_bytes() -> None:
+    """1 MiB waits; a datagram has room where none is there, and again once some were read."""
+    client, server = pair()
+    full = warnings_in_one_datagram(4000)
+    for _ in range(100):
+        server.receive_datagram(full)
+    assert server.dropped == 100 - (1 << 20) // len(full)
+    while server._inbox:
+        server.handshake()
+    assert server._inbox_bytes == 0
+    shake(client, server)
+    assert echoes(client, server)
+
+
 def test_inbox_full_of_junk_before_a_handshake_is_read_away() -> None:
     """One call of handshake() gets past all of it."""
     client, server = pair()

@@ -26,6 +26,8 @@ from peers_support import (
 )
 from support import free_udp_port, gnutls_cli, openssl, peer_required, running, udp_socket
 
+from gnutls_cookie.errors import LargePacketError
+
 pytestmark = pytest.mark.peer
 
 LINE = b"hello, cookie\n"
@@ -145,6 +147,32 @@ def test_hello_in_fragments_is_challenged_once_and_served() -> None:
         assert int.from_bytes(hello[14:17], "big") > int.from_bytes(hello[22:25], "big")
     assert server.received == [LINE]
     assert child.returncode == 0, said.decode()
+
+
+@pytest.mark.parametrize("kind", ["X.509", "PSK"])
+def test_client_that_takes_small_fragments_gets_no_larger_ones(kind: str) -> None:
+    """max_fragment_length 512 (RFC 6066 4): data_mtu says so, more is an error, nothing is lost."""
+    more = OPENSSL_X509 if kind == "X.509" else ["-psk", PSK_HEX, "-psk_identity", IDENTITY]
+    command = s_client("-dtls1_2", "-maxfraglen", "512", "-quiet", *more)
+    credentials = certificate() if kind == "X.509" else psk()
+    whole = b"x" * 511 + b"\n"
+    said = bytearray()
+    with udp_socket() as sock:
+        server = CookieServer(sock, credentials)
+        with running(command("127.0.0.1", sock.getsockname()[1])) as child:
+            assert child.stdin is not None
+            child.stdin.write(LINE)
+            child.stdin.flush()
+            drive([server], lambda: LINE in said or child.poll() is not None, child, said)
+            assert server.session is not None
+            assert server.session.data_mtu == 512
+            for size in (513, 1000, 20_000):
+                with pytest.raises(LargePacketError):
+                    server.session.send(bytes(size))
+            server.session.send(whole)
+            server.send()
+            drive([server], lambda: whole in said or child.poll() is not None, child, said)
+    assert whole in said
 
 
 def test_gnutls_cli_with_psk_is_served() -> None:

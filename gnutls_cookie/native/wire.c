@@ -326,15 +326,29 @@ ssize_t gc_wire_receive(gnutls_session_t session, struct gc_wire *wire, struct g
     return code;
 }
 
+/* libgnutls knows three limits, each in one place: the MTU; record_size_limit, which
+ * gnutls_range_split tells as it cuts by it; max_fragment_length, which it sends beyond where it
+ * negotiated nothing else (RFC 6066 4, RFC 8449). */
+size_t gc_wire_data_mtu(gnutls_session_t session) {
+    const gnutls_range_st all = {UINT16_MAX, UINT16_MAX};
+    gnutls_range_st first, rest;
+    size_t limit = gnutls_dtls_get_data_mtu(session);
+    const size_t max_size = gnutls_record_get_max_size(session);
+
+    if (max_size < limit)
+        limit = max_size;
+    if (gnutls_range_split(session, &all, &first, &rest) >= 0 && first.high < limit)
+        limit = first.high;
+    return limit;
+}
+
 ssize_t gc_wire_send(gnutls_session_t session, struct gc_wire *wire, struct gc_seat *seat,
                      const void *data, size_t size) {
     ssize_t code;
     if (!enter(wire, seat))
         return GC_BUSY;
-    /* What the peer takes: max_fragment_length, record_size_limit (RFC 6066 4, RFC 8449). libgnutls
-     * would send more than that. */
-    code = size > gnutls_record_get_max_size(session) ? GNUTLS_E_LARGE_PACKET
-                                                      : gnutls_record_send(session, data, size);
+    code = size > gc_wire_data_mtu(session) ? GNUTLS_E_LARGE_PACKET
+                                            : gnutls_record_send(session, data, size);
     leave(wire);
     return code;
 }

@@ -83,6 +83,9 @@ int gc_wire_handshake(gnutls_session_t session, struct gc_wire *wire, struct gc_
 ssize_t gc_wire_receive(gnutls_session_t session, struct gc_wire *wire, struct gc_seat *seat,
                         const unsigned char *in, size_t in_size);
 
+/* Bytes of the largest message that gc_wire_send takes: what fits the MTU, and the peer takes. */
+size_t gc_wire_data_mtu(gnutls_session_t session);
+
 /* gnutls_record_send, gnutls_bye (GNUTLS_SHUT_WR), gnutls_alert_send and
  * gnutls_alert_send_appropriate. */
 ssize_t gc_wire_send(gnutls_session_t session, struct gc_wire *wire, struct gc_seat *seat,
