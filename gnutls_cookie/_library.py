@@ -15,8 +15,9 @@ _NO_CALLBACKS = (
     "From Python 3.12 on it can."
 )
 _ISOLATED = (
-    "gnutls_cookie cannot be imported in an isolated sub-interpreter (one with a GIL of its own): "
-    "no module that cffi compiles can ({error}). In one that shares the main GIL it can."
+    "gnutls_cookie cannot be imported in an isolated sub-interpreter (one with a GIL of its own), "
+    "nor in any of a free-threaded Python: no module that cffi compiles can ({error}). In one that "
+    "shares the main GIL it can."
 )
 _NO_MODULE = (
     "gnutls_cookie: the compiled module could not be loaded ({error}). It needs libgnutls.so "

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import sysconfig
 import threading
 import weakref
 from collections.abc import Callable
@@ -177,6 +178,10 @@ print("done")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.skipif(
+    bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
+    reason="a child of a free-threaded Python hangs in any dict that a thread was changing",
+)
 def test_child_of_a_fork_can_lend_though_threads_were_lending() -> None:
     """There is no lock for a thread to hold that is not in the child."""
     assert python_in_silence(FORKS, env=forking(), timeout=120) == "done\n"
