@@ -404,6 +404,20 @@ def test_handshake_that_fails_is_final(adapter: str, names: dict[str, list[str]]
 
 
 @each_adapter
+def test_alert_of_a_server_is_final(adapter: str, names: dict[str, list[str]]) -> None:
+    """It is a ConnectionError, and yet no reason to ask another address."""
+    names["two.test"] = ["127.0.0.1", "127.0.0.2"]
+
+    def lookup(identity: str) -> bytes:
+        raise LookupError
+
+    with serving(adapter, credentials=PSKCredentials(lookup=lookup)) as address:
+        with pytest.raises(FatalAlertError) as caught:
+            echo_through(adapter, "two.test", address[1], credentials=psk())
+        assert "127.0.0.2" not in str(caught.value)
+
+
+@each_adapter
 def test_host_is_the_name_in_the_certificate(adapter: str, names: dict[str, list[str]]) -> None:
     """The default of server_name, for the good and for the bad."""
     names["localhost"] = names["elsewhere.test"] = ["127.0.0.1"]
@@ -436,6 +450,18 @@ def test_port_that_is_taken_at_one_address_is_an_error(
     names["two.test"] = ["127.0.0.2", "127.0.0.1"]
     with udp_socket("127.0.0.2") as taken, pytest.raises(OSError, match="in use"):
         serve_nothing(adapter, "two.test", taken.getsockname()[1])
+
+
+def test_family_that_the_kernel_does_not_have_is_left_out() -> None:
+    """EAFNOSUPPORT, of a number that is no family anywhere; alone it is an error."""
+    missing = (200, socket.SOCK_DGRAM, 0, "", ("nowhere", 0))
+    (here,) = socket.getaddrinfo("127.0.0.1", 0, type=socket.SOCK_DGRAM)
+    (sock,) = bound([missing, here])
+    with sock:
+        assert sock.getsockname()[0] == "127.0.0.1"
+    with pytest.raises(OSError, match="family") as caught:
+        bound([missing])
+    assert caught.value.errno == errno.EAFNOSUPPORT
 
 
 def test_both_wildcards_are_bound_to_one_port() -> None:
@@ -637,6 +663,7 @@ def test_clients_cannot_fill_the_log(adapter: str, caplog: pytest.LogCaptureFixt
         for _ in range(40):
             with pytest.raises(FatalAlertError):
                 blocking.connect(*address, credentials=psk())
+        wait_for(lambda: "not logged" in caplog.text)  # without another one that fails
     began = caplog.records[0].created
     seconds = caplog.records[-1].created - began
     counted = [record for record in caplog.records if "not logged" in record.getMessage()]

@@ -901,6 +901,14 @@ async def test_queue_of_a_client_is_bounded(size: int, number: int, most: int) -
     assert [int.from_bytes(message[:4], "big") for message in came[:20]] == list(range(20))
 
 
+@asynchronous
+async def test_client_that_reads_loses_nothing() -> None:
+    """The bound in bytes is of what waits, not of what ever came: 2 MB pass."""
+    async with await start(mtu=65_507) as server, await connect(server, mtu=65_507) as client:
+        for number in range(130):
+            assert await echoes(client, number.to_bytes(4, "big") + bytes(16_000))
+
+
 # --- what nobody closes ---------------------------------------------------------------------------
 
 

@@ -19,7 +19,7 @@ from peers_support import certificate, psk, trusting
 from server_support import bounded, client_options, needs_proc, open_files
 from support import free_udp_port, python_in_silence, udp_socket
 
-from gnutls_cookie import GnuTLSError, KeyRing, PSKCredentials, blocking
+from gnutls_cookie import GnuTLSError, KeyRing, PSKCredentials, Server, blocking
 from gnutls_cookie.blocking import Connection
 from gnutls_cookie.errors import (
     CertificateVerificationError,
@@ -531,6 +531,29 @@ def test_client_whose_session_failed_says_so_each_time() -> None:
         assert isinstance(caught.value.__cause__, FatalAlertError)
         client.close()
         assert client.receive(SECONDS) is None
+
+
+def test_goodbye_that_cannot_be_said_leaves_no_handler_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """serve() raises what went wrong, once its handlers have seen the end."""
+
+    def fail(server: Server) -> None:
+        raise MemoryError("no goodbye")
+
+    before = threading.active_count()
+    server = Serving(echo)
+    server.start()
+    client = connect(server)
+    assert echoes(client)
+    monkeypatch.setattr(Server, "close_all", fail)
+    server.end()
+    assert isinstance(server.error, MemoryError)
+    deadline = time.monotonic() + SECONDS
+    while threading.active_count() > before:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    client.close()
 
 
 # --- several threads ------------------------------------------------------------------------------
