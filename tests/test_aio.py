@@ -1100,9 +1100,9 @@ async def test_closed_server_is_freed() -> None:
             return weakref.ref(server)
 
     watched = await whole_life()
-    await asyncio.sleep(0.01)
-    gc.collect()
-    assert watched() is None
+    while watched() is not None:  # its handlers may still be ending; bounded by the test
+        await asyncio.sleep(0.01)
+        gc.collect()
 
 
 # --- the event loop -------------------------------------------------------------------------------
@@ -1154,7 +1154,7 @@ except KeyboardInterrupt:
 
 def test_ctrl_c_says_goodbye() -> None:
     """KeyboardInterrupt comes out of asyncio.run(), after clients were told."""
-    assert python_in_silence(CTRL_C, timeout=60) == "[b'hello', None]\n"
+    assert python_in_silence(CTRL_C, timeout=60, dev=False) == "[b'hello', None]\n"
 
 
 UVLOOP = """
