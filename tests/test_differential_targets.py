@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -634,3 +635,38 @@ def test_program_that_reads_nothing(tmp_path: Path) -> None:
         target.close()
     assert report.findings[0].answer[0] == "hangs"
     assert "no answer" in report.findings[0].answer[1] or "read" in report.findings[0].answer[1]
+
+
+def test_descriptors_above_1023(module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has many files open can compare as well."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 1500:
+        pytest.skip("no more than 1500 descriptors are allowed")
+    module.write_text(RIGHT)
+    monkeypatch.syspath_prepend(module.parent)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1500, hard))
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        target = load("mine")
+        assert compare(target, LIBGNUTLS, 1, 100).compared == 100
+        target.close()
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_findings_are_printed_as_they_are_made(module: Path) -> None:
+    """A run that goes on for another one has told of the first."""
+    module.write_text(in_verify("if not key: return 7"))
+    arguments = ["mine", "--seed", "1", "--findings", "2", "--cases", "1000000000"]
+    with started(module.parent, *arguments) as process:
+        try:
+            assert process.stdout is not None
+            assert "the answers differ" in process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            out = process.stdout.read()
+            assert process.wait(60) == 130
+        finally:
+            process.kill()
+    assert "returned 7" in out

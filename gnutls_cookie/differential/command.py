@@ -117,7 +117,8 @@ class _Run:
         self._target: Target | None = None
         self._comparison: Comparison | None = None
         self._first: Path | None = None  # the file of a finding that may be made smaller yet
-        self._failed = ""  # what could not be written
+        self._printed = 0  # findings that have been
+        self._failed: list[str] = []  # what could not be written
 
     def run(self) -> int:
         options = self._options
@@ -191,6 +192,8 @@ class _Run:
 
     def _found(self, finding: Finding | None, again: bool) -> None:
         """Keep a finding in the corpus as soon as it is seen, and again when it is smaller."""
+        if again:
+            self._print_findings()
         folder = self._options.corpus
         if folder is None:
             return
@@ -201,12 +204,12 @@ class _Run:
                 self._first.unlink(missing_ok=True)
             self._first = path if new and not again else None
         except OSError as error:
-            self._failed = f"the finding is not in the corpus: {reason(error)}"
+            self._failed.append(f"the finding is not in the corpus: {reason(error)}")
 
     def _end(self, code: int, why: str, summary: bool = True) -> int:
         """Print the report, write the file, and say what went wrong."""
         options, report = self._options, self._report
-        if options.junit is not None and not self._failed.startswith("--junit"):
+        if options.junit is not None:
             self._write_junit(why)
         if options.json and summary:
             found = reports.as_dict(report) | {
@@ -215,16 +218,22 @@ class _Run:
             }
             self._print(json.dumps(found))
         elif summary:
-            for finding in report.findings:
-                self._print(_text(finding) + "\n")
+            self._print_findings()
             self._print(_summary(self._options, report))
         # Where the target is unusable that is the reason; where something was found it is told too.
-        for line in dict.fromkeys([why, self._failed, report.ended]):
+        for line in dict.fromkeys([why, *self._failed, report.ended]):
             if line:
                 _say(line)
         if self._failed and code == FOUND_NOTHING:
             return UNUSABLE
         return code
+
+    def _print_findings(self) -> None:
+        """Print those that have not been, unless all comes at the end as JSON."""
+        if not self._options.json:
+            for finding in self._report.findings[self._printed :]:
+                self._printed += 1
+                self._print(_text(finding) + "\n")
 
     def _write_junit(self, error: str, begin: bool = False) -> None:
         path: Path = self._options.junit
@@ -233,10 +242,10 @@ class _Run:
                 return  # written once
             path.write_text(reports.junit(self._report, error), encoding="utf-8")
         except OSError as problem:
+            failed = f"--junit: {reason(problem)}"
             if begin:
-                self._failed = f"--junit: {reason(problem)}"
-                raise Unusable(self._failed) from None
-            self._failed = f"--junit: {reason(problem)}"
+                raise Unusable(failed) from None
+            self._failed.append(failed)
 
     def _print(self, text: str) -> None:
         """Print to stdout; where that fails, to stderr."""
@@ -249,7 +258,7 @@ class _Run:
             _silence()
         except OSError as error:
             _silence()
-            self._failed = f"stdout: {reason(error)}"
+            self._failed.append(f"stdout: {reason(error)}")
             with contextlib.suppress(OSError):
                 print(text, file=sys.stderr, flush=True)
 

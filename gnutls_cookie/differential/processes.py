@@ -10,6 +10,7 @@ import ast
 import contextlib
 import json
 import marshal
+import math
 import mmap
 import os
 import select
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from . import warden
-from .cases import Case
+from .cases import OPERATIONS, Case
 from .outcomes import Outcome, Target, Unusable, one_line
 from .runner import COUNT, FIRST_ANSWER, LENGTH, SIZE, SOCKET_GONE, run_target
 
@@ -130,7 +131,7 @@ class Warden:
             if until_ended and self._ended is not None:
                 return ""
             left = deadline - time.monotonic()
-            if left <= 0 or not select.select([self._control], [], [], left)[0]:
+            if left <= 0 or not _readable(self._control, left):
                 return ""
             received = self._control.recv(4096)
             if not received:
@@ -178,11 +179,13 @@ def module_warden(text: str, memory_mib: int, verbose: bool) -> Warden:
     """A warden of a module; what it starts takes a socket and shared memory."""
 
     def start(control: socket.socket) -> int:
-        theirs = list(sys.path)
-        cwd = os.getcwd()
-        if cwd not in theirs and "" not in theirs:
-            theirs.insert(0, cwd)
-        given = json.dumps([control.fileno(), memory_mib, text, sys.path, theirs, verbose])
+        ours = [os.fsdecode(one) for one in sys.path]
+        theirs = ours.copy()
+        with contextlib.suppress(OSError):  # a folder that has been removed
+            cwd = os.getcwd()
+            if cwd not in theirs and "" not in theirs:
+                theirs.insert(0, cwd)
+        given = json.dumps([control.fileno(), memory_mib, text, ours, theirs, verbose])
         return _spawned(["-P", "-c", _START_MODULE, given], control)
 
     return Warden(start)
@@ -276,6 +279,9 @@ class Batched:
             self._failed = ("hangs", f"read no case in {self.timeout:g} s")
         except OSError:
             self._failed = self._death()
+        except BaseException:
+            self.close()  # a part of it may be on its way
+            raise
 
     def collect(self, expected: Sequence[Outcome]) -> list[Outcome]:
         """The answers to the first of the cases asked for, as many as there are by now.
@@ -330,8 +336,8 @@ class Batched:
         if why is not None:
             self.stop()
             raise Unusable(str(why))
-        self.operations = tuple(hello["operations"])
-        self.one_key = hello["one_key"]
+        self.operations = tuple(one for one in OPERATIONS if one in hello.get("operations", ()))
+        self.one_key = hello.get("one_key") is True
         self.fresh = True
 
     def _hello(self) -> dict[str, Any]:
@@ -341,7 +347,7 @@ class Batched:
         why = ""
         while not line.endswith(b"\n") and not why:
             left = deadline - time.monotonic()
-            if left <= 0 or not select.select([self._channel], [], [], left)[0]:
+            if left <= 0 or not _readable(self._channel, left):
                 why = f"the import did not end in {self.timeout:g} s"
                 break
             received = _received(self._channel)
@@ -362,7 +368,7 @@ class Batched:
         """Wait until a batch is done (None), or how it came to its end."""
         assert self._channel is not None
         count, since = 0, time.monotonic()
-        while not select.select([self._channel], [], [], self.timeout / 8)[0]:
+        while not _readable(self._channel, self.timeout / 8):
             (now,) = COUNT.unpack_from(self._shared, 0)
             if now != count:
                 count, since = now, time.monotonic()
@@ -435,6 +441,13 @@ class Forked(Batched):
         self.name = target.name
         self.operations = target.operations
         self.one_key = target.one_key
+
+
+def _readable(reading: socket.socket, seconds: float) -> bool:
+    """Whether something can be read in time. By poll(), which takes descriptors above 1023 too."""
+    poll = select.poll()
+    poll.register(reading, select.POLLIN)
+    return bool(poll.poll(math.ceil(seconds * 1000)))
 
 
 def _received(channel: socket.socket) -> bytes:

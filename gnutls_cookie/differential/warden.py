@@ -82,18 +82,19 @@ class _Warden:
 
     def turn(self) -> bool:
         """Wait for the bench or the target; false where the bench is gone."""
-        watched: list[socket.socket | int] = [self._control]
+        poll = select.poll()  # select() takes no descriptors above 1023
+        poll.register(self._control, select.POLLIN)
         wait = _LOOK_SECONDS
         if self._pidfd >= 0:
-            watched.append(self._pidfd)
+            poll.register(self._pidfd, select.POLLIN)
         elif self._pid:
             wait = _LOOK_WITHOUT_PIDFD_SECONDS
-        readable, _, _ = select.select(watched, [], [], wait)
+        readable = [descriptor for descriptor, _ in poll.poll(wait * 1000)]
         if self._pid:
             self._look_at_target()
         else:
             _reap()
-        if self._control not in readable:
+        if self._control.fileno() not in readable:
             return True
         line, descriptors, _, _ = socket.recv_fds(self._control, 64, 8)
         if line == b"start\n":
