@@ -5,6 +5,7 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 /* Defined by the generated module: extern "Python+C" in ffi.cdef. */
 extern int gc_py_psk(uintptr_t handle, const unsigned char *username, unsigned int size,
@@ -55,14 +56,34 @@ static ssize_t push(gnutls_transport_ptr_t ptr, const void *data, size_t size) {
     return (ssize_t)size;
 }
 
+enum { NS_A_MS = 1000000 };
+
+static int64_t realtime(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (int64_t)now.tv_sec * 1000 * NS_A_MS + now.tv_nsec;
+}
+
 /* libgnutls would end a handshake and send flights again by CLOCK_REALTIME. Neither happens: its
  * total time is for ever, the time to the next retransmission is none, and pull_timeout says when
  * that is wanted. (lib/dtls.c: 0 is no end for the deadline that the first gnutls_handshake sets,
  * and the shortest time thereafter. So the longest is set within that call.) */
 static void turn_timers_off(struct gc_wire *wire) {
-    if (!wire->timers_off)
-        gnutls_dtls_set_timeouts(wire->session, 0, UINT_MAX);
+    if (wire->timers_off)
+        return;
+    gnutls_dtls_set_timeouts(wire->session, 0, UINT_MAX);
+    wire->began[1] = realtime();
     wire->timers_off = 1;
+}
+
+/* The longest time is over for libgnutls in one case: when it is to send a flight in the very
+ * millisecond before the handshake began (a difference of -1 ms, as unsigned int). Where the clock
+ * was set back to just before that, let it pass. */
+static void wait_for_another_time(const struct gc_wire *wire) {
+    const int64_t left = wire->began[1] - realtime();
+    const struct timespec rest = {0, (long)left};
+    if (left > 0 && left < wire->began[1] - wire->began[0] + 20 * NS_A_MS && left < 1000 * NS_A_MS)
+        nanosleep(&rest, NULL);
 }
 
 /* gnutls_handshake_hook_func: a client's first message, before it is sent. */
@@ -240,6 +261,10 @@ int gc_wire_handshake(gnutls_session_t session, struct gc_wire *wire, struct gc_
     for (int step = 0; step < STEPS; step++) {
         const int was_due = wire->due, had_input = has_more(wire), had_timers = !wire->timers_off;
         wire->starved = 0;
+        if (!wire->timers_off)
+            wire->began[0] = realtime();
+        else
+            wait_for_another_time(wire);
         code = gnutls_handshake(session);
         if (code == GNUTLS_E_TIMEDOUT && had_timers) { /* a server's first, before it has read */
             turn_timers_off(wire);

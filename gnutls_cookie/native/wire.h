@@ -27,7 +27,8 @@ struct gc_wire {
     gnutls_session_t session;
     struct gc_guard guard; /* before the handshake is complete */
     int established;       /* 1: it is */
-    int timers_off;        /* 1: libgnutls looks at no clock any more */
+    int timers_off;        /* 1: libgnutls' own timers have no effect any more */
+    int64_t began[2];      /* nanoseconds of CLOCK_REALTIME: the handshake began between these */
     /* for the length of a call */
     int busy;              /* set and cleared atomically */
     struct gc_seat *seat;  /* where the call writes */
