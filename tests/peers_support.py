@@ -67,7 +67,7 @@ def psk() -> PSKCredentials:
 
 def client_of(kind: str, **options: Any) -> Session:
     """A client of that kind that trusts server_of(kind)."""
-    options = {"retransmit_timeout": 0.02, "handshake_timeout": 10.0} | options
+    options = {"retransmit_timeout": 0.02, "handshake_timeout": 60.0} | options
     if kind == "PSK":
         return Session("client", psk(), **options)
     return Session("client", trusting(), **({"server_name": "localhost"} | options))
@@ -75,7 +75,7 @@ def client_of(kind: str, **options: Any) -> Session:
 
 def server_of(kind: str, **options: Any) -> Session:
     """A server of that kind."""
-    options = {"retransmit_timeout": 0.02, "handshake_timeout": 10.0} | options
+    options = {"retransmit_timeout": 0.02, "handshake_timeout": 60.0} | options
     credentials: Credentials = psk() if kind == "PSK" else certificate()
     return Session("server", credentials, **options)
 

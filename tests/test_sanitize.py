@@ -6,9 +6,16 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 
 import pytest
 from support import ROOT, compiler, missing
+
+# Both look at Python's memory, which must come from malloc for that.
+no_malloc = pytest.mark.skipif(
+    bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
+    reason="a free-threaded Python has no PYTHONMALLOC=malloc",
+)
 
 
 @pytest.mark.slow
@@ -19,6 +26,7 @@ def test_sanitizers_find_the_planted_error_and_nothing_else() -> None:
     assert "20000 cases, 0 disagreements" in said
 
 
+@no_malloc
 @pytest.mark.slow
 def test_sanitizers_watch_the_extension_in_python() -> None:
     """One file of tests; without arguments it is more of them."""
@@ -27,6 +35,7 @@ def test_sanitizers_watch_the_extension_in_python() -> None:
     assert " passed" in said
 
 
+@no_malloc
 @pytest.mark.slow
 def test_valgrind_finds_the_planted_error_and_nothing_else_of_ours() -> None:
     """Wrapper, gate, listener and sessions; errors of Python and of libraries do not count."""

@@ -240,7 +240,7 @@ async def test_peer_that_vanishes() -> None:
         await echo(connection)
         ended.set()
 
-    async with serving(handler, idle_timeout=0.3) as server:
+    async with serving(handler, idle_timeout=2.0) as server:
         async with raw_client(server) as client:
             assert await client.echoes()
         await ended.wait()
