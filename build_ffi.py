@@ -35,9 +35,9 @@ PREAMBLE = """
 #include "counters.h"
 #include "udp.h"
 #include "wire.h"
-static const char *const gc_package_version = "%s";
-static const char *const gc_built_with_libgnutls = GNUTLS_VERSION;
-static const char *const gc_oldest_libgnutls = GC_OLDEST_LIBGNUTLS;
+static const char *const gcookie_package_version = "%s";
+static const char *const gcookie_built_with_libgnutls = GNUTLS_VERSION;
+static const char *const gcookie_oldest_libgnutls = GCOOKIE_OLDEST_LIBGNUTLS;
 """
 
 
@@ -85,7 +85,7 @@ def make_ffi() -> FFI:
         include_dirs=["gnutls_cookie/native"],
         extra_compile_args=["-std=gnu11", "-pthread", *cflags],
         extra_link_args=["-pthread", *libs],
-        define_macros=[("GC_PORTABLE_LOOP", None)] if PORTABLE_LOOP else [],
+        define_macros=[("GCOOKIE_PORTABLE_LOOP", None)] if PORTABLE_LOOP else [],
     )
     return ffi
 

@@ -94,8 +94,8 @@ def _text(pointer: object) -> str:
 
 judge(
     __version__,
-    _text(lib.gc_package_version),
-    _text(lib.gc_built_with_libgnutls),
-    _text(lib.gc_oldest_libgnutls),
+    _text(lib.gcookie_package_version),
+    _text(lib.gcookie_built_with_libgnutls),
+    _text(lib.gcookie_oldest_libgnutls),
     _text(lib.gnutls_check_version(ffi.NULL)),
 )

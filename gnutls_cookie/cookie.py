@@ -37,12 +37,12 @@ COOKIE_SIZE = 16
 COOKIE_KEY_SIZE: int = lib.GNUTLS_COOKIE_KEY_SIZE
 """Bytes of the keys that generate_key() makes (gnutls/dtls.h): 16."""
 
-HELLO_VERIFY_REQUEST_SIZE: int = lib.GC_HELLO_VERIFY_REQUEST_SIZE
+HELLO_VERIFY_REQUEST_SIZE: int = lib.GCOOKIE_HELLO_VERIFY_REQUEST_SIZE
 """Bytes of the datagram that cookie_send() pushes: always 44."""
 
 T = TypeVar("T")
 
-_C_VERIFY = lib.gc_cookie_verify
+_C_VERIFY = lib.gcookie_verify
 _UINT_MAX = 0xFFFFFFFF
 _INT_MAX = 0x7FFFFFFF  # bytes of a key: lib/dtls.c passes its size on as an int
 _UINTPTR_MAX = 2 ** (8 * ffi.sizeof("uintptr_t")) - 1
@@ -142,7 +142,7 @@ def generate_key() -> bytes:
         return bytes(ffi.buffer(datum.data, datum.size))
     finally:
         lib.gnutls_memset(datum.data, 0, datum.size)
-        lib.gc_free(datum.data)
+        lib.gcookie_free(datum.data)
 
 
 def library_version() -> str:
@@ -224,7 +224,7 @@ def cookie_reply(key: Buffer, client_data: Buffer | None, prestate: Prestate) ->
     struct = _prestate(prestate)
     reply = ffi.new(_REPLY, HELLO_VERIFY_REQUEST_SIZE)
     with view("key", key) as k, view("client_data", _or_empty(client_data)) as c:
-        size = check(lib.gc_cookie_reply(k, _key_size(k), c, len(c), struct, reply, len(reply)))
+        size = check(lib.gcookie_reply(k, _key_size(k), c, len(c), struct, reply, len(reply)))
     return bytes(ffi.buffer(reply, size))
 
 
@@ -354,9 +354,7 @@ def _send(key: Any, client_data: Any, struct: Any, call: _Send) -> int:
     handle = new_handle()
     try:
         LENT[handle] = call
-        result: int = lib.gc_cookie_send(
-            key, len(key), client_data, len(client_data), struct, handle
-        )
+        result: int = lib.gcookie_send(key, len(key), client_data, len(client_data), struct, handle)
     finally:
         LENT.pop(handle, None)
     return result

@@ -198,7 +198,7 @@ class PSKCredentials:
             out = ffi.new("gnutls_psk_server_credentials_t *")
             check(lib.gnutls_psk_allocate_server_credentials(out))
             pointer = ffi.gc(out[0], lib.gnutls_psk_free_server_credentials)
-            lib.gc_psk_set_callback(pointer)
+            lib.gcookie_psk_set_callback(pointer)
             if self._hint is not None:
                 check(lib.gnutls_psk_set_server_credentials_hint(pointer, self._hint), "hint")
             return lib.GNUTLS_CRD_PSK, pointer
@@ -297,7 +297,7 @@ def _certificates(chain: _datum, form: int) -> Iterator[list[Any]]:
     finally:
         for one in listed:
             lib.gnutls_x509_crt_deinit(one)
-        lib.gc_free(certificates[0])
+        lib.gcookie_free(certificates[0])
 
 
 def certificate_validity(certificate: Buffer) -> tuple[int, int]:

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Challenge", "CookieGate", "DiscardReason", "Discarded", "GateCounters", "Verified"]
 
-_KEYS = ffi.typeof("struct gc_keys *")
-_VERDICT = ffi.typeof("struct gc_verdict *")
+_KEYS = ffi.typeof("struct gcookie_keys *")
+_VERDICT = ffi.typeof("struct gcookie_verdict *")
 _PRESTATE = ffi.typeof("gnutls_dtls_prestate_st *")
-_COUNTERS = ffi.typeof("struct gc_counters *")
+_COUNTERS = ffi.typeof("struct gcookie_counters *")
 
 
 class DiscardReason(IntEnum):
@@ -243,9 +243,9 @@ class CookieGate:
         return native
 
 
-_C_GATE = lib.gc_gate_counted
-_CHALLENGE: int = lib.GC_CHALLENGE
-_VERIFIED: int = lib.GC_VERIFIED
+_C_GATE = lib.gcookie_gate_counted
+_CHALLENGE: int = lib.GCOOKIE_CHALLENGE
+_VERIFIED: int = lib.GCOOKIE_VERIFIED
 _DISCARDED = {int(reason): Discarded(reason) for reason in DiscardReason}
 
 _new = object.__new__
@@ -278,7 +278,7 @@ def _native(keys: Keys) -> Any:
     native = ffi.gc(ffi.new(_KEYS), _wipe)
     for field, key in (native.current, keys[0]), (native.previous, keys[1]):
         if key is not None:
-            if len(key) > lib.GC_KEY_CAPACITY:
+            if len(key) > lib.GCOOKIE_KEY_CAPACITY:
                 key = hashlib.sha1(key).digest()  # what HMAC-SHA1 makes of it (RFC 2104 2)
             ffi.memmove(field.data, key, len(key))
             field.size = len(key)
@@ -286,4 +286,4 @@ def _native(keys: Keys) -> Any:
 
 
 def _wipe(native: Any) -> None:
-    lib.gnutls_memset(native, 0, ffi.sizeof("struct gc_keys"))
+    lib.gnutls_memset(native, 0, ffi.sizeof("struct gcookie_keys"))

@@ -16,7 +16,7 @@ from ._ffi import ffi, lib
 
 __all__ = ["LENT", "TABLE", "HandleTable", "Transport", "new_handle"]
 
-_NEXT_HANDLE = lib.gc_next_handle
+_NEXT_HANDLE = lib.gcookie_next_handle
 _PSK_NO_SUCH_USER = 1  # lib/auth/psk_passwd.c: libgnutls then goes on with a random key
 
 
@@ -159,7 +159,7 @@ def _outside(kind: type[BaseException], error: BaseException, trace: TracebackTy
 
 
 @ffi.def_extern(error=-1, onerror=_outside)
-def gc_py_push(handle: int, data: Any, size: int) -> int:
+def gcookie_py_push(handle: int, data: Any, size: int) -> int:
     try:
         lent: Transport = LENT[handle]
     except KeyError:
@@ -172,7 +172,7 @@ def gc_py_push(handle: int, data: Any, size: int) -> int:
 
 
 @ffi.def_extern(error=-1, onerror=_outside)
-def gc_py_psk(handle: int, username: Any, size: int, key: Any) -> int:
+def gcookie_py_psk(handle: int, username: Any, size: int, key: Any) -> int:
     try:
         lent: Transport = LENT[handle]
     except KeyError:
@@ -181,7 +181,7 @@ def gc_py_psk(handle: int, username: Any, size: int, key: Any) -> int:
         secret = lent.psk(ffi.buffer(username, size)[:] if size else b"")
         if secret is None:
             return _PSK_NO_SUCH_USER
-        return int(lib.gc_datum_copy(key, secret, len(secret)))
+        return int(lib.gcookie_datum_copy(key, secret, len(secret)))
     except BaseException as error:
         lent.raised = error
         return -1

@@ -28,7 +28,7 @@ _WORK_MS = 5  # of work in C while datagrams keep coming: what an event loop has
 _DATAGRAM_CAPACITY = 65535  # bytes; no UDP datagram is longer (RFC 768)
 _MAX_BATCH = 1024  # messages in one recvmmsg (UIO_MAXIOV of Linux)
 
-_COUNTERS = ffi.typeof("struct gc_udp_counters *")
+_COUNTERS = ffi.typeof("struct gcookie_udp_counters *")
 _PRESTATE = ffi.typeof("gnutls_dtls_prestate_st *")
 
 
@@ -124,11 +124,11 @@ class CookieListener:
         self._sock = sock
         self._gate = gate
         self._turn = OwnedLock()  # from the first call into C to the last arrival copied
-        native = lib.gc_udp_new(batch, _DATAGRAM_CAPACITY, max_peers)
+        native = lib.gcookie_udp_new(batch, _DATAGRAM_CAPACITY, max_peers)
         if native == ffi.NULL:
             raise MemoryError(f"no memory for {batch} datagrams of {_DATAGRAM_CAPACITY} bytes")
         # Freed with the last reference: a call in another thread has one of its own.
-        self._native = ffi.gc(native, lib.gc_udp_free)
+        self._native = ffi.gc(native, lib.gcookie_udp_free)
 
     @property
     def gate(self) -> CookieGate:
@@ -143,7 +143,7 @@ class CookieListener:
             ValueError: the listener is closed.
         """
         counted = ffi.new(_COUNTERS)
-        lib.gc_udp_count(self._opened(), counted)
+        lib.gcookie_udp_count(self._opened(), counted)
         return ListenerCounters(
             received=counted.received,
             replies=counted.replies,
@@ -160,7 +160,7 @@ class CookieListener:
         Raises:
             ValueError: the listener is closed.
         """
-        return int(lib.gc_udp_peers(self._opened()))
+        return int(lib.gcookie_udp_peers(self._opened()))
 
     @property
     def closed(self) -> bool:
@@ -222,7 +222,7 @@ class CookieListener:
             TypeError: address is of another type.
         """
         raw = client_data.sockaddr(address, self._family)
-        code = lib.gc_udp_admit(self._opened(), raw, len(raw))
+        code = lib.gcookie_udp_admit(self._opened(), raw, len(raw))
         if code == -errno.ENOSPC:
             raise OverflowError("max_peers are admitted; forget() one first")
         if code == -errno.ENOMEM:
@@ -236,7 +236,7 @@ class CookieListener:
             TypeError: address is of another type.
         """
         raw = client_data.sockaddr(address, self._family)
-        lib.gc_udp_forget(self._opened(), raw, len(raw))
+        lib.gcookie_udp_forget(self._opened(), raw, len(raw))
 
     def close(self) -> None:
         """Wipe and free all memory, and end a poll() of another thread within 50 ms. The socket is
@@ -255,9 +255,9 @@ class CookieListener:
         return f"<CookieListener on {self._sock.fileno()}, {self.peers} peers, {self._gate!r}>"
 
     def _poll(self, native: Any, deadline: float | None, limit: int) -> list[Arrival]:
-        run, keys, counters = lib.gc_udp_run, self._gate._native_keys, self._gate._counters
+        run, keys, counters = lib.gcookie_udp_run, self._gate._native_keys, self._gate._counters
         arrivals: list[Arrival] = []
-        lib.gc_udp_begin(native)
+        lib.gcookie_udp_begin(native)
         wait = _milliseconds_until(deadline)
         work = _WORK_MS
         while self._native is not None:
@@ -269,7 +269,7 @@ class CookieListener:
                 if arrivals:
                     break  # the error comes again
                 raise OSError(-number, os.strerror(-number))
-            found = lib.gc_udp_arrivals(native)
+            found = lib.gcookie_udp_arrivals(native)
             for at in range(number):
                 arrivals.append(_arrival(found[at]))
             if arrivals:
@@ -302,7 +302,7 @@ def send_each(sock: socket.socket, datagrams: Sequence[bytes], names: Sequence[b
         return 0
     data, addresses = b"".join(datagrams), b"".join(names)
     sizes = [len(datagram) for datagram in datagrams]
-    lost: int = lib.gc_udp_send(
+    lost: int = lib.gcookie_udp_send(
         sock.fileno(), addresses, len(addresses), len(names[0]), data, len(data), sizes, len(sizes)
     )
     return lost

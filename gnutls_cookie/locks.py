@@ -61,17 +61,17 @@ class OwnedLock:
     __slots__ = ("_await", "_news", "_notify", "_take", "give", "token")
 
     def __init__(self) -> None:
-        native = lib.gc_lock_new()
+        native = lib.gcookie_lock_new()
         if native == ffi.NULL:
             raise MemoryError("no memory for a lock")
-        native = ffi.gc(native, lib.gc_lock_free)
+        native = ffi.gc(native, lib.gcookie_lock_free)
         # Each a call into C without a frame of Python in between, on which the promise rests.
-        self.token: Callable[[], int] = lib.gc_lock_token
-        self.give: Callable[[int], None] = partial(lib.gc_lock_give, native)
-        self._take: Any = partial(lib.gc_lock_take, native)
-        self._news: Any = partial(lib.gc_lock_news, native)
-        self._await: Any = partial(lib.gc_lock_await, native)
-        self._notify: Any = partial(lib.gc_lock_notify, native)
+        self.token: Callable[[], int] = lib.gcookie_lock_token
+        self.give: Callable[[int], None] = partial(lib.gcookie_lock_give, native)
+        self._take: Any = partial(lib.gcookie_lock_take, native)
+        self._news: Any = partial(lib.gcookie_lock_news, native)
+        self._await: Any = partial(lib.gcookie_lock_await, native)
+        self._notify: Any = partial(lib.gcookie_lock_notify, native)
 
     def take(self, token: int, timeout: float | None = None) -> bool:
         """Make `token` the owner, as soon as nobody else is.

@@ -41,12 +41,16 @@ _LONGEST_INTERVAL = 60.0  # seconds between two retransmissions (RFC 6347 4.2.4.
 _STEPS = 1024  # calls of libgnutls in one call of ours
 _SIZE = ffi.sizeof("uint32_t")  # bytes; stands before each datagram that a call sent
 
-_FIRST: int = lib.GC_FIRST  # bytes
+_FIRST: int = lib.GCOOKIE_FIRST  # bytes
 _SESSION = ffi.typeof("gnutls_session_t *")
-_WIRE = ffi.typeof("struct gc_wire *")
-_HANDSHAKE, _RECEIVE, _SEND = lib.gc_wire_handshake, lib.gc_wire_receive, lib.gc_wire_send
+_WIRE = ffi.typeof("struct gcookie_wire *")
+_HANDSHAKE, _RECEIVE, _SEND = (
+    lib.gcookie_wire_handshake,
+    lib.gcookie_wire_receive,
+    lib.gcookie_wire_send,
+)
 _AGAIN: int = lib.GNUTLS_E_AGAIN
-_BUSY: int = lib.GC_BUSY
+_BUSY: int = lib.GCOOKIE_BUSY
 
 # NORMAL still has DTLS 1.0, which RFC 8996 forbids. It lacks AES-128-CCM-8, mandatory for PSK in
 # CoAP (RFC 7252 9.1.3.1), and the CBC-SHA256 suites of small devices (RFC 5487 3.1). What is added
@@ -172,7 +176,7 @@ class Session:
         flags |= lib.GNUTLS_DATAGRAM | lib.GNUTLS_NONBLOCK | lib.GNUTLS_NO_SIGNAL
         check(lib.gnutls_init(out, flags))
         self._pointer = ffi.gc(out[0], deinit)
-        lib.gc_wire_attach(self._pointer, self._wire, is_server)
+        lib.gcookie_wire_attach(self._pointer, self._wire, is_server)
         for kind, pointer in kinds_and_pointers:
             check(lib.gnutls_credentials_set(self._pointer, kind, pointer))
         kinds = tuple(sorted(kind for kind, _ in kinds_and_pointers))
@@ -202,7 +206,7 @@ class Session:
             # libgnutls (lib/buffers.c) keeps a cut one and takes the datagrams that follow for its
             # rest: a stranger's 13 bytes would cost the peer's next 16384. And zero bytes would be
             # the end of the stream to it.
-            whole = lib.gc_whole_records(datagram, size, size)
+            whole = lib.gcookie_whole_records(datagram, size, size)
         if whole and (
             not self._inbox
             or (len(self._inbox) < _INBOX_LIMIT and self._inbox_bytes + whole <= _INBOX_LIMIT_BYTES)
@@ -369,7 +373,7 @@ class Session:
                     self._outbox += self._last_flight
                 if not wire.starved:
                     return None
-            elif code == lib.GC_GOODBYE:
+            elif code == lib.GCOOKIE_GOODBYE:
                 self._peer_closed = True
                 self.close()  # RFC 5246 7.2.1: a close_notify is answered with one
                 return None
@@ -390,7 +394,7 @@ class Session:
             return
         self._closed = True
         if self._established:
-            self._say(lib.gc_wire_bye)
+            self._say(lib.gcookie_wire_bye)
         elif self._wire.ever_sent:
             self._alert(lib.GNUTLS_AL_WARNING, lib.GNUTLS_A_USER_CANCELED)
             self._alert(lib.GNUTLS_AL_WARNING, lib.GNUTLS_A_CLOSE_NOTIFY)
@@ -437,7 +441,7 @@ class Session:
         try:
             return c_text(line)
         finally:
-            lib.gc_free(line)
+            lib.gcookie_free(line)
 
     @property
     def peer_certificate(self) -> bytes | None:
@@ -492,7 +496,7 @@ class Session:
         What fits the MTU (gnutls_dtls_get_data_mtu), or what the peer takes where that is less:
         max_fragment_length (RFC 6066), record_size_limit (RFC 8449).
         """
-        return int(lib.gc_wire_data_mtu(self._pointer))
+        return int(lib.gcookie_wire_data_mtu(self._pointer))
 
     def __reduce__(self) -> str:
         raise TypeError("a Session cannot be copied or pickled: it is one end of a connection")
@@ -527,7 +531,7 @@ class Session:
 
     def _note_prestate(self, prestate: Any) -> None:
         """What prestate_set() told libgnutls: which message comes first."""
-        lib.gc_wire_begin_at(self._wire, prestate.hsk_read_seq)
+        lib.gcookie_wire_begin_at(self._wire, prestate.hsk_read_seq)
 
     def _set_priority(self, text: str, kinds: tuple[int, ...], alive: list[Any]) -> None:
         priority, exchanges = _priority(c_string("priority", text))
@@ -664,7 +668,7 @@ class Session:
         _SEATS.append(seat)
 
     def _alert(self, level: int, description: int) -> None:
-        self._say(lib.gc_wire_alert, level, description)
+        self._say(lib.gcookie_wire_alert, level, description)
 
     def _fail(self, code: int) -> None:
         """The session has failed: tell the peer, and raise the error that `code` is."""
@@ -676,7 +680,7 @@ class Session:
         elif code != lib.GNUTLS_E_TIMEDOUT:  # silence is not answered
             if code == lib.GNUTLS_E_CERTIFICATE_VERIFICATION_ERROR:
                 detail = self._verification_text()
-            self._say(lib.gc_wire_alert_for, code)
+            self._say(lib.gcookie_wire_alert_for, code)
         raise error_from_code(code, detail)
 
     def _verification_text(self) -> str:
@@ -688,7 +692,7 @@ class Session:
         try:
             return bytes(ffi.buffer(out.data, out.size)).decode("utf-8", "replace").strip("\0 ")
         finally:
-            lib.gc_free(out.data)
+            lib.gcookie_free(out.data)
 
 
 def _deep_handle() -> int:
@@ -705,7 +709,7 @@ class _Deinit:
 
     def __call__(self, pointer: Any) -> None:
         lib.gnutls_deinit(pointer)
-        lib.gc_wire_clear(self._wire)
+        lib.gcookie_wire_clear(self._wire)
         self._alive.clear()
 
 
@@ -733,10 +737,10 @@ def _take_seat() -> _Seat:
     try:
         return _SEATS.pop()
     except IndexError:
-        native = lib.gc_seat_new()
+        native = lib.gcookie_seat_new()
         if native == ffi.NULL:
             raise MemoryError("no memory for a call of a session") from None
-        native = ffi.gc(native, lib.gc_seat_free)
+        native = ffi.gc(native, lib.gcookie_seat_free)
         return native, ffi.buffer(native.message), ffi.buffer(native.first)
 
 

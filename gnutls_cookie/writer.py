@@ -51,7 +51,7 @@ _MOST_UNITS = 160
 _ATTACHED, _HEAD, _TAIL, _LOST = (offset // 8 for offset in (64, 512, 576, 640))
 _COUNTERS = 128 // 8
 
-# Of struct gc_counters and what follows it. The reasons are those of gate.py's DiscardReason.
+# Of struct gcookie_counters and what follows it. The reasons are those of gate.py's DiscardReason.
 REASONS = (
     *("", "record_header", "content_type", "record_version", "epoch", "record_length"),
     *("handshake_header", "handshake_type", "message_seq", "fragment_offset", "fragment_length"),

@@ -446,7 +446,7 @@ def test_reply_is_not_written_where_it_has_no_room(capacity: int) -> None:
     """The push that captures in C refuses it, and touches nothing."""
     struct = Prestate()._struct
     memory = ffi.new("unsigned char[64]", b"?" * 64)
-    assert lib.gc_cookie_reply(KEY, len(KEY), CLIENT, len(CLIENT), struct, memory, capacity) == -53
+    assert lib.gcookie_reply(KEY, len(KEY), CLIENT, len(CLIENT), struct, memory, capacity) == -53
     assert bytes(ffi.buffer(memory)) == b"?" * 64
-    assert lib.gc_cookie_reply(KEY, len(KEY), CLIENT, len(CLIENT), struct, memory, 44) == 44
+    assert lib.gcookie_reply(KEY, len(KEY), CLIENT, len(CLIENT), struct, memory, 44) == 44
     assert bytes(ffi.buffer(memory))[44:] == b"?" * 20

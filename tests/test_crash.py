@@ -782,8 +782,8 @@ for arguments in itertools.product(values, values, values, [None, Evil()], [*val
     except SystemExit as error:
         assert error.code == 9
 for number in [0, 1, 2, 99, 2**31, 2**63, 2**64 - 1]:
-    assert lib.gc_push(ffi.cast("void *", number), b"datagram", 8) == -1
-    assert lib.gc_push(ffi.cast("void *", number), ffi.NULL, 0) == -1
+    assert lib.gcookie_push(ffi.cast("void *", number), b"datagram", 8) == -1
+    assert lib.gcookie_push(ffi.cast("void *", number), ffi.NULL, 0) == -1
 assert len(TABLE) == 0
 gc.collect()
 print(calls > 50000)

@@ -44,7 +44,7 @@ from gnutls_cookie.reference.wire import CONTENT_ALERT, CONTENT_HANDSHAKE
 ROLES = ("client", "server")
 CLIENT_HELLO, SERVER_HELLO, HELLO_VERIFY_REQUEST, CERTIFICATE = 1, 2, 3, 11
 CERTIFICATE_VERIFY, CLIENT_KEY_EXCHANGE, FINISHED = 15, 16, 20
-MOST_KEPT = 80 << 10  # bytes; GC_MOST_KEPT in native/guard.h
+MOST_KEPT = 80 << 10  # bytes; GCOOKIE_MOST_KEPT in native/guard.h
 
 
 def kept(session: Session) -> int:

@@ -118,8 +118,8 @@ def test_none_can_be_lent() -> None:
 def test_numbers_run_out_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a pointer holds no more (32-bit machines) it is an OverflowError, never a reuse."""
     last = ffi.new("uintptr_t *", 2 ** (8 * ffi.sizeof("uintptr_t")) - 3)
-    assert [lib.gc_count_up(last) for _ in range(5)] == [last[0] - 1, last[0], 0, 0, 0]
-    monkeypatch.setattr(handles, "_NEXT_HANDLE", lambda: lib.gc_count_up(last))
+    assert [lib.gcookie_count_up(last) for _ in range(5)] == [last[0] - 1, last[0], 0, 0, 0]
+    monkeypatch.setattr(handles, "_NEXT_HANDLE", lambda: lib.gcookie_count_up(last))
     table = HandleTable()
     with pytest.raises(OverflowError):
         table.lend("one too many")
@@ -191,7 +191,7 @@ def test_child_of_a_fork_can_lend_though_threads_were_lending() -> None:
 
 
 def call_push(handle: int, data: bytes = b"datagram") -> int:
-    return int(lib.gc_push(ffi.cast("void *", handle), data, len(data)))
+    return int(lib.gcookie_push(ffi.cast("void *", handle), data, len(data)))
 
 
 def stale() -> int:

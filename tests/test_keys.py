@@ -138,7 +138,7 @@ def test_copies_of_keys_in_c_are_wiped(monkeypatch: pytest.MonkeyPatch) -> None:
     gc.collect()
     assert [before.count(b"the first key") for before, _ in wipes.seen] == [1, 1]
     assert [before.count(b"the second key") for before, _ in wipes.seen] == [0, 1]
-    assert {after for _, after in wipes.seen} == {bytes(ffi.sizeof("struct gc_keys"))}
+    assert {after for _, after in wipes.seen} == {bytes(ffi.sizeof("struct gcookie_keys"))}
 
 
 def test_rotation_makes_the_current_key_the_previous() -> None:

@@ -72,9 +72,9 @@ def test_module_of_another_version_is_an_import_error(compiled: str) -> None:
 
 def test_versions_in_the_module_are_those_of_package_and_headers() -> None:
     """What was compiled in: the package's version, GNUTLS_VERSION, the oldest that is usable."""
-    assert text(lib.gc_package_version) == gnutls_cookie.__version__
-    assert re.match(r"\d+\.\d+\.\d+", text(lib.gc_built_with_libgnutls))
-    assert text(lib.gc_oldest_libgnutls) == "3.6.13"
+    assert text(lib.gcookie_package_version) == gnutls_cookie.__version__
+    assert re.match(r"\d+\.\d+\.\d+", text(lib.gcookie_built_with_libgnutls))
+    assert text(lib.gcookie_oldest_libgnutls) == "3.6.13"
 
 
 # --- for real -------------------------------------------------------------------------------------
@@ -93,7 +93,7 @@ def import_with(version: str) -> tuple[int, str, str]:
 
 def test_import_beside_a_slightly_older_library_warns() -> None:
     """A RuntimeWarning with both versions, and everything is there."""
-    built_with = text(lib.gc_built_with_libgnutls)
+    built_with = text(lib.gcookie_built_with_libgnutls)
     if built_with == "3.6.13":
         pytest.skip("built with the oldest")
     code, out, err = import_with("3.6.13")
@@ -113,7 +113,7 @@ def test_import_beside_a_library_that_is_too_old_fails() -> None:
 
 def test_import_beside_the_library_built_with_is_silent() -> None:
     """The shim itself changes nothing."""
-    version = text(lib.gc_built_with_libgnutls)
+    version = text(lib.gcookie_built_with_libgnutls)
     assert import_with(version) == (0, f"imported {version}\n", "")
 
 

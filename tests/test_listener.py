@@ -1138,7 +1138,7 @@ def test_loop_is_the_one_of_the_build_switch() -> None:
     """Batches on Linux and FreeBSD, unless the build was told otherwise."""
     batches = sys.platform.startswith(("linux", "freebsd"))
     wanted = os.environ.get("GNUTLS_COOKIE_PORTABLE_LOOP") == "1" or not batches
-    assert bool(lib.GC_UDP_PORTABLE) == wanted
+    assert bool(lib.GCOOKIE_UDP_PORTABLE) == wanted
 
 
 @pytest.mark.slow

@@ -218,7 +218,7 @@ def test_flight_longer_than_the_first_block_of_a_call_arrives(tmp_path: Path) ->
     command += ["-addext", f"subjectAltName=DNS:localhost,{names}"]
     subprocess.run(command, check=True, capture_output=True)
     der = ssl.PEM_cert_to_DER_cert(certificate.read_text())
-    assert len(der) > 2 * lib.GC_FIRST
+    assert len(der) > 2 * lib.GCOOKIE_FIRST
     for _ in range(2):
         server = Session("server", CertificateCredentials.from_files(certificate, key))
         client = client_of("X.509", verify_peer=False)
@@ -284,6 +284,6 @@ def test_lengths_that_disagree_are_not_read_beyond() -> None:
             (b"", 16, b"", [], 0),
         ]:
             given = (names, len(names), size, data, len(data), sizes, len(sizes))
-            assert lib.gc_udp_send(sock.fileno(), *given) == lost
+            assert lib.gcookie_udp_send(sock.fileno(), *given) == lost
             for at in range(len(sizes) - lost):
                 assert there.recv(100) == data[2 * at : 2 * at + 2]

@@ -27,17 +27,18 @@ enum { NO_KEY = -1, NO_REPLY = -2 };
 static inline uint32_t be16(const uint8_t *bytes);
 static inline uint32_t be24(const uint8_t *bytes);
 static inline uint64_t be48(const uint8_t *bytes);
-static int judge(const struct gc_keys *keys, const void *client_data, size_t client_data_size,
-                 const uint8_t *datagram, size_t size, const struct gc_hello *hello,
-                 unsigned char reply[GC_REPLY_SIZE]);
-static int make_reply(const struct gc_key *key, const void *client_data, size_t client_data_size,
-                      const struct gc_hello *hello, unsigned char reply[GC_REPLY_SIZE]);
-static int accepts(const struct gc_key *key, const void *client_data, size_t client_data_size,
-                   const uint8_t *datagram, size_t size, const struct gc_hello *hello,
-                   const unsigned char reply[GC_REPLY_SIZE]);
-static void echo_record_seq(unsigned char reply[GC_REPLY_SIZE], const uint8_t *datagram);
-static void clear(struct gc_verdict *out);
-static void clear_reply(struct gc_verdict *out);
+static int judge(const struct gcookie_keys *keys, const void *client_data, size_t client_data_size,
+                 const uint8_t *datagram, size_t size, const struct gcookie_hello *hello,
+                 unsigned char reply[GCOOKIE_REPLY_SIZE]);
+static int make_reply(const struct gcookie_key *key, const void *client_data,
+                      size_t client_data_size, const struct gcookie_hello *hello,
+                      unsigned char reply[GCOOKIE_REPLY_SIZE]);
+static int accepts(const struct gcookie_key *key, const void *client_data, size_t client_data_size,
+                   const uint8_t *datagram, size_t size, const struct gcookie_hello *hello,
+                   const unsigned char reply[GCOOKIE_REPLY_SIZE]);
+static void echo_record_seq(unsigned char reply[GCOOKIE_REPLY_SIZE], const uint8_t *datagram);
+static void clear(struct gcookie_verdict *out);
+static void clear_reply(struct gcookie_verdict *out);
 
 /*@ // The specification of the strict reading, check by check.
   @ logic integer be16_at{L}(uint8_t *p, integer at) = p[at] * 256 + p[at + 1];
@@ -47,26 +48,26 @@ static void clear_reply(struct gc_verdict *out);
   @     be24_at(p, at) * 16777216 + be24_at(p, at + 3);
   @
   @ logic integer reason_of{L}(uint8_t *p, integer size) =
-  @     size < 13 ? GC_RECORD_HEADER
-  @   : p[0] != 22 ? GC_CONTENT_TYPE
+  @     size < 13 ? GCOOKIE_RECORD_HEADER
+  @   : p[0] != 22 ? GCOOKIE_CONTENT_TYPE
   @   : !(be16_at(p, 1) == 0xfeff || be16_at(p, 1) == 0xfefd || be16_at(p, 1) == 0x0100)
-  @         ? GC_RECORD_VERSION
-  @   : be16_at(p, 3) != 0 ? GC_EPOCH
-  @   : 13 + be16_at(p, 11) > size || be16_at(p, 11) > 16384 ? GC_RECORD_LENGTH
-  @   : be16_at(p, 11) < 12 ? GC_HANDSHAKE_HEADER
-  @   : p[13] != 1 ? GC_HANDSHAKE_TYPE
-  @   : be16_at(p, 17) > 255 ? GC_MESSAGE_SEQ
-  @   : be24_at(p, 19) != 0 ? GC_FRAGMENT_OFFSET
+  @         ? GCOOKIE_RECORD_VERSION
+  @   : be16_at(p, 3) != 0 ? GCOOKIE_EPOCH
+  @   : 13 + be16_at(p, 11) > size || be16_at(p, 11) > 16384 ? GCOOKIE_RECORD_LENGTH
+  @   : be16_at(p, 11) < 12 ? GCOOKIE_HANDSHAKE_HEADER
+  @   : p[13] != 1 ? GCOOKIE_HANDSHAKE_TYPE
+  @   : be16_at(p, 17) > 255 ? GCOOKIE_MESSAGE_SEQ
+  @   : be24_at(p, 19) != 0 ? GCOOKIE_FRAGMENT_OFFSET
   @   : 12 + be24_at(p, 22) != be16_at(p, 11) || be24_at(p, 22) > be24_at(p, 14)
-  @         ? GC_FRAGMENT_LENGTH
-  @   : be24_at(p, 22) == be24_at(p, 14) && size != 13 + be16_at(p, 11) ? GC_TRAILING_DATA
-  @   : be24_at(p, 22) >= 35 && p[59] > 32 ? GC_SESSION_ID
+  @         ? GCOOKIE_FRAGMENT_LENGTH
+  @   : be24_at(p, 22) == be24_at(p, 14) && size != 13 + be16_at(p, 11) ? GCOOKIE_TRAILING_DATA
+  @   : be24_at(p, 22) >= 35 && p[59] > 32 ? GCOOKIE_SESSION_ID
   @   : be24_at(p, 22) < 36 || be24_at(p, 22) < 36 + p[59]
-  @         || be24_at(p, 22) < 36 + p[59] + p[60 + p[59]] ? GC_COOKIE_FIELD
-  @   : GC_OK;
+  @         || be24_at(p, 22) < 36 + p[59] + p[60 + p[59]] ? GCOOKIE_COOKIE_FIELD
+  @   : GCOOKIE_OK;
   @
-  @ // And what is read where it comes to GC_OK.
-  @ predicate cookie_of{L}(struct gc_hello *hello, uint8_t *p, integer size) =
+  @ // And what is read where it comes to GCOOKIE_OK.
+  @ predicate cookie_of{L}(struct gcookie_hello *hello, uint8_t *p, integer size) =
   @     hello->cookie_offset == 61 + p[59] && hello->cookie_size == p[60 + p[59]] &&
   @     hello->cookie_offset + hello->cookie_size <= size;
   @
@@ -78,79 +79,79 @@ static void clear_reply(struct gc_verdict *out);
   @ requires \separated(hello, datagram + (0 .. size - 1));
   @ assigns *hello;
   @ ensures \result == reason_of(datagram, size);
-  @ ensures \result == GC_OK ==> hello->record_seq == be48_at(datagram, 5);
-  @ ensures \result == GC_OK ==> hello->message_seq == be16_at(datagram, 17);
-  @ ensures \result == GC_OK ==> cookie_of(hello, datagram, size);
-  @ ensures \result != GC_OK ==> *hello == \old(*hello);
+  @ ensures \result == GCOOKIE_OK ==> hello->record_seq == be48_at(datagram, 5);
+  @ ensures \result == GCOOKIE_OK ==> hello->message_seq == be16_at(datagram, 17);
+  @ ensures \result == GCOOKIE_OK ==> cookie_of(hello, datagram, size);
+  @ ensures \result != GCOOKIE_OK ==> *hello == \old(*hello);
   @*/
-int gc_parse(const uint8_t *datagram, size_t size, struct gc_hello *hello) {
+int gcookie_parse(const uint8_t *datagram, size_t size, struct gcookie_hello *hello) {
     if (size < RECORD_HEADER_SIZE) {
-        return GC_RECORD_HEADER;
+        return GCOOKIE_RECORD_HEADER;
     }
     if (datagram[0] != CONTENT_HANDSHAKE) {
-        return GC_CONTENT_TYPE;
+        return GCOOKIE_CONTENT_TYPE;
     }
     /* DTLS 1.0, 1.2 and the 0.9 of before the RFCs. A 1.2 client may write any of the first two
      * here, whatever it offers inside; anything else is another protocol. */
     const uint32_t version = be16(datagram + 1);
     if (version != 0xfeffu && version != 0xfefdu && version != 0x0100u) {
-        return GC_RECORD_VERSION;
+        return GCOOKIE_RECORD_VERSION;
     }
     /* 4.1: epoch 0 until a ChangeCipherSpec. */
     if (be16(datagram + 3) != 0) {
-        return GC_EPOCH;
+        return GCOOKIE_EPOCH;
     }
     const uint32_t record_length = be16(datagram + 11);
     if (record_length > size - RECORD_HEADER_SIZE || record_length > MAX_RECORD_LENGTH) {
-        return GC_RECORD_LENGTH;
+        return GCOOKIE_RECORD_LENGTH;
     }
 
     if (record_length < HANDSHAKE_HEADER_SIZE) {
-        return GC_HANDSHAKE_HEADER;
+        return GCOOKIE_HANDSHAKE_HEADER;
     }
     if (datagram[13] != TYPE_CLIENT_HELLO) {
-        return GC_HANDSHAKE_TYPE;
+        return GCOOKIE_HANDSHAKE_TYPE;
     }
     const uint32_t message_seq = be16(datagram + 17);
     if (message_seq > MAX_ECHOED_MESSAGE_SEQ) {
-        return GC_MESSAGE_SEQ;
+        return GCOOKIE_MESSAGE_SEQ;
     }
     /* 4.2.3: a hello may come in fragments; the first alone holds the cookie, the others get no
      * answer of their own. */
     if (be24(datagram + 19) != 0) {
-        return GC_FRAGMENT_OFFSET;
+        return GCOOKIE_FRAGMENT_OFFSET;
     }
     const uint32_t length = be24(datagram + 14);
     const uint32_t fragment_length = be24(datagram + 22);
     if (HANDSHAKE_HEADER_SIZE + fragment_length != record_length || fragment_length > length) {
-        return GC_FRAGMENT_LENGTH;
+        return GCOOKIE_FRAGMENT_LENGTH;
     }
     /* 4.2.4: a ClientHello is a flight of its own. Behind a first fragment the next may follow. */
     if (fragment_length == length && size != RECORD_HEADER_SIZE + record_length) {
-        return GC_TRAILING_DATA;
+        return GCOOKIE_TRAILING_DATA;
     }
 
     if (fragment_length < SESSION_ID_FIELD + 1) {
-        return GC_COOKIE_FIELD;
+        return GCOOKIE_COOKIE_FIELD;
     }
     const uint32_t session_id_size = datagram[BODY + SESSION_ID_FIELD];
     if (session_id_size > MAX_SESSION_ID) {
-        return GC_SESSION_ID;
+        return GCOOKIE_SESSION_ID;
     }
     const uint32_t cookie_field = SESSION_ID_FIELD + 1 + session_id_size;
     if (fragment_length < cookie_field + 1) {
-        return GC_COOKIE_FIELD;
+        return GCOOKIE_COOKIE_FIELD;
     }
     const uint32_t cookie_size = datagram[BODY + cookie_field];
     if (fragment_length < cookie_field + 1 + cookie_size) {
-        return GC_COOKIE_FIELD;
+        return GCOOKIE_COOKIE_FIELD;
     }
 
     hello->record_seq = be48(datagram + 5);
     hello->message_seq = message_seq;
     hello->cookie_offset = BODY + cookie_field + 1;
     hello->cookie_size = cookie_size;
-    return GC_OK;
+    return GCOOKIE_OK;
 }
 
 /*@ requires \valid_read(keys) && \valid_read((char *)client_data + (0 .. client_data_size - 1));
@@ -158,45 +159,46 @@ int gc_parse(const uint8_t *datagram, size_t size, struct gc_hello *hello) {
   @ requires \separated(out, keys, datagram + (0 .. size - 1),
   @                     (char *)client_data + (0 .. client_data_size - 1));
   @ assigns *out;
-  @ ensures out->kind == GC_DISCARD || out->kind == GC_CHALLENGE || out->kind == GC_VERIFIED;
-  @ ensures out->kind == GC_DISCARD <==> out->reason != GC_OK;
+  @ ensures out->kind == GCOOKIE_DISCARD || out->kind == GCOOKIE_CHALLENGE || out->kind ==
+  GCOOKIE_VERIFIED;
+  @ ensures out->kind == GCOOKIE_DISCARD <==> out->reason != GCOOKIE_OK;
   @ ensures out->reason == reason_of{Pre}(datagram, size) ||
-  @         (out->reason == GC_INTERNAL && reason_of{Pre}(datagram, size) == GC_OK);
+  @         (out->reason == GCOOKIE_INTERNAL && reason_of{Pre}(datagram, size) == GCOOKIE_OK);
   @
-  @ ensures out->kind == GC_CHALLENGE ==> size > GC_REPLY_SIZE;
-  @ ensures out->kind == GC_CHALLENGE ==>
-  @     pushed(&out->reply[0], GC_REPLY_SIZE, GC_REPLY_SIZE);
+  @ ensures out->kind == GCOOKIE_CHALLENGE ==> size > GCOOKIE_REPLY_SIZE;
+  @ ensures out->kind == GCOOKIE_CHALLENGE ==>
+  @     pushed(&out->reply[0], GCOOKIE_REPLY_SIZE, GCOOKIE_REPLY_SIZE);
   @ ensures out->presented ==
-  @     (out->kind == GC_CHALLENGE && \at(datagram[60 + datagram[59]], Pre) > 0 ? 1 : 0);
-  @ ensures out->kind == GC_CHALLENGE ==>
+  @     (out->kind == GCOOKIE_CHALLENGE && \at(datagram[60 + datagram[59]], Pre) > 0 ? 1 : 0);
+  @ ensures out->kind == GCOOKIE_CHALLENGE ==>
   @     \forall integer i; 5 <= i <= 10 ==> out->reply[i] == \at(datagram[i], Pre);
-  @ ensures out->kind != GC_CHALLENGE ==>
-  @     \forall integer i; 0 <= i < GC_REPLY_SIZE ==> out->reply[i] == 0;
+  @ ensures out->kind != GCOOKIE_CHALLENGE ==>
+  @     \forall integer i; 0 <= i < GCOOKIE_REPLY_SIZE ==> out->reply[i] == 0;
   @
-  @ ensures out->kind == GC_VERIFIED ==>
-  @     \at(datagram[60 + datagram[59]], Pre) == GC_COOKIE_SIZE &&
+  @ ensures out->kind == GCOOKIE_VERIFIED ==>
+  @     \at(datagram[60 + datagram[59]], Pre) == GCOOKIE_SIZE &&
   @     be48_at{Pre}(datagram, 5) <= UINT32_MAX;
-  @ ensures out->kind == GC_VERIFIED ==>
+  @ ensures out->kind == GCOOKIE_VERIFIED ==>
   @     out->prestate.record_seq == be48_at{Pre}(datagram, 5) &&
   @     out->prestate.hsk_read_seq == be16_at{Pre}(datagram, 17) &&
   @     out->prestate.hsk_write_seq == \max(be16_at{Pre}(datagram, 17), 1) - 1;
-  @ ensures out->kind == GC_VERIFIED ==>
+  @ ensures out->kind == GCOOKIE_VERIFIED ==>
   @     (out->key_age == 0 &&
   @      judged_genuine(&keys->current.data[0], keys->current.size, (char *)client_data,
   @                     client_data_size, (char *)datagram, size)) ||
   @     (out->key_age == 1 && keys->previous.size > 0 &&
   @      judged_genuine(&keys->previous.data[0], keys->previous.size, (char *)client_data,
   @                     client_data_size, (char *)datagram, size));
-  @ ensures out->kind != GC_VERIFIED ==>
+  @ ensures out->kind != GCOOKIE_VERIFIED ==>
   @     out->key_age == 0 && out->prestate.record_seq == 0 && out->prestate.hsk_read_seq == 0 &&
   @     out->prestate.hsk_write_seq == 0;
   @*/
-void gc_gate(const struct gc_keys *keys, const void *client_data, size_t client_data_size,
-             const uint8_t *datagram, size_t size, struct gc_verdict *out) {
-    struct gc_hello hello;
-    const int reason = gc_parse(datagram, size, &hello);
+void gcookie_gate(const struct gcookie_keys *keys, const void *client_data, size_t client_data_size,
+                  const uint8_t *datagram, size_t size, struct gcookie_verdict *out) {
+    struct gcookie_hello hello;
+    const int reason = gcookie_parse(datagram, size, &hello);
     clear(out);
-    if (reason != GC_OK) {
+    if (reason != GCOOKIE_OK) {
         out->reason = reason;
         return;
     }
@@ -205,17 +207,17 @@ void gc_gate(const struct gc_keys *keys, const void *client_data, size_t client_
         judge(keys, client_data, client_data_size, datagram, size, &hello, out->reply);
     /*@ assert \forall integer i; 5 <= i <= 10 ==> datagram[i] == \at(datagram[i], Pre); */
     if (key_age == NO_KEY) {
-        out->kind = GC_CHALLENGE;
+        out->kind = GCOOKIE_CHALLENGE;
         out->presented = hello.cookie_size > 0;
         echo_record_seq(out->reply, datagram);
         return;
     }
     clear_reply(out);
     if (key_age == NO_REPLY) {
-        out->reason = GC_INTERNAL;
+        out->reason = GCOOKIE_INTERNAL;
         return;
     }
-    out->kind = GC_VERIFIED;
+    out->kind = GCOOKIE_VERIFIED;
     out->key_age = key_age;
     out->prestate.record_seq = (unsigned int)hello.record_seq;
     out->prestate.hsk_read_seq = hello.message_seq;
@@ -256,14 +258,15 @@ static inline uint64_t be48(const uint8_t *bytes) {
 /*@ requires \valid_read(keys) && \valid_read((char *)client_data + (0 .. client_data_size - 1));
   @ requires readable(datagram, size) && \valid_read(hello);
   @ requires hello->cookie_offset + hello->cookie_size <= size;
-  @ requires \valid(reply + (0 .. GC_REPLY_SIZE - 1));
-  @ requires \separated(reply + (0 .. GC_REPLY_SIZE - 1), keys, hello, datagram + (0 .. size - 1),
+  @ requires \valid(reply + (0 .. GCOOKIE_REPLY_SIZE - 1));
+  @ requires \separated(reply + (0 .. GCOOKIE_REPLY_SIZE - 1), keys, hello, datagram + (0 .. size -
+  1),
   @                     (char *)client_data + (0 .. client_data_size - 1));
-  @ assigns reply[0 .. GC_REPLY_SIZE - 1];
+  @ assigns reply[0 .. GCOOKIE_REPLY_SIZE - 1];
   @ ensures \result == 0 || \result == 1 || \result == NO_KEY || \result == NO_REPLY;
-  @ ensures \result != NO_REPLY ==> pushed(reply, GC_REPLY_SIZE, GC_REPLY_SIZE);
+  @ ensures \result != NO_REPLY ==> pushed(reply, GCOOKIE_REPLY_SIZE, GCOOKIE_REPLY_SIZE);
   @ ensures \result == 0 || \result == 1 ==>
-  @     hello->cookie_size == GC_COOKIE_SIZE && hello->record_seq <= UINT32_MAX;
+  @     hello->cookie_size == GCOOKIE_SIZE && hello->record_seq <= UINT32_MAX;
   @ ensures \result == 0 ==>
   @     judged_genuine(&keys->current.data[0], keys->current.size, (char *)client_data,
   @                    client_data_size, (char *)datagram, size);
@@ -271,15 +274,15 @@ static inline uint64_t be48(const uint8_t *bytes) {
   @     judged_genuine(&keys->previous.data[0], keys->previous.size, (char *)client_data,
   @                    client_data_size, (char *)datagram, size);
   @*/
-static int judge(const struct gc_keys *keys, const void *client_data, size_t client_data_size,
-                 const uint8_t *datagram, size_t size, const struct gc_hello *hello,
-                 unsigned char reply[GC_REPLY_SIZE]) {
+static int judge(const struct gcookie_keys *keys, const void *client_data, size_t client_data_size,
+                 const uint8_t *datagram, size_t size, const struct gcookie_hello *hello,
+                 unsigned char reply[GCOOKIE_REPLY_SIZE]) {
     if (!make_reply(&keys->current, client_data, client_data_size, hello, reply)) {
         return NO_REPLY;
     }
     /* A prestate carries 32 bits of the record sequence: beyond that the client cannot be handed
      * over, and is challenged for ever. */
-    if (hello->cookie_size != GC_COOKIE_SIZE || hello->record_seq > UINT32_MAX) {
+    if (hello->cookie_size != GCOOKIE_SIZE || hello->record_seq > UINT32_MAX) {
         return NO_KEY;
     }
     if (accepts(&keys->current, client_data, client_data_size, datagram, size, hello, reply)) {
@@ -288,7 +291,7 @@ static int judge(const struct gc_keys *keys, const void *client_data, size_t cli
     if (keys->previous.size == 0) {
         return NO_KEY;
     }
-    unsigned char older[GC_REPLY_SIZE];
+    unsigned char older[GCOOKIE_REPLY_SIZE];
     if (!make_reply(&keys->previous, client_data, client_data_size, hello, older)) {
         return NO_REPLY;
     }
@@ -302,50 +305,51 @@ static int judge(const struct gc_keys *keys, const void *client_data, size_t cli
  * message_seq is echoed, not the 0 of the stock recipe: a client whose cookie died with its key
  * waits for the next number. */
 /*@ requires \valid_read(key) && \valid_read((char *)client_data + (0 .. client_data_size - 1));
-  @ requires \valid_read(hello) && \valid(reply + (0 .. GC_REPLY_SIZE - 1));
-  @ requires \separated(reply + (0 .. GC_REPLY_SIZE - 1), key, hello,
+  @ requires \valid_read(hello) && \valid(reply + (0 .. GCOOKIE_REPLY_SIZE - 1));
+  @ requires \separated(reply + (0 .. GCOOKIE_REPLY_SIZE - 1), key, hello,
   @                     (char *)client_data + (0 .. client_data_size - 1));
-  @ assigns reply[0 .. GC_REPLY_SIZE - 1];
+  @ assigns reply[0 .. GCOOKIE_REPLY_SIZE - 1];
   @ ensures \result == 0 || \result == 1;
-  @ ensures \result == 1 ==> key->size <= GC_KEY_CAPACITY;
-  @ ensures \result == 1 ==> pushed(reply, GC_REPLY_SIZE, GC_REPLY_SIZE);
+  @ ensures \result == 1 ==> key->size <= GCOOKIE_KEY_CAPACITY;
+  @ ensures \result == 1 ==> pushed(reply, GCOOKIE_REPLY_SIZE, GCOOKIE_REPLY_SIZE);
   @*/
-static int make_reply(const struct gc_key *key, const void *client_data, size_t client_data_size,
-                      const struct gc_hello *hello, unsigned char reply[GC_REPLY_SIZE]) {
-    if (key->size > GC_KEY_CAPACITY) {
+static int make_reply(const struct gcookie_key *key, const void *client_data,
+                      size_t client_data_size, const struct gcookie_hello *hello,
+                      unsigned char reply[GCOOKIE_REPLY_SIZE]) {
+    if (key->size > GCOOKIE_KEY_CAPACITY) {
         return 0;
     }
     /* libgnutls takes key and client_data without const, and only reads them. */
     gnutls_datum_t datum = {(unsigned char *)key->data, key->size};
     gnutls_dtls_prestate_st prestate = {(unsigned int)(hello->record_seq % UINT64_C(4294967296)), 0,
                                         hello->message_seq};
-    struct gc_capture capture = {reply, GC_REPLY_SIZE, 0};
+    struct gcookie_capture capture = {reply, GCOOKIE_REPLY_SIZE, 0};
     const int sent = gnutls_dtls_cookie_send(&datum, (void *)client_data, client_data_size,
-                                             &prestate, &capture, gc_capture_push);
-    return sent == GC_REPLY_SIZE && capture.size == GC_REPLY_SIZE;
+                                             &prestate, &capture, gcookie_capture_push);
+    return sent == GCOOKIE_REPLY_SIZE && capture.size == GCOOKIE_REPLY_SIZE;
 }
 
-/* Whether the hello's cookie, of GC_COOKIE_SIZE bytes, is the one in `reply`, and libgnutls agrees.
+/* Whether the hello's cookie, of GCOOKIE_SIZE bytes, is the one in `reply`, and libgnutls agrees.
  * libgnutls is the judge, but makes the HMAC anew and compares by memcmp: it is asked only where
  * the constant-time compare says yes. */
-/*@ requires \valid_read(key) && key->size <= GC_KEY_CAPACITY;
+/*@ requires \valid_read(key) && key->size <= GCOOKIE_KEY_CAPACITY;
   @ requires \valid_read((char *)client_data + (0 .. client_data_size - 1));
   @ requires readable(datagram, size);
-  @ requires \valid_read(hello) && hello->cookie_offset + GC_COOKIE_SIZE <= size;
-  @ requires readable(reply, GC_REPLY_SIZE);
+  @ requires \valid_read(hello) && hello->cookie_offset + GCOOKIE_SIZE <= size;
+  @ requires readable(reply, GCOOKIE_REPLY_SIZE);
   @ assigns \nothing;
   @ ensures \result == 0 || \result == 1;
   @ ensures \result == 1 ==>
-  @     \forall integer i; 0 <= i < GC_COOKIE_SIZE ==>
+  @     \forall integer i; 0 <= i < GCOOKIE_SIZE ==>
   @         reply[REPLY_COOKIE + i] == datagram[hello->cookie_offset + i];
   @ ensures \result == 1 ==>
   @     judged_genuine(&key->data[0], key->size, (char *)client_data, client_data_size,
   @                    (char *)datagram, size);
   @*/
-static int accepts(const struct gc_key *key, const void *client_data, size_t client_data_size,
-                   const uint8_t *datagram, size_t size, const struct gc_hello *hello,
-                   const unsigned char reply[GC_REPLY_SIZE]) {
-    if (gnutls_memcmp(reply + REPLY_COOKIE, datagram + hello->cookie_offset, GC_COOKIE_SIZE) != 0) {
+static int accepts(const struct gcookie_key *key, const void *client_data, size_t client_data_size,
+                   const uint8_t *datagram, size_t size, const struct gcookie_hello *hello,
+                   const unsigned char reply[GCOOKIE_REPLY_SIZE]) {
+    if (gnutls_memcmp(reply + REPLY_COOKIE, datagram + hello->cookie_offset, GCOOKIE_SIZE) != 0) {
         return 0;
     }
     /* libgnutls takes key, client_data and message without const, and only reads them. */
@@ -357,13 +361,14 @@ static int accepts(const struct gc_key *key, const void *client_data, size_t cli
 
 /* 4.2.1: the HelloVerifyRequest has the record sequence of the ClientHello. All 48 bits: lib/dtls.c
  * writes the lowest byte only. */
-/*@ requires \valid(reply + (0 .. GC_REPLY_SIZE - 1)) && readable(datagram, RECORD_HEADER_SIZE);
-  @ requires \separated(reply + (0 .. GC_REPLY_SIZE - 1),
+/*@ requires \valid(reply + (0 .. GCOOKIE_REPLY_SIZE - 1)) && readable(datagram,
+  RECORD_HEADER_SIZE);
+  @ requires \separated(reply + (0 .. GCOOKIE_REPLY_SIZE - 1),
   @                     datagram + (0 .. RECORD_HEADER_SIZE - 1));
   @ assigns reply[5 .. 10];
   @ ensures \forall integer i; 5 <= i <= 10 ==> reply[i] == \old(datagram[i]);
   @*/
-static void echo_record_seq(unsigned char reply[GC_REPLY_SIZE], const uint8_t *datagram) {
+static void echo_record_seq(unsigned char reply[GCOOKIE_REPLY_SIZE], const uint8_t *datagram) {
     reply[5] = datagram[5];
     reply[6] = datagram[6];
     reply[7] = datagram[7];
@@ -375,16 +380,16 @@ static void echo_record_seq(unsigned char reply[GC_REPLY_SIZE], const uint8_t *d
 /*@ requires \valid(out);
   @ assigns out->kind, out->reason, out->presented, out->key_age, out->prestate.record_seq,
   @         out->prestate.hsk_read_seq, out->prestate.hsk_write_seq,
-  @         out->reply[0 .. GC_REPLY_SIZE - 1];
-  @ ensures out->kind == GC_DISCARD && out->reason == GC_OK && out->presented == 0 &&
+  @         out->reply[0 .. GCOOKIE_REPLY_SIZE - 1];
+  @ ensures out->kind == GCOOKIE_DISCARD && out->reason == GCOOKIE_OK && out->presented == 0 &&
   @         out->key_age == 0;
   @ ensures out->prestate.record_seq == 0 && out->prestate.hsk_read_seq == 0 &&
   @         out->prestate.hsk_write_seq == 0;
-  @ ensures \forall integer i; 0 <= i < GC_REPLY_SIZE ==> out->reply[i] == 0;
+  @ ensures \forall integer i; 0 <= i < GCOOKIE_REPLY_SIZE ==> out->reply[i] == 0;
   @*/
-static void clear(struct gc_verdict *out) {
-    out->kind = GC_DISCARD;
-    out->reason = GC_OK;
+static void clear(struct gcookie_verdict *out) {
+    out->kind = GCOOKIE_DISCARD;
+    out->reason = GCOOKIE_OK;
     out->presented = 0;
     out->key_age = 0;
     out->prestate.record_seq = 0;
@@ -394,16 +399,16 @@ static void clear(struct gc_verdict *out) {
 }
 
 /*@ requires \valid(out);
-  @ assigns out->reply[0 .. GC_REPLY_SIZE - 1];
-  @ ensures \forall integer i; 0 <= i < GC_REPLY_SIZE ==> out->reply[i] == 0;
+  @ assigns out->reply[0 .. GCOOKIE_REPLY_SIZE - 1];
+  @ ensures \forall integer i; 0 <= i < GCOOKIE_REPLY_SIZE ==> out->reply[i] == 0;
   @*/
-static void clear_reply(struct gc_verdict *out) {
-    /*@ loop invariant 0 <= at <= GC_REPLY_SIZE;
+static void clear_reply(struct gcookie_verdict *out) {
+    /*@ loop invariant 0 <= at <= GCOOKIE_REPLY_SIZE;
       @ loop invariant \forall integer i; 0 <= i < at ==> out->reply[i] == 0;
-      @ loop assigns at, out->reply[0 .. GC_REPLY_SIZE - 1];
-      @ loop variant GC_REPLY_SIZE - at;
+      @ loop assigns at, out->reply[0 .. GCOOKIE_REPLY_SIZE - 1];
+      @ loop variant GCOOKIE_REPLY_SIZE - at;
       @*/
-    for (unsigned int at = 0; at < GC_REPLY_SIZE; at++) {
+    for (unsigned int at = 0; at < GCOOKIE_REPLY_SIZE; at++) {
         out->reply[at] = 0;
     }
 }

@@ -24,7 +24,7 @@ enum { KIB = 1 << 10 };
 enum { VERIFY_DATA = 12 }; /* bytes of a Finished (RFC 5246 7.4.9) */
 /* Of a message that is handed on in pieces: with their headers they are 512 bytes, the least that a
  * max_fragment_length allows (RFC 6066 4). */
-enum { PIECE = 512 - GC_MESSAGE_HEADER_SIZE };
+enum { PIECE = 512 - GCOOKIE_MESSAGE_HEADER_SIZE };
 
 static uint32_t read_16(const unsigned char *at) {
     return at[0] * 256u + at[1];
@@ -44,35 +44,35 @@ static void write_24(unsigned char *at, uint32_t value) {
     write_16(at + 1, value);
 }
 
-/* --- what may come -----------------------------------------------------------------------------
- */
+/* --- what may come ---------------------------------------------------------------------------- */
 
-size_t gc_record_size(const unsigned char *datagram, size_t size) {
+size_t gcookie_record_size(const unsigned char *datagram, size_t size) {
     size_t record;
-    if (size < GC_RECORD_HEADER_SIZE)
+    if (size < GCOOKIE_RECORD_HEADER_SIZE)
         return 0;
-    record = GC_RECORD_HEADER_SIZE + read_16(datagram + GC_RECORD_HEADER_SIZE - 2);
+    record = GCOOKIE_RECORD_HEADER_SIZE + read_16(datagram + GCOOKIE_RECORD_HEADER_SIZE - 2);
     return record <= size ? record : 0;
 }
 
-size_t gc_fragment_read(const unsigned char *messages, size_t size, struct gc_fragment *out) {
-    if (size < GC_MESSAGE_HEADER_SIZE)
+size_t gcookie_fragment_read(const unsigned char *messages, size_t size,
+                             struct gcookie_fragment *out) {
+    if (size < GCOOKIE_MESSAGE_HEADER_SIZE)
         return 0;
     out->type = messages[0];
     out->length = read_24(messages + 1);
     out->seq = read_16(messages + 4);
     out->offset = read_24(messages + 6);
     out->size = read_24(messages + 9);
-    out->data = messages + GC_MESSAGE_HEADER_SIZE;
-    if (out->size > size - GC_MESSAGE_HEADER_SIZE || out->offset > out->length ||
+    out->data = messages + GCOOKIE_MESSAGE_HEADER_SIZE;
+    if (out->size > size - GCOOKIE_MESSAGE_HEADER_SIZE || out->offset > out->length ||
         out->size > out->length - out->offset)
         return 0;
     if (out->size == 0 && out->length > 0)
         return 0; /* brings nothing */
-    return GC_MESSAGE_HEADER_SIZE + (size_t)out->size;
+    return GCOOKIE_MESSAGE_HEADER_SIZE + (size_t)out->size;
 }
 
-long gc_message_limit(int is_server, int greeted, unsigned int type) {
+long gcookie_message_limit(int is_server, int greeted, unsigned int type) {
     if (is_server) {
         if (!greeted)
             return type == CLIENT_HELLO ? 16 * KIB : -1;
@@ -106,8 +106,7 @@ long gc_message_limit(int is_server, int greeted, unsigned int type) {
     }
 }
 
-/* --- a record under keys ------------------------------------------------------------------------
- */
+/* --- a record under keys ---------------------------------------------------------------------- */
 
 /* A whole Finished, whatever its number and its verify_data. */
 static int is_finished(const unsigned char *header) {
@@ -115,7 +114,7 @@ static int is_finished(const unsigned char *header) {
            read_24(header + 6) == 0 && read_24(header + 9) == VERIFY_DATA;
 }
 
-enum { FINISHED_SIZE = GC_MESSAGE_HEADER_SIZE + VERIFY_DATA };
+enum { FINISHED_SIZE = GCOOKIE_MESSAGE_HEADER_SIZE + VERIFY_DATA };
 
 /* RFC 5288, RFC 6655: the nonce's last eight bytes are in the record; RFC 7905: none is. */
 static int opens_with_aead(const unsigned char *record, size_t size,
@@ -123,13 +122,13 @@ static int opens_with_aead(const unsigned char *record, size_t size,
                            const gnutls_datum_t *iv) {
     const size_t in_record = cipher == GNUTLS_CIPHER_CHACHA20_POLY1305 ? 0 : 8;
     const size_t tag = gnutls_cipher_get_tag_size(cipher);
-    const unsigned char *body = record + GC_RECORD_HEADER_SIZE;
+    const unsigned char *body = record + GCOOKIE_RECORD_HEADER_SIZE;
     unsigned char nonce[12], aad[13], plain[FINISHED_SIZE];
     size_t plain_size = sizeof plain;
     gnutls_aead_cipher_hd_t handle;
     int code;
 
-    if (size != GC_RECORD_HEADER_SIZE + in_record + FINISHED_SIZE + tag ||
+    if (size != GCOOKIE_RECORD_HEADER_SIZE + in_record + FINISHED_SIZE + tag ||
         iv->size != sizeof nonce - in_record)
         return 0;
     memcpy(nonce, iv->data, iv->size);
@@ -152,14 +151,14 @@ static int opens_with_aead(const unsigned char *record, size_t size,
 
 /* CBC (RFC 5246 6.2.3.2, RFC 7366). Only the header is deciphered: no look at the padding, whose
  * time could tell of it. A record of the least possible size has no room for another fragment: less
- * than one block behind the Finished, and GC_MESSAGE_HEADER_SIZE bytes would need more than that
- * with every MAC that there is (asserted below by their sizes: 16, 20, 32, 48). */
+ * than one block behind the Finished, and GCOOKIE_MESSAGE_HEADER_SIZE bytes would need more than
+ * that with every MAC that there is (asserted below by their sizes: 16, 20, 32, 48). */
 static int opens_with_cbc(const unsigned char *record, size_t size,
                           gnutls_cipher_algorithm_t cipher, size_t mac, int mac_is_outside,
                           const gnutls_datum_t *key) {
     const size_t block = gnutls_cipher_get_block_size(cipher);
     const size_t least = FINISHED_SIZE + 1 + (mac_is_outside ? 0 : mac); /* padding_length is one */
-    const unsigned char *body = record + GC_RECORD_HEADER_SIZE;
+    const unsigned char *body = record + GCOOKIE_RECORD_HEADER_SIZE;
     unsigned char header[16];
     gnutls_cipher_hd_t handle;
     gnutls_datum_t iv;
@@ -169,8 +168,8 @@ static int opens_with_cbc(const unsigned char *record, size_t size,
     if ((block != 8 && block != 16) || gnutls_cipher_get_iv_size(cipher) != block)
         return 0;
     inside = (least + block - 1) / block * block;
-    if (inside - least >= GC_MESSAGE_HEADER_SIZE ||
-        size != GC_RECORD_HEADER_SIZE + block + inside + (mac_is_outside ? mac : 0))
+    if (inside - least >= GCOOKIE_MESSAGE_HEADER_SIZE ||
+        size != GCOOKIE_RECORD_HEADER_SIZE + block + inside + (mac_is_outside ? mac : 0))
         return 0;
     iv.data = (unsigned char *)body;
     iv.size = (unsigned int)block;
@@ -195,21 +194,20 @@ static int opens_as_finished(gnutls_session_t session, const unsigned char *reco
     if (mac == GNUTLS_MAC_AEAD)
         return opens_with_aead(record, size, cipher, &key, &iv);
     if (cipher == GNUTLS_CIPHER_NULL)
-        return size == GC_RECORD_HEADER_SIZE + FINISHED_SIZE + gnutls_hmac_get_len(mac) &&
-               is_finished(record + GC_RECORD_HEADER_SIZE);
+        return size == GCOOKIE_RECORD_HEADER_SIZE + FINISHED_SIZE + gnutls_hmac_get_len(mac) &&
+               is_finished(record + GCOOKIE_RECORD_HEADER_SIZE);
     return opens_with_cbc(record, size, cipher, gnutls_hmac_get_len(mac),
                           gnutls_session_etm_status(session) != 0, &key);
 }
 
-/* --- fragments ----------------------------------------------------------------------------------
- */
+/* --- fragments -------------------------------------------------------------------------------- */
 
 /* Bytes of memory for a message: its own, and a bit for each. */
 static uint32_t room_for(uint32_t length) {
     return length + length / 8 + 1;
 }
 
-static void release(struct gc_guard *guard, struct gc_message *message) {
+static void release(struct gcookie_guard *guard, struct gcookie_message *message) {
     if (message->data == NULL)
         return;
     guard->kept -= room_for(message->length);
@@ -217,28 +215,28 @@ static void release(struct gc_guard *guard, struct gc_message *message) {
     message->data = NULL;
 }
 
-static void forget_early(struct gc_guard *guard) {
+static void forget_early(struct gcookie_guard *guard) {
     free(guard->early);
     guard->early = NULL;
     guard->early_size = 0;
 }
 
-void gc_guard_clear(struct gc_guard *guard) {
-    for (size_t at = 0; at < GC_MESSAGES; at++)
+void gcookie_guard_clear(struct gcookie_guard *guard) {
+    for (size_t at = 0; at < GCOOKIE_MESSAGES; at++)
         release(guard, &guard->messages[at]);
     forget_early(guard);
 }
 
-static uint32_t there(const struct gc_message *message) {
+static uint32_t there(const struct gcookie_message *message) {
     return message->length - message->missing;
 }
 
 /* Which one gives way to a message with this number: the farthest ahead, and of those the one with
  * the least of it. NULL: all come before it. */
-static struct gc_message *weakest(struct gc_guard *guard, uint32_t seq) {
-    struct gc_message *found = NULL;
-    for (size_t at = 0; at < GC_MESSAGES; at++) {
-        struct gc_message *one = &guard->messages[at];
+static struct gcookie_message *weakest(struct gcookie_guard *guard, uint32_t seq) {
+    struct gcookie_message *found = NULL;
+    for (size_t at = 0; at < GCOOKIE_MESSAGES; at++) {
+        struct gcookie_message *one = &guard->messages[at];
         if (one->data != NULL && one->seq >= seq &&
             (found == NULL || one->seq > found->seq ||
              (one->seq == found->seq && there(one) < there(found))))
@@ -248,18 +246,19 @@ static struct gc_message *weakest(struct gc_guard *guard, uint32_t seq) {
 }
 
 /* A place for a message of which the first fragment has come; NULL: there is none. */
-static struct gc_message *place_for(struct gc_guard *guard, const struct gc_fragment *fragment) {
+static struct gcookie_message *place_for(struct gcookie_guard *guard,
+                                         const struct gcookie_fragment *fragment) {
     const uint32_t room = room_for(fragment->length);
-    struct gc_message *place;
+    struct gcookie_message *place;
 
-    if (room > GC_MOST_KEPT)
+    if (room > GCOOKIE_MOST_KEPT)
         return NULL;
     for (;;) {
         place = NULL;
-        for (size_t at = 0; at < GC_MESSAGES && place == NULL; at++)
+        for (size_t at = 0; at < GCOOKIE_MESSAGES && place == NULL; at++)
             if (guard->messages[at].data == NULL)
                 place = &guard->messages[at];
-        if (place != NULL && room <= GC_MOST_KEPT - guard->kept)
+        if (place != NULL && room <= GCOOKIE_MOST_KEPT - guard->kept)
             break;
         place = weakest(guard, fragment->seq);
         if (place == NULL)
@@ -276,12 +275,12 @@ static struct gc_message *place_for(struct gc_guard *guard, const struct gc_frag
     return place;
 }
 
-static void keep(struct gc_guard *guard, const struct gc_fragment *fragment) {
-    struct gc_message *message = NULL;
+static void keep(struct gcookie_guard *guard, const struct gcookie_fragment *fragment) {
+    struct gcookie_message *message = NULL;
     unsigned char *bits;
 
-    for (size_t at = 0; at < GC_MESSAGES && message == NULL; at++) {
-        struct gc_message *one = &guard->messages[at];
+    for (size_t at = 0; at < GCOOKIE_MESSAGES && message == NULL; at++) {
+        struct gcookie_message *one = &guard->messages[at];
         if (one->data != NULL && one->seq == fragment->seq && one->type == fragment->type &&
             one->length == fragment->length)
             message = one;
@@ -305,24 +304,24 @@ static void keep(struct gc_guard *guard, const struct gc_fragment *fragment) {
 }
 
 /* The message whose turn it is, once it is whole. */
-static const struct gc_message *whole(const struct gc_guard *guard) {
-    for (size_t at = 0; at < GC_MESSAGES; at++) {
-        const struct gc_message *one = &guard->messages[at];
+static const struct gcookie_message *whole(const struct gcookie_guard *guard) {
+    for (size_t at = 0; at < GCOOKIE_MESSAGES; at++) {
+        const struct gcookie_message *one = &guard->messages[at];
         if (one->data != NULL && one->seq == guard->next && one->missing == 0)
             return one;
     }
     return NULL;
 }
 
-int gc_guard_has_more(const struct gc_guard *guard) {
+int gcookie_guard_has_more(const struct gcookie_guard *guard) {
     return whole(guard) != NULL;
 }
 
-/* --- what passes --------------------------------------------------------------------------------
- */
+/* --- what passes ------------------------------------------------------------------------------ */
 
 /* A record of epoch 0, with a number of ours. The bytes from `body` on are there already. */
-static size_t number(struct gc_guard *guard, unsigned char *out, unsigned int type, size_t size) {
+static size_t number(struct gcookie_guard *guard, unsigned char *out, unsigned int type,
+                     size_t size) {
     uint64_t seq = guard->record_seq++;
     out[0] = (unsigned char)type;
     memcpy(out + 1, guard->version, 2);
@@ -332,12 +331,12 @@ static size_t number(struct gc_guard *guard, unsigned char *out, unsigned int ty
         seq >>= 8;
     }
     write_16(out + 11, (uint32_t)size);
-    return GC_RECORD_HEADER_SIZE + size;
+    return GCOOKIE_RECORD_HEADER_SIZE + size;
 }
 
 /* All of the message `next` has passed. */
-static void advance(struct gc_guard *guard, unsigned int type) {
-    for (size_t at = 0; at < GC_MESSAGES; at++)
+static void advance(struct gcookie_guard *guard, unsigned int type) {
+    for (size_t at = 0; at < GCOOKIE_MESSAGES; at++)
         if (guard->messages[at].data != NULL && guard->messages[at].seq <= guard->next)
             release(guard, &guard->messages[at]);
     guard->next++;
@@ -347,12 +346,12 @@ static void advance(struct gc_guard *guard, unsigned int type) {
 }
 
 /* One fragment for libgnutls; 0 where `out` is too small for it. */
-static size_t pass(struct gc_guard *guard, const struct gc_fragment *fragment, unsigned char *out,
-                   size_t capacity) {
-    unsigned char *header = out + GC_RECORD_HEADER_SIZE;
-    const size_t size = GC_MESSAGE_HEADER_SIZE + (size_t)fragment->size;
+static size_t pass(struct gcookie_guard *guard, const struct gcookie_fragment *fragment,
+                   unsigned char *out, size_t capacity) {
+    unsigned char *header = out + GCOOKIE_RECORD_HEADER_SIZE;
+    const size_t size = GCOOKIE_MESSAGE_HEADER_SIZE + (size_t)fragment->size;
 
-    if (size > UINT16_MAX || GC_RECORD_HEADER_SIZE + size > capacity)
+    if (size > UINT16_MAX || GCOOKIE_RECORD_HEADER_SIZE + size > capacity)
         return 0;
     header[0] = (unsigned char)fragment->type;
     write_24(header + 1, fragment->length);
@@ -360,15 +359,15 @@ static size_t pass(struct gc_guard *guard, const struct gc_fragment *fragment, u
     write_24(header + 6, fragment->offset);
     write_24(header + 9, fragment->size);
     if (fragment->size > 0)
-        memcpy(header + GC_MESSAGE_HEADER_SIZE, fragment->data, fragment->size);
-    return number(guard, out, GC_HANDSHAKE, size);
+        memcpy(header + GCOOKIE_MESSAGE_HEADER_SIZE, fragment->data, fragment->size);
+    return number(guard, out, GCOOKIE_HANDSHAKE, size);
 }
 
 /* The next piece of a message that was gathered. The first has more than one byte, or all:
  * libgnutls takes a first fragment of one byte for a whole message when it allocates. */
-static size_t pass_kept(struct gc_guard *guard, unsigned char *out, size_t capacity) {
-    const struct gc_message *message = whole(guard);
-    struct gc_fragment piece;
+static size_t pass_kept(struct gcookie_guard *guard, unsigned char *out, size_t capacity) {
+    const struct gcookie_message *message = whole(guard);
+    struct gcookie_fragment piece;
     unsigned int type;
     size_t size;
 
@@ -398,10 +397,10 @@ static int is_first(unsigned int type) {
 }
 
 /* The next message of the record at hand: passes if it is whole and has its turn, else is kept. */
-static size_t take_message(struct gc_guard *guard, struct gc_input *input, unsigned char *out,
-                           size_t capacity) {
-    struct gc_fragment fragment;
-    const size_t used = gc_fragment_read(input->messages, input->messages_left, &fragment);
+static size_t take_message(struct gcookie_guard *guard, struct gcookie_input *input,
+                           unsigned char *out, size_t capacity) {
+    struct gcookie_fragment fragment;
+    const size_t used = gcookie_fragment_read(input->messages, input->messages_left, &fragment);
     size_t size;
 
     if (used == 0) {
@@ -415,9 +414,10 @@ static size_t take_message(struct gc_guard *guard, struct gc_input *input, unsig
         guard->heard = 1;
         return 0;
     }
-    if (fragment.seq - guard->next >= GC_MESSAGES ||
+    if (fragment.seq - guard->next >= GCOOKIE_MESSAGES ||
         (fragment.seq != guard->next && is_first(fragment.type)) ||
-        (long)fragment.length > gc_message_limit(guard->is_server, guard->greeted, fragment.type)) {
+        (long)fragment.length >
+            gcookie_message_limit(guard->is_server, guard->greeted, fragment.type)) {
         guard->refused++;
         return 0;
     }
@@ -435,20 +435,20 @@ static size_t take_message(struct gc_guard *guard, struct gc_input *input, unsig
 }
 
 /* A record under keys: an alert, which libgnutls drops unless it opens, or a Finished. */
-static size_t take_protected(struct gc_guard *guard, gnutls_session_t session,
+static size_t take_protected(struct gcookie_guard *guard, gnutls_session_t session,
                              const unsigned char *record, size_t size, unsigned char *out,
                              size_t capacity) {
-    const int opens = record[0] == GC_ALERT ? 1 : opens_as_finished(session, record, size);
+    const int opens = record[0] == GCOOKIE_ALERT ? 1 : opens_as_finished(session, record, size);
 
     if (opens == 0 || size > capacity) {
         guard->refused++;
         return 0;
     }
     if (opens < 0) { /* it came before the ChangeCipherSpec, or before what goes before that */
-        if (size > GC_MOST_EARLY)
+        if (size > GCOOKIE_MOST_EARLY)
             return 0;
         if (guard->early == NULL)
-            guard->early = malloc(GC_MOST_EARLY);
+            guard->early = malloc(GCOOKIE_MOST_EARLY);
         if (guard->early != NULL) {
             memcpy(guard->early, record, size);
             guard->early_size = size;
@@ -461,7 +461,7 @@ static size_t take_protected(struct gc_guard *guard, gnutls_session_t session,
 }
 
 /* The record that came early, once libgnutls reads with keys. */
-static size_t pass_early(struct gc_guard *guard, gnutls_session_t session, unsigned char *out,
+static size_t pass_early(struct gcookie_guard *guard, gnutls_session_t session, unsigned char *out,
                          size_t capacity) {
     size_t size = 0;
     int opens;
@@ -480,11 +480,11 @@ static size_t pass_early(struct gc_guard *guard, gnutls_session_t session, unsig
 }
 
 /* The next record of the datagram: what is not a handshake record passes, or does not. */
-static size_t take_record(struct gc_guard *guard, gnutls_session_t session, struct gc_input *input,
-                          unsigned char *out, size_t capacity) {
+static size_t take_record(struct gcookie_guard *guard, gnutls_session_t session,
+                          struct gcookie_input *input, unsigned char *out, size_t capacity) {
     const unsigned char *record = input->at;
-    const size_t size = gc_record_size(record, input->left);
-    const unsigned char *body = record + GC_RECORD_HEADER_SIZE;
+    const size_t size = gcookie_record_size(record, input->left);
+    const unsigned char *body = record + GCOOKIE_RECORD_HEADER_SIZE;
     size_t length;
 
     if (size == 0) {
@@ -494,20 +494,20 @@ static size_t take_record(struct gc_guard *guard, gnutls_session_t session, stru
     }
     input->at += size;
     input->left -= size;
-    length = size - GC_RECORD_HEADER_SIZE;
+    length = size - GCOOKIE_RECORD_HEADER_SIZE;
     if (read_16(record + 3) != 0)
-        return record[0] == GC_HANDSHAKE || record[0] == GC_ALERT
+        return record[0] == GCOOKIE_HANDSHAKE || record[0] == GCOOKIE_ALERT
                    ? take_protected(guard, session, record, size, out, capacity)
                    : 0; /* application data comes too early, and is lost */
     memcpy(guard->version, record + 1, 2);
     switch (record[0]) {
-    case GC_HANDSHAKE:
+    case GCOOKIE_HANDSHAKE:
         input->messages = body;
         input->messages_left = length;
         if (length == 0)
             guard->refused++;
         return 0;
-    case GC_CHANGE_CIPHER_SPEC:
+    case GCOOKIE_CHANGE_CIPHER_SPEC:
         /* libgnutls keeps each that it is given. One is as good as another; DTLS 0.9 has three
          * bytes. */
         if ((length != 1 && (length != 3 || record[1] != 1)) || body[0] != 1) {
@@ -519,7 +519,7 @@ static size_t take_record(struct gc_guard *guard, gnutls_session_t session, stru
             return 0;
         guard->switched = 1;
         break;
-    case GC_ALERT:
+    case GCOOKIE_ALERT:
         if (length != 2) {
             guard->refused++;
             return 0;
@@ -537,12 +537,12 @@ static size_t take_record(struct gc_guard *guard, gnutls_session_t session, stru
     }
     if (size > capacity)
         return 0;
-    memcpy(out + GC_RECORD_HEADER_SIZE, body, length);
+    memcpy(out + GCOOKIE_RECORD_HEADER_SIZE, body, length);
     return number(guard, out, record[0], length);
 }
 
-size_t gc_guard_next(struct gc_guard *guard, gnutls_session_t session, struct gc_input *input,
-                     unsigned char *out, size_t capacity) {
+size_t gcookie_guard_next(struct gcookie_guard *guard, gnutls_session_t session,
+                          struct gcookie_input *input, unsigned char *out, size_t capacity) {
     for (;;) {
         size_t size = pass_kept(guard, out, capacity);
         if (size == 0)

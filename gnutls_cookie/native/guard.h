@@ -15,17 +15,24 @@
 #include <stdint.h>
 #include <gnutls/gnutls.h>
 
-enum { GC_CHANGE_CIPHER_SPEC = 20, GC_ALERT = 21, GC_HANDSHAKE = 22 }; /* RFC 5246 6.2.1 */
 enum {
-    GC_RECORD_HEADER_SIZE = 13,  /* bytes; the last two are the record's length (RFC 6347 4.1) */
-    GC_MESSAGE_HEADER_SIZE = 12, /* bytes (RFC 6347 4.2.2) */
-    GC_MESSAGES = 8,             /* kept at once: a flight has no more */
-    GC_MOST_KEPT = 80 << 10, /* bytes of messages kept: the longest one, and what is there of it */
-    GC_MOST_EARLY = 128 /* bytes of a record with a Finished: 16 of IV and 80 with HMAC-SHA384 */
+    GCOOKIE_CHANGE_CIPHER_SPEC = 20,
+    GCOOKIE_ALERT = 21,
+    GCOOKIE_HANDSHAKE = 22
+}; /* RFC 5246 6.2.1 */
+enum {
+    GCOOKIE_RECORD_HEADER_SIZE =
+        13, /* bytes; the last two are the record's length (RFC 6347 4.1) */
+    GCOOKIE_MESSAGE_HEADER_SIZE = 12, /* bytes (RFC 6347 4.2.2) */
+    GCOOKIE_MESSAGES = 8,             /* kept at once: a flight has no more */
+    GCOOKIE_MOST_KEPT = 80
+        << 10, /* bytes of messages kept: the longest one, and what is there of it */
+    GCOOKIE_MOST_EARLY =
+        128 /* bytes of a record with a Finished: 16 of IV and 80 with HMAC-SHA384 */
 };
 
 /* What is left of a datagram: whole records, and of the record that was taken last, messages. */
-struct gc_input {
+struct gcookie_input {
     const unsigned char *at;
     size_t left;
     const unsigned char *messages;
@@ -33,7 +40,7 @@ struct gc_input {
 };
 
 /* A piece of a handshake message (RFC 6347 4.2.2). */
-struct gc_fragment {
+struct gcookie_fragment {
     unsigned int type;
     uint32_t length; /* bytes of the whole message */
     uint32_t seq;
@@ -44,7 +51,7 @@ struct gc_fragment {
 
 /* A message whose fragments are being gathered. Two that do not agree in length or type are two:
  * neither can keep the other from being complete. */
-struct gc_message {
+struct gcookie_message {
     unsigned char *data; /* `length` bytes, then one bit for each that is there; NULL: none */
     uint32_t length;
     uint32_t missing; /* bytes */
@@ -52,7 +59,7 @@ struct gc_message {
     unsigned int type;
 };
 
-struct gc_guard {
+struct gcookie_guard {
     int is_server;
     int greeted;     /* the peer's hello has passed */
     int switched;    /* its ChangeCipherSpec has passed */
@@ -63,31 +70,32 @@ struct gc_guard {
     uint64_t refused;    /* records and fragments that break a rule: they were dropped */
     uint32_t kept;       /* bytes */
     unsigned char version[2];
-    struct gc_message messages[GC_MESSAGES];
+    struct gcookie_message messages[GCOOKIE_MESSAGES];
     unsigned char *early; /* a record under keys that are not in use yet: the last one; or NULL */
     size_t early_size;
 };
 
 /* The fragment at the start of a handshake record's rest: its bytes, header included, with all
  * lengths within bounds; 0 where there is none. */
-size_t gc_fragment_read(const unsigned char *messages, size_t size, struct gc_fragment *out);
+size_t gcookie_fragment_read(const unsigned char *messages, size_t size,
+                             struct gcookie_fragment *out);
 
 /* Bytes that a message of this type may have, -1 where the peer may send none: `greeted` as above.
  */
-long gc_message_limit(int is_server, int greeted, unsigned int type);
+long gcookie_message_limit(int is_server, int greeted, unsigned int type);
 
 /* Bytes at the start of a datagram that are one whole record; 0 where there is none. */
-size_t gc_record_size(const unsigned char *datagram, size_t size);
+size_t gcookie_record_size(const unsigned char *datagram, size_t size);
 
 /* The next record for gnutls_handshake: its bytes, copied to `out`; 0 where the input is used up.
  */
-size_t gc_guard_next(struct gc_guard *guard, gnutls_session_t session, struct gc_input *input,
-                     unsigned char *out, size_t capacity);
+size_t gcookie_guard_next(struct gcookie_guard *guard, gnutls_session_t session,
+                          struct gcookie_input *input, unsigned char *out, size_t capacity);
 
-/* 1: gc_guard_next has something to give without any input. */
-int gc_guard_has_more(const struct gc_guard *guard);
+/* 1: gcookie_guard_next has something to give without any input. */
+int gcookie_guard_has_more(const struct gcookie_guard *guard);
 
 /* Forget what was kept. */
-void gc_guard_clear(struct gc_guard *guard);
+void gcookie_guard_clear(struct gcookie_guard *guard);
 
 #endif

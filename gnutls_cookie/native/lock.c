@@ -8,22 +8,22 @@
 #include <stdlib.h>
 #include <time.h>
 
-struct gc_lock {
+struct gcookie_lock {
     uint64_t owner;   /* 0: free */
     pthread_t thread; /* the owner's; in a forked child the thread that forked keeps its id */
     uint64_t news;
     pthread_cond_t freed;
     pthread_cond_t changed;
-    struct gc_lock *next;
-    struct gc_lock *previous;
+    struct gcookie_lock *next;
+    struct gcookie_lock *previous;
 };
 
 static pthread_mutex_t guard = PTHREAD_MUTEX_INITIALIZER;
-static struct gc_lock *locks;
+static struct gcookie_lock *locks;
 
 /* --- fork ------------------------------------------------------------------------------------- */
 
-static int make_conditions(struct gc_lock *lock);
+static int make_conditions(struct gcookie_lock *lock);
 
 static void before_fork(void) {
     pthread_mutex_lock(&guard);
@@ -34,7 +34,7 @@ static void in_parent(void) {
 }
 
 static void in_child(void) {
-    for (struct gc_lock *lock = locks; lock != NULL; lock = lock->next) {
+    for (struct gcookie_lock *lock = locks; lock != NULL; lock = lock->next) {
         if (lock->owner != 0 && !pthread_equal(lock->thread, pthread_self()))
             lock->owner = 0;
         make_conditions(lock); /* the waiting threads that they knew are not here */
@@ -50,7 +50,7 @@ static void watch_forks(void) {
 
 /* --- life ------------------------------------------------------------------------------------- */
 
-static int make_conditions(struct gc_lock *lock) {
+static int make_conditions(struct gcookie_lock *lock) {
     pthread_condattr_t attributes;
     int error = pthread_condattr_init(&attributes);
 
@@ -66,9 +66,9 @@ static int make_conditions(struct gc_lock *lock) {
     return error;
 }
 
-struct gc_lock *gc_lock_new(void) {
+struct gcookie_lock *gcookie_lock_new(void) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    struct gc_lock *lock = calloc(1, sizeof *lock);
+    struct gcookie_lock *lock = calloc(1, sizeof *lock);
 
     pthread_once(&once, watch_forks);
     if (lock == NULL || fork_error != 0 || make_conditions(lock) != 0) {
@@ -84,7 +84,7 @@ struct gc_lock *gc_lock_new(void) {
     return lock;
 }
 
-void gc_lock_free(struct gc_lock *lock) {
+void gcookie_lock_free(struct gcookie_lock *lock) {
     if (lock == NULL)
         return;
     pthread_mutex_lock(&guard);
@@ -100,7 +100,7 @@ void gc_lock_free(struct gc_lock *lock) {
     free(lock);
 }
 
-uint64_t gc_lock_token(void) {
+uint64_t gcookie_lock_token(void) {
     static uint64_t last;
     return __atomic_add_fetch(&last, 1, __ATOMIC_RELAXED);
 }
@@ -142,7 +142,7 @@ static int wait_until(pthread_cond_t *condition, const struct timespec *end) {
 #endif
 }
 
-int gc_lock_take(struct gc_lock *lock, uint64_t token, unsigned int wait_ms) {
+int gcookie_lock_take(struct gcookie_lock *lock, uint64_t token, unsigned int wait_ms) {
     const struct timespec end = later(wait_ms);
     int result = 1;
 
@@ -163,7 +163,7 @@ int gc_lock_take(struct gc_lock *lock, uint64_t token, unsigned int wait_ms) {
     return result;
 }
 
-void gc_lock_give(struct gc_lock *lock, uint64_t token) {
+void gcookie_lock_give(struct gcookie_lock *lock, uint64_t token) {
     pthread_mutex_lock(&guard);
     if (token != 0 && lock->owner == token) {
         lock->owner = 0;
@@ -172,7 +172,7 @@ void gc_lock_give(struct gc_lock *lock, uint64_t token) {
     pthread_mutex_unlock(&guard);
 }
 
-uint64_t gc_lock_news(struct gc_lock *lock) {
+uint64_t gcookie_lock_news(struct gcookie_lock *lock) {
     uint64_t news;
     pthread_mutex_lock(&guard);
     news = lock->news;
@@ -180,7 +180,7 @@ uint64_t gc_lock_news(struct gc_lock *lock) {
     return news;
 }
 
-int gc_lock_await(struct gc_lock *lock, uint64_t news, unsigned int wait_ms) {
+int gcookie_lock_await(struct gcookie_lock *lock, uint64_t news, unsigned int wait_ms) {
     const struct timespec end = later(wait_ms);
     int changed;
 
@@ -192,7 +192,7 @@ int gc_lock_await(struct gc_lock *lock, uint64_t news, unsigned int wait_ms) {
     return changed;
 }
 
-void gc_lock_notify(struct gc_lock *lock) {
+void gcookie_lock_notify(struct gcookie_lock *lock) {
     pthread_mutex_lock(&guard);
     lock->news++;
     pthread_cond_broadcast(&lock->changed);

@@ -4,9 +4,9 @@
 #include <string.h>
 
 /* Defined by the generated module: extern "Python+C" in ffi.cdef. */
-extern ssize_t gc_py_push(uintptr_t handle, const void *data, size_t size);
+extern ssize_t gcookie_py_push(uintptr_t handle, const void *data, size_t size);
 
-uintptr_t gc_count_up(uintptr_t *counter) {
+uintptr_t gcookie_count_up(uintptr_t *counter) {
     uintptr_t last = __atomic_load_n(counter, __ATOMIC_RELAXED);
     do {
         if (last == UINTPTR_MAX)
@@ -16,16 +16,16 @@ uintptr_t gc_count_up(uintptr_t *counter) {
     return last + 1;
 }
 
-uintptr_t gc_next_handle(void) {
+uintptr_t gcookie_next_handle(void) {
     static uintptr_t last;
-    return gc_count_up(&last);
+    return gcookie_count_up(&last);
 }
 
-ssize_t gc_push(gnutls_transport_ptr_t ptr, const void *data, size_t size) {
-    return gc_py_push((uintptr_t)ptr, data, size);
+ssize_t gcookie_push(gnutls_transport_ptr_t ptr, const void *data, size_t size) {
+    return gcookie_py_push((uintptr_t)ptr, data, size);
 }
 
-int gc_datum_copy(gnutls_datum_t *out, const void *data, unsigned int size) {
+int gcookie_datum_copy(gnutls_datum_t *out, const void *data, unsigned int size) {
     unsigned char *copy = gnutls_malloc(size > 0 ? size : 1);
     if (copy == NULL)
         return GNUTLS_E_MEMORY_ERROR;
@@ -35,12 +35,12 @@ int gc_datum_copy(gnutls_datum_t *out, const void *data, unsigned int size) {
     return 0;
 }
 
-void gc_free(void *pointer) {
+void gcookie_free(void *pointer) {
     gnutls_free(pointer);
 }
 
-ssize_t gc_capture_push(gnutls_transport_ptr_t ptr, const void *data, size_t size) {
-    struct gc_capture *capture = ptr;
+ssize_t gcookie_capture_push(gnutls_transport_ptr_t ptr, const void *data, size_t size) {
+    struct gcookie_capture *capture = ptr;
     if (size > capture->capacity)
         return -1;
     memcpy(capture->data, data, size);
@@ -55,25 +55,25 @@ static gnutls_datum_t datum(const void *data, unsigned int size) {
     return result;
 }
 
-int gc_cookie_send(const void *key, unsigned int key_size, const void *client_data,
-                   size_t client_data_size, gnutls_dtls_prestate_st *prestate, uintptr_t handle) {
+int gcookie_send(const void *key, unsigned int key_size, const void *client_data,
+                 size_t client_data_size, gnutls_dtls_prestate_st *prestate, uintptr_t handle) {
     gnutls_datum_t key_datum = datum(key, key_size);
     return gnutls_dtls_cookie_send(&key_datum, (void *)client_data, client_data_size, prestate,
-                                   (gnutls_transport_ptr_t)handle, gc_push);
+                                   (gnutls_transport_ptr_t)handle, gcookie_push);
 }
 
-int gc_cookie_reply(const void *key, unsigned int key_size, const void *client_data,
-                    size_t client_data_size, gnutls_dtls_prestate_st *prestate,
-                    unsigned char *reply, size_t reply_capacity) {
+int gcookie_reply(const void *key, unsigned int key_size, const void *client_data,
+                  size_t client_data_size, gnutls_dtls_prestate_st *prestate, unsigned char *reply,
+                  size_t reply_capacity) {
     gnutls_datum_t key_datum = datum(key, key_size);
-    struct gc_capture capture = {reply, reply_capacity, 0};
+    struct gcookie_capture capture = {reply, reply_capacity, 0};
     return gnutls_dtls_cookie_send(&key_datum, (void *)client_data, client_data_size, prestate,
-                                   &capture, gc_capture_push);
+                                   &capture, gcookie_capture_push);
 }
 
-int gc_cookie_verify(const void *key, unsigned int key_size, const void *client_data,
-                     size_t client_data_size, const void *message, size_t message_size,
-                     gnutls_dtls_prestate_st *prestate) {
+int gcookie_verify(const void *key, unsigned int key_size, const void *client_data,
+                   size_t client_data_size, const void *message, size_t message_size,
+                   gnutls_dtls_prestate_st *prestate) {
     gnutls_datum_t key_datum = datum(key, key_size);
     return gnutls_dtls_cookie_verify(&key_datum, (void *)client_data, client_data_size,
                                      (void *)message, message_size, prestate);

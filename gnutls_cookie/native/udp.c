@@ -36,9 +36,9 @@
 
 #define NS_PER_MS INT64_C(1000000)
 
-enum { PASSED_OVER = -1 }; /* a gc_verdict.kind for what was not judged */
+enum { PASSED_OVER = -1 }; /* a gcookie_verdict.kind for what was not judged */
 
-#if GC_UDP_PORTABLE
+#if GCOOKIE_UDP_PORTABLE
 struct message {
     struct msghdr msg_hdr;
     unsigned int msg_len;
@@ -65,24 +65,24 @@ struct peer {
 };
 
 struct slot {
-    struct gc_verdict verdict;
+    struct gcookie_verdict verdict;
     union address address;
     struct iovec datagram;
     struct iovec reply;
 };
 
-struct gc_udp {
+struct gcookie_udp {
     unsigned int batch;
     size_t memory_size;
     unsigned char *memory; /* the datagrams' */
     struct slot *slots;
     struct message *incoming;
     struct message *outgoing;
-    struct gc_arrival *arrivals;
-    struct gc_udp_counters counters;
+    struct gcookie_arrival *arrivals;
+    struct gcookie_udp_counters counters;
 
-    struct gc_udp *next; /* in the list of all of them */
-    struct gc_udp *previous;
+    struct gcookie_udp *next; /* in the list of all of them */
+    struct gcookie_udp *previous;
 
     /* The set of peers is a tree of <search.h>: balanced in glibc, musl and the BSDs, and there is
      * no hash to be flooded. */
@@ -93,16 +93,18 @@ struct gc_udp {
     struct peer *verified;
 };
 
-static unsigned int judge(struct gc_udp *udp, const struct gc_keys *keys, struct gc_counters *seen,
-                          unsigned int received, unsigned int *replies);
-static unsigned int collect(struct gc_udp *udp, struct gc_counters *seen, unsigned int received);
-static int is_whole(struct gc_udp *udp, const struct message *message, union address *address);
-static void arrive(struct gc_udp *udp, unsigned int at, unsigned int number);
-static int reply(struct gc_udp *udp, int fd, unsigned int replies);
-static int wait_for_datagram(struct gc_udp *udp, int fd, int milliseconds);
-static void drain_errors(struct gc_udp *udp, int fd);
+static unsigned int judge(struct gcookie_udp *udp, const struct gcookie_keys *keys,
+                          struct gcookie_counters *seen, unsigned int received,
+                          unsigned int *replies);
+static unsigned int collect(struct gcookie_udp *udp, struct gcookie_counters *seen,
+                            unsigned int received);
+static int is_whole(struct gcookie_udp *udp, const struct message *message, union address *address);
+static void arrive(struct gcookie_udp *udp, unsigned int at, unsigned int number);
+static int reply(struct gcookie_udp *udp, int fd, unsigned int replies);
+static int wait_for_datagram(struct gcookie_udp *udp, int fd, int milliseconds);
+static void drain_errors(struct gcookie_udp *udp, int fd);
 static int is_fatal(int error);
-static void add_all(struct gc_counters *counters, const struct gc_counters *seen);
+static void add_all(struct gcookie_counters *counters, const struct gcookie_counters *seen);
 static int receive_messages(int fd, struct message *messages, unsigned int count);
 static int send_messages(int fd, struct message *messages, unsigned int count);
 static int64_t monotonic_ns(void);
@@ -110,28 +112,29 @@ static int64_t monotonic_ns(void);
 static int make_key(unsigned char key[PEER_KEY_SIZE], const union address *address);
 static int copy_address(union address *out, const void *address, size_t size);
 static int compare_keys(const void *one, const void *other);
-static struct peer *find_peer(struct gc_udp *udp, const unsigned char key[PEER_KEY_SIZE]);
-static struct peer *add_peer(struct gc_udp *udp, const unsigned char key[PEER_KEY_SIZE]);
-static void remove_peer(struct gc_udp *udp, struct peer *peer);
-static int is_admitted(struct gc_udp *udp, const union address *address);
-static void note_verified(struct gc_udp *udp, const union address *address);
+static struct peer *find_peer(struct gcookie_udp *udp, const unsigned char key[PEER_KEY_SIZE]);
+static struct peer *add_peer(struct gcookie_udp *udp, const unsigned char key[PEER_KEY_SIZE]);
+static void remove_peer(struct gcookie_udp *udp, struct peer *peer);
+static int is_admitted(struct gcookie_udp *udp, const union address *address);
+static void note_verified(struct gcookie_udp *udp, const union address *address);
 
 /* --- fork ------------------------------------------------------------------------------------ */
 
-/* A thread in gc_udp_run is not there in a forked child: what it guards must be whole and free. */
+/* A thread in gcookie_udp_run is not there in a forked child: what it guards must be whole and
+ * free. */
 static pthread_mutex_t all_lock = PTHREAD_MUTEX_INITIALIZER;
-static struct gc_udp *all;
+static struct gcookie_udp *all;
 static int fork_error;
 
 static void before_fork(void) {
     pthread_mutex_lock(&all_lock);
-    for (struct gc_udp *udp = all; udp != NULL; udp = udp->next) {
+    for (struct gcookie_udp *udp = all; udp != NULL; udp = udp->next) {
         pthread_mutex_lock(&udp->lock);
     }
 }
 
 static void after_fork(void) {
-    for (struct gc_udp *udp = all; udp != NULL; udp = udp->next) {
+    for (struct gcookie_udp *udp = all; udp != NULL; udp = udp->next) {
         pthread_mutex_unlock(&udp->lock);
     }
     pthread_mutex_unlock(&all_lock);
@@ -141,7 +144,7 @@ static void watch_forks(void) {
     fork_error = pthread_atfork(before_fork, after_fork, after_fork);
 }
 
-static void enlist(struct gc_udp *udp) {
+static void enlist(struct gcookie_udp *udp) {
     pthread_mutex_lock(&all_lock);
     udp->next = all;
     if (all != NULL) {
@@ -151,7 +154,7 @@ static void enlist(struct gc_udp *udp) {
     pthread_mutex_unlock(&all_lock);
 }
 
-static void strike_off(struct gc_udp *udp) {
+static void strike_off(struct gcookie_udp *udp) {
     pthread_mutex_lock(&all_lock);
     if (udp->next != NULL) {
         udp->next->previous = udp->previous;
@@ -166,14 +169,14 @@ static void strike_off(struct gc_udp *udp) {
 
 /* --- life ------------------------------------------------------------------------------------ */
 
-struct gc_udp *gc_udp_new(unsigned int batch, size_t capacity, size_t max_peers) {
+struct gcookie_udp *gcookie_udp_new(unsigned int batch, size_t capacity, size_t max_peers) {
     if (batch == 0 || capacity == 0 || capacity > SIZE_MAX / 2) {
         return NULL;
     }
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, watch_forks);
     const size_t stride = (capacity + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE + SKEW;
-    struct gc_udp *udp = calloc(1, sizeof *udp);
+    struct gcookie_udp *udp = calloc(1, sizeof *udp);
     if (udp == NULL || stride > SIZE_MAX / batch || fork_error != 0) {
         free(udp);
         return NULL;
@@ -190,7 +193,7 @@ struct gc_udp *gc_udp_new(unsigned int batch, size_t capacity, size_t max_peers)
     udp->arrivals = calloc(batch, sizeof *udp->arrivals);
     if (udp->memory == NULL || udp->slots == NULL || udp->incoming == NULL ||
         udp->outgoing == NULL || udp->arrivals == NULL) {
-        gc_udp_free(udp);
+        gcookie_udp_free(udp);
         return NULL;
     }
     /* gnutls_memset, since a compiler may turn malloc and memset into calloc, which touches
@@ -201,7 +204,7 @@ struct gc_udp *gc_udp_new(unsigned int batch, size_t capacity, size_t max_peers)
         slot->datagram.iov_base = udp->memory + stride * at;
         slot->datagram.iov_len = capacity;
         slot->reply.iov_base = slot->verdict.reply;
-        slot->reply.iov_len = GC_REPLY_SIZE;
+        slot->reply.iov_len = GCOOKIE_REPLY_SIZE;
         struct msghdr *in = &udp->incoming[at].msg_hdr;
         in->msg_name = &slot->address;
         in->msg_namelen = sizeof slot->address;
@@ -212,7 +215,7 @@ struct gc_udp *gc_udp_new(unsigned int batch, size_t capacity, size_t max_peers)
     return udp;
 }
 
-void gc_udp_free(struct gc_udp *udp) {
+void gcookie_udp_free(struct gcookie_udp *udp) {
     if (udp == NULL) {
         return;
     }
@@ -237,9 +240,10 @@ void gc_udp_free(struct gc_udp *udp) {
 
 /* --- the loop -------------------------------------------------------------------------------- */
 
-int gc_udp_run(struct gc_udp *udp, int fd, const struct gc_keys *keys, struct gc_counters *counters,
-               unsigned int want, unsigned int wait_ms, unsigned int work_ms) {
-    struct gc_counters seen = {{0}, 0, 0, {0, 0}};
+int gcookie_udp_run(struct gcookie_udp *udp, int fd, const struct gcookie_keys *keys,
+                    struct gcookie_counters *counters, unsigned int want, unsigned int wait_ms,
+                    unsigned int work_ms) {
+    struct gcookie_counters seen = {{0}, 0, 0, {0, 0}};
     const int64_t start = monotonic_ns();
     unsigned int failures = 0;
     unsigned int arrived = 0;
@@ -258,7 +262,7 @@ int gc_udp_run(struct gc_udp *udp, int fd, const struct gc_keys *keys, struct gc
             unsigned int replies;
             any = 1;
             failures = 0;
-            gc_add(&udp->counters.received, (uint64_t)received);
+            gcookie_add(&udp->counters.received, (uint64_t)received);
             arrived = judge(udp, keys, &seen, (unsigned int)received, &replies);
             error = reply(udp, fd, replies);
             if (arrived > 0) {
@@ -271,7 +275,7 @@ int gc_udp_run(struct gc_udp *udp, int fd, const struct gc_keys *keys, struct gc
         } else {
             /* An ICMP error, which says nothing about the datagrams that wait. */
             empty = 0;
-            gc_add(&udp->counters.receive_errors, 1);
+            gcookie_add(&udp->counters.receive_errors, 1);
             if (is_fatal(errno) || ++failures == MAX_FAILURES) {
                 error = errno;
             }
@@ -297,16 +301,16 @@ int gc_udp_run(struct gc_udp *udp, int fd, const struct gc_keys *keys, struct gc
     }
 
     add_all(counters, &seen);
-    gc_add(&udp->counters.arrivals, arrived);
+    gcookie_add(&udp->counters.arrivals, arrived);
     /* Arrivals are not lost to an error: it comes again, if it is one that stays. */
     return arrived > 0 ? (int)arrived : -error;
 }
 
-const struct gc_arrival *gc_udp_arrivals(const struct gc_udp *udp) {
+const struct gcookie_arrival *gcookie_udp_arrivals(const struct gcookie_udp *udp) {
     return udp->arrivals;
 }
 
-void gc_udp_count(struct gc_udp *udp, struct gc_udp_counters *out) {
+void gcookie_udp_count(struct gcookie_udp *udp, struct gcookie_udp_counters *out) {
     out->received = __atomic_load_n(&udp->counters.received, __ATOMIC_RELAXED);
     out->replies = __atomic_load_n(&udp->counters.replies, __ATOMIC_RELAXED);
     out->reply_errors = __atomic_load_n(&udp->counters.reply_errors, __ATOMIC_RELAXED);
@@ -317,20 +321,21 @@ void gc_udp_count(struct gc_udp *udp, struct gc_udp_counters *out) {
 
 /* Every datagram goes through the gate, from whatever address: an admitted peer that lost its state
  * begins anew with a ClientHello (RFC 6347 4.2.8). Returns the number of arrivals. */
-static unsigned int judge(struct gc_udp *udp, const struct gc_keys *keys, struct gc_counters *seen,
-                          unsigned int received, unsigned int *replies) {
+static unsigned int judge(struct gcookie_udp *udp, const struct gcookie_keys *keys,
+                          struct gcookie_counters *seen, unsigned int received,
+                          unsigned int *replies) {
     unsigned int challenges = 0;
     for (unsigned int at = 0; at < received; at++) {
         struct message *message = &udp->incoming[at];
         struct slot *slot = &udp->slots[at];
-        struct gc_verdict *verdict = &slot->verdict;
+        struct gcookie_verdict *verdict = &slot->verdict;
         if (!is_whole(udp, message, &slot->address)) {
             verdict->kind = PASSED_OVER;
         } else {
-            gc_gate(keys, &slot->address, message->msg_hdr.msg_namelen, slot->datagram.iov_base,
-                    message->msg_len, verdict);
+            gcookie_gate(keys, &slot->address, message->msg_hdr.msg_namelen,
+                         slot->datagram.iov_base, message->msg_len, verdict);
         }
-        if (verdict->kind == GC_CHALLENGE) {
+        if (verdict->kind == GCOOKIE_CHALLENGE) {
             struct msghdr *out = &udp->outgoing[challenges].msg_hdr;
             out->msg_name = &slot->address;
             out->msg_namelen = message->msg_hdr.msg_namelen;
@@ -346,16 +351,17 @@ static unsigned int judge(struct gc_udp *udp, const struct gc_keys *keys, struct
 
 /* The second look at a batch, for what was no challenge: in the order of arrival, since a fragment
  * counts only behind the one that was verified. */
-static unsigned int collect(struct gc_udp *udp, struct gc_counters *seen, unsigned int received) {
+static unsigned int collect(struct gcookie_udp *udp, struct gcookie_counters *seen,
+                            unsigned int received) {
     unsigned int arrived = 0;
     pthread_mutex_lock(&udp->lock);
     for (unsigned int at = 0; at < received; at++) {
         const struct slot *slot = &udp->slots[at];
-        if (slot->verdict.kind == GC_VERIFIED) {
+        if (slot->verdict.kind == GCOOKIE_VERIFIED) {
             seen->verified[slot->verdict.key_age == 0 ? 0 : 1]++;
             note_verified(udp, &slot->address);
             arrive(udp, at, arrived++);
-        } else if (slot->verdict.kind == GC_DISCARD) {
+        } else if (slot->verdict.kind == GCOOKIE_DISCARD) {
             if (is_admitted(udp, &slot->address)) {
                 arrive(udp, at, arrived++);
             } else {
@@ -368,10 +374,11 @@ static unsigned int collect(struct gc_udp *udp, struct gc_counters *seen, unsign
 }
 
 /* Whether the kernel gave all of the datagram, and an address. */
-static int is_whole(struct gc_udp *udp, const struct message *message, union address *address) {
+static int is_whole(struct gcookie_udp *udp, const struct message *message,
+                    union address *address) {
     const struct msghdr *header = &message->msg_hdr;
     if ((header->msg_flags & MSG_TRUNC) != 0) {
-        gc_add(&udp->counters.truncated, 1);
+        gcookie_add(&udp->counters.truncated, 1);
         return 0;
     }
     if (header->msg_namelen == sizeof address->ipv4 && address->any.sa_family == AF_INET) {
@@ -382,16 +389,16 @@ static int is_whole(struct gc_udp *udp, const struct message *message, union add
     if (header->msg_namelen == sizeof address->ipv6 && address->any.sa_family == AF_INET6) {
         return 1;
     }
-    gc_add(&udp->counters.receive_errors, 1);
+    gcookie_add(&udp->counters.receive_errors, 1);
     return 0;
 }
 
-static void arrive(struct gc_udp *udp, unsigned int at, unsigned int number) {
+static void arrive(struct gcookie_udp *udp, unsigned int at, unsigned int number) {
     const struct slot *slot = &udp->slots[at];
-    struct gc_arrival *arrival = &udp->arrivals[number];
+    struct gcookie_arrival *arrival = &udp->arrivals[number];
     arrival->datagram = slot->datagram.iov_base;
     arrival->size = udp->incoming[at].msg_len;
-    arrival->verified = slot->verdict.kind == GC_VERIFIED;
+    arrival->verified = slot->verdict.kind == GCOOKIE_VERIFIED;
     arrival->prestate = slot->verdict.prestate;
     if (slot->address.any.sa_family == AF_INET) {
         arrival->ip = (const unsigned char *)&slot->address.ipv4.sin_addr;
@@ -410,7 +417,7 @@ static void arrive(struct gc_udp *udp, unsigned int at, unsigned int number) {
 
 /* Sends what judge() laid out. A reply that cannot be sent is lost, as UDP loses datagrams; those
  * behind it are not. Returns 0, or the errno of a socket that is no more. */
-static int reply(struct gc_udp *udp, int fd, unsigned int replies) {
+static int reply(struct gcookie_udp *udp, int fd, unsigned int replies) {
     unsigned int done = 0;
     unsigned int lost = 0;
     int error = 0;
@@ -424,16 +431,16 @@ static int reply(struct gc_udp *udp, int fd, unsigned int replies) {
             error = sent < 0 && (errno == EBADF || errno == ENOTSOCK) ? errno : 0;
         }
     }
-    gc_add(&udp->counters.replies, done - lost);
+    gcookie_add(&udp->counters.replies, done - lost);
     if (lost > 0) {
-        gc_add(&udp->counters.reply_errors, lost);
+        gcookie_add(&udp->counters.reply_errors, lost);
     }
     return error;
 }
 
 /* Returns 1 if it is worth trying to receive, 0 if nothing came in that time, or a signal, and
  * -errno if nothing will ever come. */
-static int wait_for_datagram(struct gc_udp *udp, int fd, int milliseconds) {
+static int wait_for_datagram(struct gcookie_udp *udp, int fd, int milliseconds) {
     struct pollfd polled = {fd, POLLIN | POLLRDHUP, 0};
     const int ready = poll(&polled, 1, milliseconds);
     if (ready == 0 || (ready < 0 && (errno == EINTR || errno == EAGAIN))) {
@@ -456,7 +463,7 @@ static int wait_for_datagram(struct gc_udp *udp, int fd, int milliseconds) {
 }
 
 /* With IP_RECVERR a socket stays readable, for every event loop, until its error queue is empty. */
-static void drain_errors(struct gc_udp *udp, int fd) {
+static void drain_errors(struct gcookie_udp *udp, int fd) {
 #ifdef MSG_ERRQUEUE
     for (unsigned int taken = 0; taken < MAX_DRAINED; taken++) {
         struct msghdr nothing;
@@ -464,7 +471,7 @@ static void drain_errors(struct gc_udp *udp, int fd) {
         if (recvmsg(fd, &nothing, MSG_ERRQUEUE | MSG_DONTWAIT) < 0) {
             return;
         }
-        gc_add(&udp->counters.receive_errors, 1);
+        gcookie_add(&udp->counters.receive_errors, 1);
     }
 #else
     (void)udp;
@@ -478,22 +485,22 @@ static int is_fatal(int error) {
            error == ENOSYS;
 }
 
-static void add_all(struct gc_counters *counters, const struct gc_counters *seen) {
-    for (unsigned int reason = 0; reason <= GC_INTERNAL; reason++) {
+static void add_all(struct gcookie_counters *counters, const struct gcookie_counters *seen) {
+    for (unsigned int reason = 0; reason <= GCOOKIE_INTERNAL; reason++) {
         if (seen->discarded[reason] > 0) {
-            gc_add(&counters->discarded[reason], seen->discarded[reason]);
+            gcookie_add(&counters->discarded[reason], seen->discarded[reason]);
         }
     }
-    gc_add(&counters->challenged, seen->challenged);
-    gc_add(&counters->presented, seen->presented);
-    gc_add(&counters->verified[0], seen->verified[0]);
-    gc_add(&counters->verified[1], seen->verified[1]);
+    gcookie_add(&counters->challenged, seen->challenged);
+    gcookie_add(&counters->presented, seen->presented);
+    gcookie_add(&counters->verified[0], seen->verified[0]);
+    gcookie_add(&counters->verified[1], seen->verified[1]);
 }
 
 /* recvmmsg and sendmmsg: the number of messages that went well, from the first on; -1 with errno if
  * that is none. */
 static int receive_messages(int fd, struct message *messages, unsigned int count) {
-#if GC_UDP_PORTABLE
+#if GCOOKIE_UDP_PORTABLE
     for (unsigned int at = 0; at < count; at++) {
         const ssize_t size = recvmsg(fd, &messages[at].msg_hdr, MSG_DONTWAIT);
         if (size < 0) {
@@ -508,7 +515,7 @@ static int receive_messages(int fd, struct message *messages, unsigned int count
 }
 
 static int send_messages(int fd, struct message *messages, unsigned int count) {
-#if GC_UDP_PORTABLE
+#if GCOOKIE_UDP_PORTABLE
     for (unsigned int at = 0; at < count; at++) {
         if (sendmsg(fd, &messages[at].msg_hdr, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
             return at > 0 ? (int)at : -1;
@@ -537,9 +544,9 @@ static unsigned int send_or_lose(int fd, struct message *messages, unsigned int 
     return lost;
 }
 
-unsigned int gc_udp_send(int fd, const void *names, size_t names_size, size_t name_size,
-                         const void *data, size_t data_size, const unsigned int *sizes,
-                         unsigned int count) {
+unsigned int gcookie_udp_send(int fd, const void *names, size_t names_size, size_t name_size,
+                              const void *data, size_t data_size, const unsigned int *sizes,
+                              unsigned int count) {
     struct message messages[SENT_AT_ONCE];
     struct iovec vectors[SENT_AT_ONCE];
     const unsigned char *name = names, *datagram = data;
@@ -575,7 +582,7 @@ static int64_t monotonic_ns(void) {
 
 /* --- the set of peers ------------------------------------------------------------------------ */
 
-void gc_udp_begin(struct gc_udp *udp) {
+void gcookie_udp_begin(struct gcookie_udp *udp) {
     pthread_mutex_lock(&udp->lock);
     while (udp->verified != NULL) {
         struct peer *peer = udp->verified;
@@ -589,7 +596,7 @@ void gc_udp_begin(struct gc_udp *udp) {
     pthread_mutex_unlock(&udp->lock);
 }
 
-int gc_udp_admit(struct gc_udp *udp, const void *address, size_t size) {
+int gcookie_udp_admit(struct gcookie_udp *udp, const void *address, size_t size) {
     union address copy;
     unsigned char key[PEER_KEY_SIZE];
     if (!copy_address(&copy, address, size) || !make_key(key, &copy)) {
@@ -612,7 +619,7 @@ int gc_udp_admit(struct gc_udp *udp, const void *address, size_t size) {
     return result;
 }
 
-int gc_udp_forget(struct gc_udp *udp, const void *address, size_t size) {
+int gcookie_udp_forget(struct gcookie_udp *udp, const void *address, size_t size) {
     union address copy;
     unsigned char key[PEER_KEY_SIZE];
     if (!copy_address(&copy, address, size) || !make_key(key, &copy)) {
@@ -626,7 +633,7 @@ int gc_udp_forget(struct gc_udp *udp, const void *address, size_t size) {
             udp->admitted--;
         }
         peer->verified = 0;
-        if (!peer->listed) { /* else gc_udp_begin removes it */
+        if (!peer->listed) { /* else gcookie_udp_begin removes it */
             remove_peer(udp, peer);
         }
     }
@@ -634,14 +641,14 @@ int gc_udp_forget(struct gc_udp *udp, const void *address, size_t size) {
     return 0;
 }
 
-size_t gc_udp_peers(struct gc_udp *udp) {
+size_t gcookie_udp_peers(struct gcookie_udp *udp) {
     pthread_mutex_lock(&udp->lock);
     const size_t admitted = udp->admitted;
     pthread_mutex_unlock(&udp->lock);
     return admitted;
 }
 
-static int is_admitted(struct gc_udp *udp, const union address *address) {
+static int is_admitted(struct gcookie_udp *udp, const union address *address) {
     unsigned char key[PEER_KEY_SIZE];
     if (udp->peers == NULL || !make_key(key, address)) {
         return 0;
@@ -651,7 +658,7 @@ static int is_admitted(struct gc_udp *udp, const union address *address) {
 }
 
 /* Without memory for it the address is not noted: the client sends the rest of its hello again. */
-static void note_verified(struct gc_udp *udp, const union address *address) {
+static void note_verified(struct gcookie_udp *udp, const union address *address) {
     unsigned char key[PEER_KEY_SIZE];
     if (!make_key(key, address)) {
         return;
@@ -671,12 +678,12 @@ static void note_verified(struct gc_udp *udp, const union address *address) {
     }
 }
 
-static struct peer *find_peer(struct gc_udp *udp, const unsigned char key[PEER_KEY_SIZE]) {
+static struct peer *find_peer(struct gcookie_udp *udp, const unsigned char key[PEER_KEY_SIZE]) {
     void *node = tfind(key, &udp->peers, compare_keys);
     return node == NULL ? NULL : *(struct peer **)node;
 }
 
-static struct peer *add_peer(struct gc_udp *udp, const unsigned char key[PEER_KEY_SIZE]) {
+static struct peer *add_peer(struct gcookie_udp *udp, const unsigned char key[PEER_KEY_SIZE]) {
     struct peer *peer = calloc(1, sizeof *peer);
     if (peer == NULL) {
         return NULL;
@@ -689,7 +696,7 @@ static struct peer *add_peer(struct gc_udp *udp, const unsigned char key[PEER_KE
     return peer;
 }
 
-static void remove_peer(struct gc_udp *udp, struct peer *peer) {
+static void remove_peer(struct gcookie_udp *udp, struct peer *peer) {
     tdelete(peer, &udp->peers, compare_keys);
     free(peer);
 }

@@ -8,18 +8,18 @@
 
 /* One system call a batch (recvmmsg, sendmmsg), or one a datagram (recvmsg, sendmsg), which every
  * POSIX system has. */
-#if !defined(GC_PORTABLE_LOOP) && !defined(__linux__) && !defined(__FreeBSD__)
-#define GC_PORTABLE_LOOP
+#if !defined(GCOOKIE_PORTABLE_LOOP) && !defined(__linux__) && !defined(__FreeBSD__)
+#define GCOOKIE_PORTABLE_LOOP
 #endif
-#ifdef GC_PORTABLE_LOOP
-#define GC_UDP_PORTABLE 1
+#ifdef GCOOKIE_PORTABLE_LOOP
+#define GCOOKIE_UDP_PORTABLE 1
 #else
-#define GC_UDP_PORTABLE 0
+#define GCOOKIE_UDP_PORTABLE 0
 #endif
 
-/* What a caller is to see. The pointers lead into the buffers of the struct gc_udp, and are good
- * until the next gc_udp_run. Numbers are in the byte order of the machine. */
-struct gc_arrival {
+/* What a caller is to see. The pointers lead into the buffers of the struct gcookie_udp, and are
+ * good until the next gcookie_udp_run. Numbers are in the byte order of the machine. */
+struct gcookie_arrival {
     const unsigned char *datagram;
     size_t size;
     int verified; /* 1: a ClientHello with a good cookie, and `prestate` is its hand-over */
@@ -31,7 +31,7 @@ struct gc_arrival {
     uint32_t scope_id;
 };
 
-struct gc_udp_counters {
+struct gcookie_udp_counters {
     uint64_t received;       /* datagrams, all of them */
     uint64_t replies;        /* HelloVerifyRequests that the kernel took */
     uint64_t reply_errors;   /* and those that it did not */
@@ -40,46 +40,47 @@ struct gc_udp_counters {
     uint64_t arrivals;       /* handed to the caller */
 };
 
-struct gc_udp;
+struct gcookie_udp;
 
 /* Everything that a loop ever needs: `batch` buffers of `capacity` bytes each, touched at once, so
  * that no traffic makes the process grow. NULL where there is no memory. */
-struct gc_udp *gc_udp_new(unsigned int batch, size_t capacity, size_t max_peers);
+struct gcookie_udp *gcookie_udp_new(unsigned int batch, size_t capacity, size_t max_peers);
 
 /* Wipes and frees it all. NULL is fine. */
-void gc_udp_free(struct gc_udp *udp);
+void gcookie_udp_free(struct gcookie_udp *udp);
 
 /* Drops the addresses that were verified in earlier runs and not admitted since. Until then a
  * verified address counts as admitted: the rest of a fragmented ClientHello comes at its heels. */
-void gc_udp_begin(struct gc_udp *udp);
+void gcookie_udp_begin(struct gcookie_udp *udp);
 
 /* Receives, judges and replies until there are arrivals (at most `want` of them), until the socket
  * has been empty for what is left of `wait_ms`, until `work_ms` of work are over, or until a signal
  * comes. `fd` need not be non-blocking, and keeps its flags. Returns the number of arrivals, or
  * -errno where the socket is of no use any more. Never for longer than the longer of the two times
  * and one batch. */
-int gc_udp_run(struct gc_udp *udp, int fd, const struct gc_keys *keys, struct gc_counters *counters,
-               unsigned int want, unsigned int wait_ms, unsigned int work_ms);
+int gcookie_udp_run(struct gcookie_udp *udp, int fd, const struct gcookie_keys *keys,
+                    struct gcookie_counters *counters, unsigned int want, unsigned int wait_ms,
+                    unsigned int work_ms);
 
-/* The arrivals of the last gc_udp_run. */
-const struct gc_arrival *gc_udp_arrivals(const struct gc_udp *udp);
+/* The arrivals of the last gcookie_udp_run. */
+const struct gcookie_arrival *gcookie_udp_arrivals(const struct gcookie_udp *udp);
 
 /* The set of admitted peers, by struct sockaddr_in or sockaddr_in6. From any thread, also during
- * gc_udp_run, and in a forked child whose parent was in it. Admitting gives 0, or -ENOSPC
+ * gcookie_udp_run, and in a forked child whose parent was in it. Admitting gives 0, or -ENOSPC
  * (max_peers are there), -ENOMEM, -EAFNOSUPPORT. */
-int gc_udp_admit(struct gc_udp *udp, const void *address, size_t size);
-int gc_udp_forget(struct gc_udp *udp, const void *address, size_t size);
-size_t gc_udp_peers(struct gc_udp *udp);
+int gcookie_udp_admit(struct gcookie_udp *udp, const void *address, size_t size);
+int gcookie_udp_forget(struct gcookie_udp *udp, const void *address, size_t size);
+size_t gcookie_udp_peers(struct gcookie_udp *udp);
 
 /* Send `count` datagrams that stand one after the other in `data`, sizes[i] bytes each, to the
  * sockaddrs that stand one after the other in `names`, name_size bytes each. Needs no struct
- * gc_udp. Returns how many were not sent: those that the kernel did not take, and those that `data`
- * or `names` has no bytes for. */
-unsigned int gc_udp_send(int fd, const void *names, size_t names_size, size_t name_size,
-                         const void *data, size_t data_size, const unsigned int *sizes,
-                         unsigned int count);
+ * gcookie_udp. Returns how many were not sent: those that the kernel did not take, and those that
+ * `data` or `names` has no bytes for. */
+unsigned int gcookie_udp_send(int fd, const void *names, size_t names_size, size_t name_size,
+                              const void *data, size_t data_size, const unsigned int *sizes,
+                              unsigned int count);
 
 /* A copy; from any thread. */
-void gc_udp_count(struct gc_udp *udp, struct gc_udp_counters *out);
+void gcookie_udp_count(struct gcookie_udp *udp, struct gcookie_udp_counters *out);
 
 #endif

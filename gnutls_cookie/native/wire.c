@@ -8,15 +8,15 @@
 #include <time.h>
 
 /* Defined by the generated module: extern "Python+C" in ffi.cdef. */
-extern int gc_py_psk(uintptr_t handle, const unsigned char *username, unsigned int size,
-                     gnutls_datum_t *key);
+extern int gcookie_py_psk(uintptr_t handle, const unsigned char *username, unsigned int size,
+                          gnutls_datum_t *key);
 
 enum { STEPS = 1024 }; /* of libgnutls in one call: many alerts in one datagram end somewhere */
 
 /* --- what libgnutls calls --------------------------------------------------------------------- */
 
 /* Room for `more` bytes in the seat; 0 where there is no memory. */
-static int make_room(struct gc_seat *seat, size_t more) {
+static int make_room(struct gcookie_seat *seat, size_t more) {
     size_t capacity = seat->out_capacity;
     unsigned char *grown;
 
@@ -38,8 +38,8 @@ static int make_room(struct gc_seat *seat, size_t more) {
 }
 
 static ssize_t push(gnutls_transport_ptr_t ptr, const void *data, size_t size) {
-    struct gc_wire *wire = ptr;
-    struct gc_seat *seat = wire->seat;
+    struct gcookie_wire *wire = ptr;
+    struct gcookie_seat *seat = wire->seat;
     uint32_t prefix = (uint32_t)size;
 
     /* Without a seat somebody called libgnutls on the session past this file. */
@@ -68,7 +68,7 @@ static int64_t realtime(void) {
  * total time is for ever, the time to the next retransmission is none, and pull_timeout says when
  * that is wanted. (lib/dtls.c: 0 is no end for the deadline that the first gnutls_handshake sets,
  * and the shortest time thereafter. So the longest is set within that call.) */
-static void turn_timers_off(struct gc_wire *wire) {
+static void turn_timers_off(struct gcookie_wire *wire) {
     if (wire->timers_off)
         return;
     gnutls_dtls_set_timeouts(wire->session, 0, UINT_MAX);
@@ -79,7 +79,7 @@ static void turn_timers_off(struct gc_wire *wire) {
 /* The longest time is over for libgnutls in one case: when it is to send a flight in the very
  * millisecond before the handshake began (a difference of -1 ms, as unsigned int). Where the clock
  * was set back to just before that, let it pass. */
-static void wait_for_another_time(const struct gc_wire *wire) {
+static void wait_for_another_time(const struct gcookie_wire *wire) {
     const int64_t left = wire->began[1] - realtime();
     const struct timespec rest = {0, (long)left};
     if (left > 0 && left < wire->began[1] - wire->began[0] + 20 * NS_A_MS && left < 1000 * NS_A_MS)
@@ -96,11 +96,11 @@ static int before_message(gnutls_session_t session, unsigned int type, unsigned 
 
 /* The next record for an established session. Epoch 0 is over: libgnutls would drop such records,
  * and some versions what stands behind them in the datagram, too. */
-static size_t next_record(struct gc_wire *wire, unsigned char *out, size_t capacity) {
-    struct gc_input *input = &wire->input;
+static size_t next_record(struct gcookie_wire *wire, unsigned char *out, size_t capacity) {
+    struct gcookie_input *input = &wire->input;
     while (input->left > 0) {
         const unsigned char *record = input->at;
-        const size_t size = gc_record_size(record, input->left);
+        const size_t size = gcookie_record_size(record, input->left);
         if (size == 0) {
             input->left = 0;
             wire->dropped++;
@@ -121,7 +121,7 @@ static size_t next_record(struct gc_wire *wire, unsigned char *out, size_t capac
 
 /* One record at a time, so that libgnutls keeps none that it has not looked at. */
 static ssize_t pull(gnutls_transport_ptr_t ptr, void *data, size_t size) {
-    struct gc_wire *wire = ptr;
+    struct gcookie_wire *wire = ptr;
     size_t record = 0;
 
     turn_timers_off(wire);
@@ -129,7 +129,7 @@ static ssize_t pull(gnutls_transport_ptr_t ptr, void *data, size_t size) {
         if (wire->established)
             record = next_record(wire, data, size);
         else
-            record = gc_guard_next(&wire->guard, wire->session, &wire->input, data, size);
+            record = gcookie_guard_next(&wire->guard, wire->session, &wire->input, data, size);
     }
     if (record > 0) {
         wire->pulled = *(unsigned char *)data;
@@ -140,13 +140,13 @@ static ssize_t pull(gnutls_transport_ptr_t ptr, void *data, size_t size) {
     return -1;
 }
 
-static int has_more(const struct gc_wire *wire) {
+static int has_more(const struct gcookie_wire *wire) {
     return wire->input.left > 0 || wire->input.messages_left > 0 ||
-           (!wire->established && gc_guard_has_more(&wire->guard));
+           (!wire->established && gcookie_guard_has_more(&wire->guard));
 }
 
 static int pull_timeout(gnutls_transport_ptr_t ptr, unsigned int milliseconds) {
-    struct gc_wire *wire = ptr;
+    struct gcookie_wire *wire = ptr;
     (void)milliseconds;
     if (has_more(wire) || !wire->due)
         return 1; /* "there may be something": pull says whether */
@@ -155,27 +155,27 @@ static int pull_timeout(gnutls_transport_ptr_t ptr, unsigned int milliseconds) {
 }
 
 static int psk(gnutls_session_t session, const gnutls_datum_t *username, gnutls_datum_t *key) {
-    const struct gc_wire *wire = gnutls_transport_get_ptr(session);
-    return gc_py_psk(wire->handle, username->data, username->size, key);
+    const struct gcookie_wire *wire = gnutls_transport_get_ptr(session);
+    return gcookie_py_psk(wire->handle, username->data, username->size, key);
 }
 
-void gc_psk_set_callback(gnutls_psk_server_credentials_t credentials) {
+void gcookie_psk_set_callback(gnutls_psk_server_credentials_t credentials) {
     gnutls_psk_set_server_credentials_function2(credentials, psk);
 }
 
-size_t gc_whole_records(const unsigned char *datagram, size_t size, size_t limit) {
+size_t gcookie_whole_records(const unsigned char *datagram, size_t size, size_t limit) {
     size_t whole = 0, record;
     if (limit > size)
         limit = size;
-    while (whole < limit && (record = gc_record_size(datagram + whole, limit - whole)) > 0)
+    while (whole < limit && (record = gcookie_record_size(datagram + whole, limit - whole)) > 0)
         whole += record;
     return whole;
 }
 
 /* --- calls ------------------------------------------------------------------------------------ */
 
-struct gc_seat *gc_seat_new(void) {
-    struct gc_seat *seat = calloc(1, sizeof *seat);
+struct gcookie_seat *gcookie_seat_new(void) {
+    struct gcookie_seat *seat = calloc(1, sizeof *seat);
     if (seat != NULL) {
         seat->out = seat->first;
         seat->out_capacity = sizeof seat->first;
@@ -184,7 +184,7 @@ struct gc_seat *gc_seat_new(void) {
 }
 
 /* Nothing is sent yet. */
-static void clear(struct gc_seat *seat) {
+static void clear(struct gcookie_seat *seat) {
     if (seat->out != seat->first)
         free(seat->out);
     seat->out = seat->first;
@@ -192,7 +192,7 @@ static void clear(struct gc_seat *seat) {
     seat->out_size = 0;
 }
 
-void gc_seat_free(struct gc_seat *seat) {
+void gcookie_seat_free(struct gcookie_seat *seat) {
     if (seat == NULL)
         return;
     gnutls_memset(seat->message, 0, sizeof seat->message);
@@ -200,7 +200,7 @@ void gc_seat_free(struct gc_seat *seat) {
     free(seat);
 }
 
-void gc_wire_attach(gnutls_session_t session, struct gc_wire *wire, int is_server) {
+void gcookie_wire_attach(gnutls_session_t session, struct gcookie_wire *wire, int is_server) {
     wire->session = session;
     wire->guard.is_server = is_server;
     gnutls_transport_set_ptr(session, wire);
@@ -212,16 +212,16 @@ void gc_wire_attach(gnutls_session_t session, struct gc_wire *wire, int is_serve
     gnutls_dtls_set_timeouts(session, 0, 0);
 }
 
-void gc_wire_begin_at(struct gc_wire *wire, unsigned int hsk_read_seq) {
+void gcookie_wire_begin_at(struct gcookie_wire *wire, unsigned int hsk_read_seq) {
     wire->guard.next = hsk_read_seq;
 }
 
-void gc_wire_clear(struct gc_wire *wire) {
-    gc_guard_clear(&wire->guard);
+void gcookie_wire_clear(struct gcookie_wire *wire) {
+    gcookie_guard_clear(&wire->guard);
 }
 
 /* The call has the session to itself, or (0) does nothing. */
-static int enter(struct gc_wire *wire, struct gc_seat *seat) {
+static int enter(struct gcookie_wire *wire, struct gcookie_seat *seat) {
     if (__atomic_exchange_n(&wire->busy, 1, __ATOMIC_ACQUIRE) != 0)
         return 0;
     clear(seat);
@@ -229,13 +229,13 @@ static int enter(struct gc_wire *wire, struct gc_seat *seat) {
     return 1;
 }
 
-static void feed(struct gc_wire *wire, const unsigned char *in, size_t in_size) {
+static void feed(struct gcookie_wire *wire, const unsigned char *in, size_t in_size) {
     memset(&wire->input, 0, sizeof wire->input);
     wire->input.at = in;
     wire->input.left = in_size;
 }
 
-static void leave(struct gc_wire *wire) {
+static void leave(struct gcookie_wire *wire) {
     wire->seat = NULL;
     wire->handle = 0;
     wire->due = wire->resending = 0;
@@ -248,12 +248,13 @@ static int waits(int code) {
     return code == GNUTLS_E_AGAIN || code == GNUTLS_E_INTERRUPTED;
 }
 
-int gc_wire_handshake(gnutls_session_t session, struct gc_wire *wire, struct gc_seat *seat,
-                      uintptr_t handle, const unsigned char *in, size_t in_size, int due) {
+int gcookie_wire_handshake(gnutls_session_t session, struct gcookie_wire *wire,
+                           struct gcookie_seat *seat, uintptr_t handle, const unsigned char *in,
+                           size_t in_size, int due) {
     int code = GNUTLS_E_AGAIN;
 
     if (!enter(wire, seat))
-        return GC_BUSY;
+        return GCOOKIE_BUSY;
     feed(wire, in, in_size);
     wire->handle = handle;
     wire->due = due;
@@ -276,7 +277,7 @@ int gc_wire_handshake(gnutls_session_t session, struct gc_wire *wire, struct gc_
             wire->starved = wire->input.left == 0;
         }
         if (code == 0 || gnutls_error_is_fatal(code)) {
-            gc_guard_clear(&wire->guard);
+            gcookie_guard_clear(&wire->guard);
             break;
         }
         /* Where nothing was at hand, that was the time to send again what is due. */
@@ -290,8 +291,9 @@ int gc_wire_handshake(gnutls_session_t session, struct gc_wire *wire, struct gc_
 
 /* A ClientHello of an established peer is left in libgnutls' record buffer, where the next
  * gnutls_record_recv_packet would lose its 16 KiB (lib/buffers.c). gnutls_record_recv frees it. */
-static void drop_rehandshake(gnutls_session_t session, struct gc_wire *wire, struct gc_seat *seat) {
-    const struct gc_input input = wire->input;
+static void drop_rehandshake(gnutls_session_t session, struct gcookie_wire *wire,
+                             struct gcookie_seat *seat) {
+    const struct gcookie_input input = wire->input;
     memset(&wire->input, 0, sizeof wire->input); /* it reads no more than what is there */
     if (gnutls_record_check_pending(session) > 0)
         (void)gnutls_record_recv(session, seat->message, sizeof seat->message);
@@ -299,7 +301,7 @@ static void drop_rehandshake(gnutls_session_t session, struct gc_wire *wire, str
     wire->starved = input.left == 0;
 }
 
-static ssize_t take(gnutls_packet_t packet, struct gc_seat *seat) {
+static ssize_t take(gnutls_packet_t packet, struct gcookie_seat *seat) {
     gnutls_datum_t datum;
     ssize_t size = GNUTLS_E_LARGE_PACKET;
 
@@ -313,12 +315,12 @@ static ssize_t take(gnutls_packet_t packet, struct gc_seat *seat) {
     return size;
 }
 
-ssize_t gc_wire_receive(gnutls_session_t session, struct gc_wire *wire, struct gc_seat *seat,
-                        const unsigned char *in, size_t in_size) {
+ssize_t gcookie_wire_receive(gnutls_session_t session, struct gcookie_wire *wire,
+                             struct gcookie_seat *seat, const unsigned char *in, size_t in_size) {
     ssize_t code = GNUTLS_E_AGAIN;
 
     if (!enter(wire, seat))
-        return GC_BUSY;
+        return GCOOKIE_BUSY;
     feed(wire, in, in_size);
     wire->wants_flight = 0;
     for (int step = 0; step < STEPS; step++) {
@@ -333,14 +335,14 @@ ssize_t gc_wire_receive(gnutls_session_t session, struct gc_wire *wire, struct g
             break;
         }
         if (code == 0) {
-            code = GC_GOODBYE;
+            code = GCOOKIE_GOODBYE;
             break;
         }
         if (code == GNUTLS_E_REHANDSHAKE)
             drop_rehandshake(session, wire, seat);
         if (code == GNUTLS_E_REHANDSHAKE || (code < 0 && gnutls_error_is_fatal((int)code)))
             break;
-        if (wire->pulled == GC_HANDSHAKE && seat->out_size == 0 &&
+        if (wire->pulled == GCOOKIE_HANDSHAKE && seat->out_size == 0 &&
             gnutls_record_get_discarded(session) == discarded)
             wire->wants_flight = 1;
         if (waits((int)code) && wire->starved)
@@ -354,7 +356,7 @@ ssize_t gc_wire_receive(gnutls_session_t session, struct gc_wire *wire, struct g
 /* libgnutls knows three limits, each in one place: the MTU; record_size_limit, which
  * gnutls_range_split tells as it cuts by it; max_fragment_length, which it sends beyond where it
  * negotiated nothing else (RFC 6066 4, RFC 8449). */
-size_t gc_wire_data_mtu(gnutls_session_t session) {
+size_t gcookie_wire_data_mtu(gnutls_session_t session) {
     const gnutls_range_st all = {UINT16_MAX, UINT16_MAX};
     gnutls_range_st first, rest;
     size_t limit = gnutls_dtls_get_data_mtu(session);
@@ -367,42 +369,43 @@ size_t gc_wire_data_mtu(gnutls_session_t session) {
     return limit;
 }
 
-ssize_t gc_wire_send(gnutls_session_t session, struct gc_wire *wire, struct gc_seat *seat,
-                     const void *data, size_t size) {
+ssize_t gcookie_wire_send(gnutls_session_t session, struct gcookie_wire *wire,
+                          struct gcookie_seat *seat, const void *data, size_t size) {
     ssize_t code;
     if (!enter(wire, seat))
-        return GC_BUSY;
-    code = size > gc_wire_data_mtu(session) ? GNUTLS_E_LARGE_PACKET
-                                            : gnutls_record_send(session, data, size);
+        return GCOOKIE_BUSY;
+    code = size > gcookie_wire_data_mtu(session) ? GNUTLS_E_LARGE_PACKET
+                                                 : gnutls_record_send(session, data, size);
     leave(wire);
     return code;
 }
 
-int gc_wire_bye(gnutls_session_t session, struct gc_wire *wire, struct gc_seat *seat) {
+int gcookie_wire_bye(gnutls_session_t session, struct gcookie_wire *wire,
+                     struct gcookie_seat *seat) {
     int code;
     if (!enter(wire, seat))
-        return GC_BUSY;
+        return GCOOKIE_BUSY;
     code = gnutls_bye(session, GNUTLS_SHUT_WR);
     leave(wire);
     return code;
 }
 
-int gc_wire_alert(gnutls_session_t session, struct gc_wire *wire, struct gc_seat *seat, int level,
-                  int description) {
+int gcookie_wire_alert(gnutls_session_t session, struct gcookie_wire *wire,
+                       struct gcookie_seat *seat, int level, int description) {
     int code;
     if (!enter(wire, seat))
-        return GC_BUSY;
+        return GCOOKIE_BUSY;
     code = gnutls_alert_send(session, (gnutls_alert_level_t)level,
                              (gnutls_alert_description_t)description);
     leave(wire);
     return code;
 }
 
-int gc_wire_alert_for(gnutls_session_t session, struct gc_wire *wire, struct gc_seat *seat,
-                      int error) {
+int gcookie_wire_alert_for(gnutls_session_t session, struct gcookie_wire *wire,
+                           struct gcookie_seat *seat, int error) {
     int code;
     if (!enter(wire, seat))
-        return GC_BUSY;
+        return GCOOKIE_BUSY;
     code = gnutls_alert_send_appropriate(session, error);
     leave(wire);
     return code;

@@ -6,37 +6,37 @@
 #include "guard.h"
 #include "transport.h"
 
-enum { GC_FIRST = 1 << 13 }; /* bytes for what a call sends, as a rule */
+enum { GCOOKIE_FIRST = 1 << 13 }; /* bytes for what a call sends, as a rule */
 
 /* What a call needs for its length, whichever session's: given by the caller, one for each thread
  * that is in a call. */
-struct gc_seat {
+struct gcookie_seat {
     /* The datagrams that were sent, each behind its size (uint32_t): in `first`, or where a flight
      * is longer than that, in memory of its own, which the next call frees. */
     unsigned char *out;
     size_t out_size;
     size_t out_capacity;
-    unsigned char first[GC_FIRST];
-    /* The message that gc_wire_receive read. No record is longer (RFC 6347 4.1: 2^14 and, where a
-     * peer ignores that, what libgnutls takes besides). */
+    unsigned char first[GCOOKIE_FIRST];
+    /* The message that gcookie_wire_receive read. No record is longer (RFC 6347 4.1: 2^14 and,
+     * where a peer ignores that, what libgnutls takes besides). */
     unsigned char message[(1 << 14) + (1 << 11)];
 };
 
 /* One for each session, behind its gnutls_transport_ptr_t; outlives the session. */
-struct gc_wire {
+struct gcookie_wire {
     gnutls_session_t session;
-    struct gc_guard guard; /* before the handshake is complete */
-    int established;       /* 1: it is */
-    int timers_off;        /* 1: libgnutls' own timers have no effect any more */
-    int64_t began[2];      /* nanoseconds of CLOCK_REALTIME: the handshake began between these */
+    struct gcookie_guard guard; /* before the handshake is complete */
+    int established;            /* 1: it is */
+    int timers_off;             /* 1: libgnutls' own timers have no effect any more */
+    int64_t began[2]; /* nanoseconds of CLOCK_REALTIME: the handshake began between these */
     /* for the length of a call */
-    int busy;              /* set and cleared atomically */
-    struct gc_seat *seat;  /* where the call writes */
-    uintptr_t handle;      /* what PSK lookups go to; 0: nobody */
-    struct gc_input input; /* what is to be read of the datagram */
-    int due;               /* 1: the last flight is to be sent again */
-    int resending;         /* 1: that has begun */
-    int pulled;            /* content type of the record that was read last; 0: none */
+    int busy;                   /* set and cleared atomically */
+    struct gcookie_seat *seat;  /* where the call writes */
+    uintptr_t handle;           /* what PSK lookups go to; 0: nobody */
+    struct gcookie_input input; /* what is to be read of the datagram */
+    int due;                    /* 1: the last flight is to be sent again */
+    int resending;              /* 1: that has begun */
+    int pulled;                 /* content type of the record that was read last; 0: none */
     /* after it */
     size_t left;      /* bytes at the end of the datagram that were not read yet */
     int starved;      /* 1: nothing is left to be read: all further calls wait for a datagram */
@@ -48,53 +48,56 @@ struct gc_wire {
 
 /* Answers that are none of libgnutls'. */
 enum {
-    GC_BUSY = -1000001,   /* another call of this session is under way; nothing was done */
-    GC_GOODBYE = -1000002 /* gc_wire_receive: the peer said close_notify */
+    GCOOKIE_BUSY = -1000001,   /* another call of this session is under way; nothing was done */
+    GCOOKIE_GOODBYE = -1000002 /* gcookie_wire_receive: the peer said close_notify */
 };
 
-struct gc_seat *gc_seat_new(void); /* NULL: no memory */
-void gc_seat_free(struct gc_seat *seat);
+struct gcookie_seat *gcookie_seat_new(void); /* NULL: no memory */
+void gcookie_seat_free(struct gcookie_seat *seat);
 
 /* Before the first call. The session's timers are the caller's from then on: libgnutls' own look at
  * CLOCK_REALTIME, which may be set. */
-void gc_wire_attach(gnutls_session_t session, struct gc_wire *wire, int is_server);
+void gcookie_wire_attach(gnutls_session_t session, struct gcookie_wire *wire, int is_server);
 
 /* What gnutls_dtls_prestate_set was given: the message that is the first. */
-void gc_wire_begin_at(struct gc_wire *wire, unsigned int hsk_read_seq);
+void gcookie_wire_begin_at(struct gcookie_wire *wire, unsigned int hsk_read_seq);
 
 /* Free what the wire holds; the session is gone, or makes no more calls. */
-void gc_wire_clear(struct gc_wire *wire);
+void gcookie_wire_clear(struct gcookie_wire *wire);
 
 /* gnutls_psk_server_credentials_function2 for sessions with a wire: asks Python by the handle of
  * the call. Without one it is an error, and the handshake fails. */
-void gc_psk_set_callback(gnutls_psk_server_credentials_t credentials);
+void gcookie_psk_set_callback(gnutls_psk_server_credentials_t credentials);
 
 /* Bytes at the start of a datagram that are whole records and end within `limit`. */
-size_t gc_whole_records(const unsigned char *datagram, size_t size, size_t limit);
+size_t gcookie_whole_records(const unsigned char *datagram, size_t size, size_t limit);
 
 /* gnutls_handshake until it is complete (0), fails, or has read all (GNUTLS_E_AGAIN, starved). `in`
  * may be NULL with in_size 0: no datagram. What a bounded number of steps did not finish gives
  * GNUTLS_E_AGAIN without `starved`. `due`: the last flight is sent again (RFC 6347 4.2.4), unless
  * what is read makes that needless; it is never sent again otherwise. */
-int gc_wire_handshake(gnutls_session_t session, struct gc_wire *wire, struct gc_seat *seat,
-                      uintptr_t handle, const unsigned char *in, size_t in_size, int due);
+int gcookie_wire_handshake(gnutls_session_t session, struct gcookie_wire *wire,
+                           struct gcookie_seat *seat, uintptr_t handle, const unsigned char *in,
+                           size_t in_size, int due);
 
-/* The next message: its size (0 too), in seat->message; GC_GOODBYE; GNUTLS_E_REHANDSHAKE; a fatal
- * error; or GNUTLS_E_AGAIN as above. */
-ssize_t gc_wire_receive(gnutls_session_t session, struct gc_wire *wire, struct gc_seat *seat,
-                        const unsigned char *in, size_t in_size);
+/* The next message: its size (0 too), in seat->message; GCOOKIE_GOODBYE; GNUTLS_E_REHANDSHAKE; a
+ * fatal error; or GNUTLS_E_AGAIN as above. */
+ssize_t gcookie_wire_receive(gnutls_session_t session, struct gcookie_wire *wire,
+                             struct gcookie_seat *seat, const unsigned char *in, size_t in_size);
 
-/* Bytes of the largest message that gc_wire_send takes: what fits the MTU, and the peer takes. */
-size_t gc_wire_data_mtu(gnutls_session_t session);
+/* Bytes of the largest message that gcookie_wire_send takes: it fits the MTU, and the peer takes
+ * it. */
+size_t gcookie_wire_data_mtu(gnutls_session_t session);
 
 /* gnutls_record_send, gnutls_bye (GNUTLS_SHUT_WR), gnutls_alert_send and
  * gnutls_alert_send_appropriate. */
-ssize_t gc_wire_send(gnutls_session_t session, struct gc_wire *wire, struct gc_seat *seat,
-                     const void *data, size_t size);
-int gc_wire_bye(gnutls_session_t session, struct gc_wire *wire, struct gc_seat *seat);
-int gc_wire_alert(gnutls_session_t session, struct gc_wire *wire, struct gc_seat *seat, int level,
-                  int description);
-int gc_wire_alert_for(gnutls_session_t session, struct gc_wire *wire, struct gc_seat *seat,
-                      int error);
+ssize_t gcookie_wire_send(gnutls_session_t session, struct gcookie_wire *wire,
+                          struct gcookie_seat *seat, const void *data, size_t size);
+int gcookie_wire_bye(gnutls_session_t session, struct gcookie_wire *wire,
+                     struct gcookie_seat *seat);
+int gcookie_wire_alert(gnutls_session_t session, struct gcookie_wire *wire,
+                       struct gcookie_seat *seat, int level, int description);
+int gcookie_wire_alert_for(gnutls_session_t session, struct gcookie_wire *wire,
+                           struct gcookie_seat *seat, int error);
 
 #endif

@@ -1,7 +1,7 @@
 /* What the fuzz targets share: reading an input from its start to its end, and claims that must
  * hold. A claim that does not hold ends the process, which libFuzzer calls a finding. */
-#ifndef GC_FUZZ_H
-#define GC_FUZZ_H
+#ifndef GCOOKIE_FUZZ_H
+#define GCOOKIE_FUZZ_H
 
 #include <stddef.h>
 #include <stdint.h>
@@ -11,12 +11,12 @@
 
 #if defined(__has_feature)
 #if __has_feature(address_sanitizer)
-#define GC_WATCHED 1
+#define GCOOKIE_WATCHED 1
 #endif
 #elif defined(__SANITIZE_ADDRESS__)
-#define GC_WATCHED 1
+#define GCOOKIE_WATCHED 1
 #endif
-#ifdef GC_WATCHED
+#ifdef GCOOKIE_WATCHED
 #include <sanitizer/asan_interface.h>
 #else
 #define ASAN_POISON_MEMORY_REGION(address, size) ((void)(address), (void)(size))

@@ -70,7 +70,7 @@ SYSTEM = {
         *("recvmmsg", "sendmmsg", "recvmsg", "sendmsg"),
         *("poll", "clock_gettime", "calloc", "tsearch"),
     ],
-    "wire.c": ["realloc", "gc_guard_next"],
+    "wire.c": ["realloc", "gcookie_guard_next"],
     "guard.c": ["malloc", "calloc"],
     "preload/hooks.c": ["gnutls_dtls_cookie_verify", "gnutls_dtls_cookie_send"],
 }
@@ -84,7 +84,10 @@ TARGETS = {
     ),
     "listener": Target("listener.c", ["udp.c", "gate.c", "transport.c"], _USE_AFTER_FREE),
     "listener-portable": Target(
-        "listener.c", ["udp.c", "gate.c", "transport.c"], _USE_AFTER_FREE, ("GC_PORTABLE_LOOP",)
+        "listener.c",
+        ["udp.c", "gate.c", "transport.c"],
+        _USE_AFTER_FREE,
+        ("GCOOKIE_PORTABLE_LOOP",),
     ),
     "session": Target(
         "session.c",

@@ -24,70 +24,70 @@ static size_t number(const uint8_t *bytes, unsigned int count) {
     return value;
 }
 
-/* The reading once more, in the order of enum gc_reason; *cookie is its length byte's offset. */
+/* The reading again, in the order of enum gcookie_reason; *cookie is its length byte's offset. */
 static int reason_of(const uint8_t *datagram, size_t size, size_t *cookie) {
     if (size < 13) {
-        return GC_RECORD_HEADER;
+        return GCOOKIE_RECORD_HEADER;
     }
     const size_t version = number(datagram + 1, 2);
     const size_t record = number(datagram + 11, 2);
     if (datagram[0] != 22) {
-        return GC_CONTENT_TYPE;
+        return GCOOKIE_CONTENT_TYPE;
     }
     if (version != 0xfeff && version != 0xfefd && version != 0x100) {
-        return GC_RECORD_VERSION;
+        return GCOOKIE_RECORD_VERSION;
     }
     if (number(datagram + 3, 2) != 0) {
-        return GC_EPOCH;
+        return GCOOKIE_EPOCH;
     }
     if (13 + record > size || record > 16384) {
-        return GC_RECORD_LENGTH;
+        return GCOOKIE_RECORD_LENGTH;
     }
     if (record < 12) {
-        return GC_HANDSHAKE_HEADER;
+        return GCOOKIE_HANDSHAKE_HEADER;
     }
     const size_t length = number(datagram + 14, 3);
     const size_t here = number(datagram + 22, 3);
     if (datagram[13] != 1) {
-        return GC_HANDSHAKE_TYPE;
+        return GCOOKIE_HANDSHAKE_TYPE;
     }
     if (number(datagram + 17, 2) > 255) {
-        return GC_MESSAGE_SEQ;
+        return GCOOKIE_MESSAGE_SEQ;
     }
     if (number(datagram + 19, 3) != 0) {
-        return GC_FRAGMENT_OFFSET;
+        return GCOOKIE_FRAGMENT_OFFSET;
     }
     if (here + 12 != record || here > length) {
-        return GC_FRAGMENT_LENGTH;
+        return GCOOKIE_FRAGMENT_LENGTH;
     }
     if (here == length && size > 13 + record) {
-        return GC_TRAILING_DATA;
+        return GCOOKIE_TRAILING_DATA;
     }
     if (here < 35) {
-        return GC_COOKIE_FIELD;
+        return GCOOKIE_COOKIE_FIELD;
     }
     if (datagram[59] > 32) {
-        return GC_SESSION_ID;
+        return GCOOKIE_SESSION_ID;
     }
     *cookie = 60u + datagram[59];
     if (25 + here < *cookie + 1 || 25 + here < *cookie + 1 + datagram[*cookie]) {
-        return GC_COOKIE_FIELD;
+        return GCOOKIE_COOKIE_FIELD;
     }
-    return GC_OK;
+    return GCOOKIE_OK;
 }
 
 /* HMAC-SHA1, of which a cookie is the first 16 bytes; 0 where the key is of no use. */
-static int right_cookie(const struct gc_key *key, const void *client_data, size_t size,
+static int right_cookie(const struct gcookie_key *key, const void *client_data, size_t size,
                         unsigned char cookie[20]) {
-    if (key->size == 0 || key->size > GC_KEY_CAPACITY) {
+    if (key->size == 0 || key->size > GCOOKIE_KEY_CAPACITY) {
         return 0;
     }
     MUST(gnutls_hmac_fast(GNUTLS_MAC_SHA1, key->data, key->size, client_data, size, cookie) == 0);
     return 1;
 }
 
-static void fill_key(struct gc_key *key, unsigned int size, unsigned char first) {
-    for (unsigned int at = 0; at < GC_KEY_CAPACITY; at++) {
+static void fill_key(struct gcookie_key *key, unsigned int size, unsigned char first) {
+    for (unsigned int at = 0; at < GCOOKIE_KEY_CAPACITY; at++) {
         key->data[at] = (unsigned char)(first + at);
     }
     key->size = size;
@@ -103,12 +103,12 @@ static void fit_lengths(uint8_t *datagram, size_t size) {
     }
 }
 
-static void check_challenge(const struct gc_keys *keys, const void *client_data,
+static void check_challenge(const struct gcookie_keys *keys, const void *client_data,
                             size_t client_data_size, const uint8_t *datagram, size_t size,
-                            size_t cookie, const struct gc_verdict *verdict) {
+                            size_t cookie, const struct gcookie_verdict *verdict) {
     static const unsigned char head[13] = {22, 0xfe, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 31};
     static const unsigned char body[15] = {3, 0, 0, 19, 0, 0, 0, 0, 0, 0, 0, 19, 0xfe, 0xff, 16};
-    unsigned char expected[GC_REPLY_SIZE];
+    unsigned char expected[GCOOKIE_REPLY_SIZE];
     unsigned char mac[20];
 
     memcpy(expected, head, sizeof head);
@@ -116,25 +116,25 @@ static void check_challenge(const struct gc_keys *keys, const void *client_data,
     memcpy(expected + 5, datagram + 5, 6);   /* the record's sequence */
     memcpy(expected + 17, datagram + 17, 2); /* message_seq */
     MUST(right_cookie(&keys->current, client_data, client_data_size, mac));
-    memcpy(expected + 28, mac, GC_COOKIE_SIZE);
-    MUST(GC_REPLY_SIZE < size);
-    MUST(memcmp(verdict->reply, expected, GC_REPLY_SIZE) == 0);
+    memcpy(expected + 28, mac, GCOOKIE_SIZE);
+    MUST(GCOOKIE_REPLY_SIZE < size);
+    MUST(memcmp(verdict->reply, expected, GCOOKIE_REPLY_SIZE) == 0);
     MUST(verdict->presented == (datagram[cookie] > 0));
 }
 
-static void check(const struct gc_keys *keys, const void *client_data, size_t client_data_size,
-                  const uint8_t *datagram, size_t size, const struct gc_verdict *verdict) {
-    struct gc_hello hello, untouched;
+static void check(const struct gcookie_keys *keys, const void *client_data, size_t client_data_size,
+                  const uint8_t *datagram, size_t size, const struct gcookie_verdict *verdict) {
+    struct gcookie_hello hello, untouched;
     unsigned char mac[20];
     size_t cookie = 0;
     const int reason = reason_of(datagram, size, &cookie);
 
     memset(&hello, 0xa5, sizeof hello);
     memcpy(&untouched, &hello, sizeof hello);
-    MUST(gc_parse(datagram, size, &hello) == reason);
-    if (reason != GC_OK) {
+    MUST(gcookie_parse(datagram, size, &hello) == reason);
+    if (reason != GCOOKIE_OK) {
         MUST(memcmp(&hello, &untouched, sizeof hello) == 0);
-        MUST(verdict->kind == GC_DISCARD && verdict->reason == reason);
+        MUST(verdict->kind == GCOOKIE_DISCARD && verdict->reason == reason);
         return;
     }
     MUST(hello.record_seq == number(datagram + 5, 6));
@@ -142,71 +142,74 @@ static void check(const struct gc_keys *keys, const void *client_data, size_t cl
     MUST(hello.cookie_offset == cookie + 1 && hello.cookie_size == datagram[cookie]);
     MUST(hello.cookie_offset + hello.cookie_size <= size);
 
-    if (keys->current.size == 0 || keys->current.size > GC_KEY_CAPACITY) {
-        MUST(verdict->kind == GC_DISCARD && verdict->reason == GC_INTERNAL);
+    if (keys->current.size == 0 || keys->current.size > GCOOKIE_KEY_CAPACITY) {
+        MUST(verdict->kind == GCOOKIE_DISCARD && verdict->reason == GCOOKIE_INTERNAL);
         return;
     }
     /* libgnutls wants a byte behind the cookie (lib/dtls.c); every real hello has it. */
-    const int judged = hello.cookie_size == GC_COOKIE_SIZE && hello.record_seq <= UINT32_MAX;
-    const int whole = hello.cookie_offset + GC_COOKIE_SIZE < size;
+    const int judged = hello.cookie_size == GCOOKIE_SIZE && hello.record_seq <= UINT32_MAX;
+    const int whole = hello.cookie_offset + GCOOKIE_SIZE < size;
     int age = -1;
     if (judged && right_cookie(&keys->current, client_data, client_data_size, mac) &&
-        memcmp(mac, datagram + hello.cookie_offset, GC_COOKIE_SIZE) == 0 && whole) {
+        memcmp(mac, datagram + hello.cookie_offset, GCOOKIE_SIZE) == 0 && whole) {
         age = 0;
-    } else if (judged && keys->previous.size > GC_KEY_CAPACITY) {
-        MUST(verdict->kind == GC_DISCARD && verdict->reason == GC_INTERNAL);
+    } else if (judged && keys->previous.size > GCOOKIE_KEY_CAPACITY) {
+        MUST(verdict->kind == GCOOKIE_DISCARD && verdict->reason == GCOOKIE_INTERNAL);
         return;
     } else if (judged && right_cookie(&keys->previous, client_data, client_data_size, mac) &&
-               memcmp(mac, datagram + hello.cookie_offset, GC_COOKIE_SIZE) == 0 && whole) {
+               memcmp(mac, datagram + hello.cookie_offset, GCOOKIE_SIZE) == 0 && whole) {
         age = 1;
     }
     if (age < 0) {
-        MUST(verdict->kind == GC_CHALLENGE && verdict->reason == GC_OK);
+        MUST(verdict->kind == GCOOKIE_CHALLENGE && verdict->reason == GCOOKIE_OK);
         check_challenge(keys, client_data, client_data_size, datagram, size, cookie, verdict);
         return;
     }
-    MUST(verdict->kind == GC_VERIFIED && verdict->reason == GC_OK && verdict->key_age == age);
+    MUST(verdict->kind == GCOOKIE_VERIFIED && verdict->reason == GCOOKIE_OK &&
+         verdict->key_age == age);
     MUST(verdict->prestate.record_seq == hello.record_seq);
     MUST(verdict->prestate.hsk_read_seq == hello.message_seq);
     MUST(verdict->prestate.hsk_write_seq == (hello.message_seq > 1 ? hello.message_seq - 1 : 0));
 }
 
 /* What a kind has no use for is 0. */
-static void check_unused(const struct gc_verdict *verdict) {
-    static const unsigned char zeros[GC_REPLY_SIZE];
-    if (verdict->kind != GC_CHALLENGE) {
+static void check_unused(const struct gcookie_verdict *verdict) {
+    static const unsigned char zeros[GCOOKIE_REPLY_SIZE];
+    if (verdict->kind != GCOOKIE_CHALLENGE) {
         MUST(verdict->presented == 0 && memcmp(verdict->reply, zeros, sizeof zeros) == 0);
     }
-    if (verdict->kind != GC_VERIFIED) {
+    if (verdict->kind != GCOOKIE_VERIFIED) {
         MUST(verdict->key_age == 0 && verdict->prestate.record_seq == 0);
         MUST(verdict->prestate.hsk_read_seq == 0 && verdict->prestate.hsk_write_seq == 0);
     }
 }
 
 /* The wrapper over libgnutls' two functions: nothing is written where it says no. */
-static void check_wrapper(const struct gc_key *key, const void *client_data,
+static void check_wrapper(const struct gcookie_key *key, const void *client_data,
                           size_t client_data_size, const uint8_t *datagram, size_t size) {
     const gnutls_dtls_prestate_st before = {7, 8, 9};
     gnutls_dtls_prestate_st prestate = before;
-    const unsigned int key_size = key->size > GC_KEY_CAPACITY ? GC_KEY_CAPACITY : key->size;
-    if (gc_cookie_verify(key->data, key_size, client_data, client_data_size, datagram, size,
-                         &prestate) < 0) {
+    const unsigned int key_size =
+        key->size > GCOOKIE_KEY_CAPACITY ? GCOOKIE_KEY_CAPACITY : key->size;
+    if (gcookie_verify(key->data, key_size, client_data, client_data_size, datagram, size,
+                       &prestate) < 0) {
         MUST(memcmp(&prestate, &before, sizeof before) == 0);
     }
-    const size_t capacity = size % (GC_REPLY_SIZE + 2);
+    const size_t capacity = size % (GCOOKIE_REPLY_SIZE + 2);
     unsigned char *reply = malloc(capacity);
     MUST(reply != NULL || capacity == 0);
-    const int sent = gc_cookie_reply(key->data, key_size, client_data, client_data_size, &prestate,
-                                     reply, capacity);
-    MUST(sent == GC_REPLY_SIZE || (sent < 0 && (capacity < GC_REPLY_SIZE || key_size == 0)));
+    const int sent = gcookie_reply(key->data, key_size, client_data, client_data_size, &prestate,
+                                   reply, capacity);
+    MUST(sent == GCOOKIE_REPLY_SIZE ||
+         (sent < 0 && (capacity < GCOOKIE_REPLY_SIZE || key_size == 0)));
     free(reply);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct input input = {data, size};
-    struct gc_keys keys;
-    fill_key(&keys.current, next_byte(&input) % (GC_KEY_CAPACITY + 2), 'c');
-    fill_key(&keys.previous, next_byte(&input) % (GC_KEY_CAPACITY + 2), 'p');
+    struct gcookie_keys keys;
+    fill_key(&keys.current, next_byte(&input) % (GCOOKIE_KEY_CAPACITY + 2), 'c');
+    fill_key(&keys.previous, next_byte(&input) % (GCOOKIE_KEY_CAPACITY + 2), 'p');
     size_t client_data_size = next_byte(&input);
     const unsigned int flags = next_byte(&input);
     uint8_t *client_data = next_bytes(&input, &client_data_size);
@@ -223,18 +226,18 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     }
     size_t cookie = 0;
     unsigned char mac[20];
-    const struct gc_key *const key = flags & COOKIE_OF_PREVIOUS ? &keys.previous : &keys.current;
+    const struct gcookie_key *const key =
+        flags & COOKIE_OF_PREVIOUS ? &keys.previous : &keys.current;
     if (flags & (COOKIE_OF_CURRENT | COOKIE_OF_PREVIOUS) &&
-        reason_of(datagram, datagram_size, &cookie) == GC_OK &&
-        datagram[cookie] == GC_COOKIE_SIZE &&
-        right_cookie(key, client_data, client_data_size, mac)) {
-        memcpy(datagram + cookie + 1, mac, GC_COOKIE_SIZE);
+        reason_of(datagram, datagram_size, &cookie) == GCOOKIE_OK &&
+        datagram[cookie] == GCOOKIE_SIZE && right_cookie(key, client_data, client_data_size, mac)) {
+        memcpy(datagram + cookie + 1, mac, GCOOKIE_SIZE);
     }
 
     uint8_t *const copy = malloc(datagram_size + 1);
-    struct gc_verdict *const verdict = malloc(sizeof *verdict);
-    struct gc_verdict again;
-    struct gc_counters counters;
+    struct gcookie_verdict *const verdict = malloc(sizeof *verdict);
+    struct gcookie_verdict again;
+    struct gcookie_counters counters;
     MUST(copy != NULL && verdict != NULL);
     if (datagram_size > 0) {
         memcpy(copy, datagram, datagram_size);
@@ -242,17 +245,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     memset(verdict, 0xa5, sizeof *verdict);
     memset(&again, 0x5a, sizeof again);
     memset(&counters, 0, sizeof counters);
-    const struct gc_keys keys_before = keys;
+    const struct gcookie_keys keys_before = keys;
 
-    gc_gate(&keys, client_data, client_data_size, datagram, datagram_size, verdict);
-    MUST(gc_gate_counted(&keys, client_data, client_data_size, datagram, datagram_size, &again,
-                         &counters) == verdict->kind);
+    gcookie_gate(&keys, client_data, client_data_size, datagram, datagram_size, verdict);
+    MUST(gcookie_gate_counted(&keys, client_data, client_data_size, datagram, datagram_size, &again,
+                              &counters) == verdict->kind);
     MUST(memcmp(verdict, &again, sizeof again) == 0);
     MUST(datagram_size == 0 || memcmp(copy, datagram, datagram_size) == 0);
     MUST(memcmp(&keys, &keys_before, sizeof keys) == 0);
 
     uint64_t counted = counters.challenged + counters.verified[0] + counters.verified[1];
-    for (unsigned int reason = 0; reason <= GC_INTERNAL; reason++) {
+    for (unsigned int reason = 0; reason <= GCOOKIE_INTERNAL; reason++) {
         counted += counters.discarded[reason];
     }
     MUST(counted == 1 && counters.presented == (uint64_t)verdict->presented);

@@ -50,7 +50,7 @@ struct waiting {
 struct peer {
     int admitted;
     int verified;
-    int listed; /* verified since gc_udp_begin, if forgotten since, too */
+    int listed; /* verified since gcookie_udp_begin, if forgotten since, too */
 };
 
 /* What must be sent, and what must be handed over, in this order. */
@@ -63,7 +63,7 @@ struct outgoing {
 struct arriving {
     unsigned int from;
     const struct waiting *datagram;
-    struct gc_verdict verdict;
+    struct gcookie_verdict verdict;
 };
 
 /* A queue of bytes, each a fault of the next calls of its kind. */
@@ -74,8 +74,8 @@ struct faults {
 
 static union address addresses[ADDRESSES];
 static struct peer peers[ADDRESSES];
-static struct gc_udp *udp;
-static struct gc_keys keys;
+static struct gcookie_udp *udp;
+static struct gcookie_keys keys;
 static size_t capacity, max_peers;
 static unsigned int batch;
 
@@ -96,8 +96,8 @@ static int64_t clock_us;
 static struct faults send_faults, poll_faults;
 static int memory_is_out;
 static unsigned int callocs_left; /* that succeed while a listener is made */
-static struct gc_udp_counters model;
-static struct gc_counters judged, counters;
+static struct gcookie_udp_counters model;
+static struct gcookie_counters judged, counters;
 
 /* What udp.c calls in place of the system. */
 int fuzz_recvmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags,
@@ -168,8 +168,7 @@ static size_t admitted_peers(void) {
     return count;
 }
 
-/* --- the system, made up: time, waiting and memory ---------------------------------------------
- */
+/* --- the system, made up: time, waiting and memory -------------------------------------------- */
 
 static unsigned int next_fault(struct faults *faults) {
     return faults->left > 0 ? faults->kinds[--faults->left] : 0;
@@ -228,8 +227,7 @@ void *fuzz_tsearch(const void *key, void **root, int (*compare)(const void *, co
     return memory_is_out == 2 ? NULL : tsearch(key, root, compare);
 }
 
-/* --- the system: receiving ----------------------------------------------------------------------
- */
+/* --- the system: receiving -------------------------------------------------------------------- */
 
 static void unpoison(void) {
     for (unsigned int at = 0; at < MOST_BATCH; at++) {
@@ -243,18 +241,19 @@ static void unpoison(void) {
 static void expect(const struct waiting *one) {
     struct arriving arriving = {one->from, one, {0}};
     struct peer *const peer = peer_of(one->from);
-    gc_gate(&keys, &addresses[one->from], one->name_size, one->bytes, one->size, &arriving.verdict);
-    if (arriving.verdict.kind == GC_CHALLENGE) {
+    gcookie_gate(&keys, &addresses[one->from], one->name_size, one->bytes, one->size,
+                 &arriving.verdict);
+    if (arriving.verdict.kind == GCOOKIE_CHALLENGE) {
         struct outgoing *const reply = &out[out_due++];
         reply->name = &addresses[one->from];
         reply->name_size = one->name_size;
-        reply->size = GC_REPLY_SIZE;
-        memcpy(reply->bytes, arriving.verdict.reply, GC_REPLY_SIZE);
+        reply->size = GCOOKIE_REPLY_SIZE;
+        memcpy(reply->bytes, arriving.verdict.reply, GCOOKIE_REPLY_SIZE);
         judged.challenged++;
         judged.presented += (uint64_t)arriving.verdict.presented;
         return;
     }
-    if (arriving.verdict.kind == GC_VERIFIED) {
+    if (arriving.verdict.kind == GCOOKIE_VERIFIED) {
         judged.verified[arriving.verdict.key_age]++;
         if (peer->admitted || peer->listed || !memory_is_out) {
             peer->verified = peer->listed = 1;
@@ -384,8 +383,7 @@ ssize_t fuzz_recvmsg(int fd, struct msghdr *message, int flags) {
     return size;
 }
 
-/* --- the system: sending ------------------------------------------------------------------------
- */
+/* --- the system: sending ---------------------------------------------------------------------- */
 
 static void check_sent(const struct msghdr *header) {
     MUST(out_seen < out_due);
@@ -450,8 +448,7 @@ ssize_t fuzz_sendmsg(int fd, const struct msghdr *message, int flags) {
     return (ssize_t)message->msg_iov->iov_len;
 }
 
-/* --- calls --------------------------------------------------------------------------------------
- */
+/* --- calls ------------------------------------------------------------------------------------ */
 
 static void enqueue(struct waiting one) {
     if (queued < QUEUE) {
@@ -472,7 +469,7 @@ static void enqueue_datagram(struct input *input) {
 static void enqueue_hello(struct input *input) {
     struct waiting one = {0, next_byte(input) % ADDRESSES, 0, HELLO_SIZE, NULL};
     const unsigned int flags = next_byte(input);
-    const struct gc_key *key = (flags & 1) ? &keys.previous : &keys.current;
+    const struct gcookie_key *key = (flags & 1) ? &keys.previous : &keys.current;
     unsigned char mac[20];
     one.name_size = address_size(one.from);
     one.bytes = calloc(1, HELLO_SIZE);
@@ -485,11 +482,11 @@ static void enqueue_hello(struct input *input) {
     hello[16] = (flags & 2) ? HELLO_SIZE : HELLO_SIZE - 25; /* a first fragment, or all of it */
     hello[18] = next_byte(input);
     hello[24] = HELLO_SIZE - 25;
-    hello[60] = GC_COOKIE_SIZE;
+    hello[60] = GCOOKIE_SIZE;
     if (key->size > 0) {
         MUST(gnutls_hmac_fast(GNUTLS_MAC_SHA1, key->data, key->size, &addresses[one.from],
                               one.name_size, mac) == 0);
-        memcpy(hello + 61, mac, GC_COOKIE_SIZE);
+        memcpy(hello + 61, mac, GCOOKIE_SIZE);
     }
     enqueue(one);
 }
@@ -509,16 +506,16 @@ static void enqueue_error(struct input *input) {
 }
 
 static void check_arrivals(int result) {
-    const struct gc_arrival *arrivals = gc_udp_arrivals(udp);
+    const struct gcookie_arrival *arrivals = gcookie_udp_arrivals(udp);
     MUST(result == (int)in_due || (in_due == 0 && result < 0));
     for (unsigned int at = 0; at < in_due; at++) {
-        const struct gc_arrival *arrival = &arrivals[at];
+        const struct gcookie_arrival *arrival = &arrivals[at];
         const union address *from = &addresses[in[at].from];
         const struct waiting *datagram = in[at].datagram;
         const int is_ipv4 = from->any.sa_family == AF_INET;
         MUST(arrival->size == datagram->size);
         MUST(arrival->size == 0 || memcmp(arrival->datagram, datagram->bytes, arrival->size) == 0);
-        MUST(arrival->verified == (in[at].verdict.kind == GC_VERIFIED));
+        MUST(arrival->verified == (in[at].verdict.kind == GCOOKIE_VERIFIED));
         MUST(memcmp(&arrival->prestate, &in[at].verdict.prestate, sizeof arrival->prestate) == 0);
         MUST(arrival->ip_size == (is_ipv4 ? 4u : 16u));
         MUST(memcmp(arrival->ip,
@@ -536,7 +533,7 @@ static void run(struct input *input) {
     system_calls = 0;
     in_due = 0;
     running = 1;
-    const int result = gc_udp_run(udp, THE_SOCKET, &keys, &counters, want, wait_ms, work_ms);
+    const int result = gcookie_udp_run(udp, THE_SOCKET, &keys, &counters, want, wait_ms, work_ms);
     running = 0;
     settle(NULL);
     MUST(out_seen == out_due || (out_ended && (result < 0 || in_due > 0)));
@@ -552,7 +549,7 @@ static void run(struct input *input) {
 static void admit(struct input *input) {
     const unsigned int at = next_byte(input) % ADDRESSES;
     struct peer *const peer = peer_of(at);
-    const int result = gc_udp_admit(udp, &addresses[at], address_size(at));
+    const int result = gcookie_udp_admit(udp, &addresses[at], address_size(at));
     if (peer->admitted) {
         MUST(result == 0);
     } else if (admitted_peers() >= max_peers) {
@@ -568,7 +565,7 @@ static void admit(struct input *input) {
 static void forget(struct input *input) {
     const unsigned int at = next_byte(input) % ADDRESSES;
     struct peer *const peer = peer_of(at);
-    MUST(gc_udp_forget(udp, &addresses[at], address_size(at)) == 0);
+    MUST(gcookie_udp_forget(udp, &addresses[at], address_size(at)) == 0);
     peer->admitted = peer->verified = 0;
 }
 
@@ -581,14 +578,14 @@ static void admit_bytes(struct input *input) {
     const int is_address = (family == AF_INET && size == sizeof(struct sockaddr_in)) ||
                            (family == AF_INET6 && size == sizeof(struct sockaddr_in6));
     if (!is_address) { /* else it might be one of ours */
-        MUST(gc_udp_admit(udp, bytes, size) == -EAFNOSUPPORT);
-        MUST(gc_udp_forget(udp, bytes, size) == -EAFNOSUPPORT);
+        MUST(gcookie_udp_admit(udp, bytes, size) == -EAFNOSUPPORT);
+        MUST(gcookie_udp_forget(udp, bytes, size) == -EAFNOSUPPORT);
     }
     free(bytes);
 }
 
 static void begin(void) {
-    gc_udp_begin(udp);
+    gcookie_udp_begin(udp);
     for (unsigned int at = 0; at < ADDRESSES; at++) {
         peers[at].verified = peers[at].listed = 0;
     }
@@ -628,8 +625,8 @@ static void send_all(struct input *input) {
         name_at += name_size;
         data_at += sizes[at];
     }
-    const unsigned int unsent = gc_udp_send(THE_SOCKET, exact_names, names_size, name_size,
-                                            exact_data, data_size, sizes, count);
+    const unsigned int unsent = gcookie_udp_send(THE_SOCKET, exact_names, names_size, name_size,
+                                                 exact_data, data_size, sizes, count);
     settle(NULL);
     MUST(out_seen == out_due);
     MUST(unsent == out_lost + (count - out_due));
@@ -696,12 +693,12 @@ static void call(struct input *input) {
             send_all(input);
         }
     }
-    MUST(gc_udp_peers(udp) == admitted_peers());
+    MUST(gcookie_udp_peers(udp) == admitted_peers());
 }
 
 static void check_counters(void) {
-    struct gc_udp_counters seen;
-    gc_udp_count(udp, &seen);
+    struct gcookie_udp_counters seen;
+    gcookie_udp_count(udp, &seen);
     MUST(seen.received == model.received);
     MUST(seen.replies == model.replies && seen.reply_errors == model.reply_errors);
     MUST(seen.receive_errors == model.receive_errors);
@@ -732,11 +729,12 @@ static void reset(struct input *input) {
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct input input = {data, size};
     reset(&input);
-    MUST(gc_udp_new(0, capacity, max_peers) == NULL && gc_udp_new(batch, 0, max_peers) == NULL);
-    gc_udp_free(NULL);
+    MUST(gcookie_udp_new(0, capacity, max_peers) == NULL &&
+         gcookie_udp_new(batch, 0, max_peers) == NULL);
+    gcookie_udp_free(NULL);
     const unsigned int failing = next_byte(&input) % 8;
     callocs_left = failing;
-    udp = gc_udp_new(batch, capacity, max_peers);
+    udp = gcookie_udp_new(batch, capacity, max_peers);
     if (failing > 0 && callocs_left == 0) {
         MUST(udp == NULL);
         return 0;
@@ -748,7 +746,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     }
     check_counters();
     unpoison();
-    gc_udp_free(udp);
+    gcookie_udp_free(udp);
     for (unsigned int at = 0; at < queued; at++) {
         free(queue[at].bytes);
     }

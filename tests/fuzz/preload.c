@@ -29,10 +29,10 @@ struct sent {
     unsigned int times;
     int fails;
     size_t size;
-    unsigned char bytes[GC_REPLY_SIZE];
+    unsigned char bytes[GCOOKIE_REPLY_SIZE];
 };
 
-static struct gc_keys keys;
+static struct gcookie_keys keys;
 
 int fuzz_gnutls_dtls_cookie_verify(gnutls_datum_t *key, void *client_data, size_t client_data_size,
                                    void *message, size_t message_size,
@@ -43,7 +43,7 @@ int fuzz_gnutls_dtls_cookie_send(gnutls_datum_t *key, void *client_data, size_t 
 
 static ssize_t push(gnutls_transport_ptr_t ptr, const void *data, size_t size) {
     struct sent *sent = ptr;
-    MUST(size == GC_REPLY_SIZE);
+    MUST(size == GCOOKIE_REPLY_SIZE);
     memcpy(sent->bytes, data, size);
     sent->size = size;
     sent->times++;
@@ -52,26 +52,26 @@ static ssize_t push(gnutls_transport_ptr_t ptr, const void *data, size_t size) {
 
 static void put_cookie(uint8_t *datagram, size_t size, const uint8_t *client_data,
                        size_t client_data_size) {
-    struct gc_hello hello;
+    struct gcookie_hello hello;
     unsigned char mac[20];
-    if (gc_parse(datagram, size, &hello) == GC_OK && hello.cookie_size == GC_COOKIE_SIZE) {
+    if (gcookie_parse(datagram, size, &hello) == GCOOKIE_OK && hello.cookie_size == GCOOKIE_SIZE) {
         MUST(gnutls_hmac_fast(GNUTLS_MAC_SHA1, keys.current.data, keys.current.size, client_data,
                               client_data_size, mac) == 0);
-        memcpy(datagram + hello.cookie_offset, mac, GC_COOKIE_SIZE);
+        memcpy(datagram + hello.cookie_offset, mac, GCOOKIE_SIZE);
     }
 }
 
 /* The stock recipe, with the whole datagram: as the gate has it. */
-static void check(const struct gc_verdict *verdict, int code, const gnutls_dtls_prestate_st *after,
-                  const struct sent *sent) {
+static void check(const struct gcookie_verdict *verdict, int code,
+                  const gnutls_dtls_prestate_st *after, const struct sent *sent) {
     switch (verdict->kind) {
-    case GC_VERIFIED:
+    case GCOOKIE_VERIFIED:
         MUST(code >= 0 && memcmp(after, &verdict->prestate, sizeof *after) == 0);
         MUST(sent->times == 0);
         break;
-    case GC_CHALLENGE:
+    case GCOOKIE_CHALLENGE:
         MUST(code < 0 && sent->times == 1);
-        MUST(memcmp(sent->bytes, verdict->reply, GC_REPLY_SIZE) == 0);
+        MUST(memcmp(sent->bytes, verdict->reply, GCOOKIE_REPLY_SIZE) == 0);
         break;
     default:
         MUST(code < 0 && sent->times == 0);
@@ -80,27 +80,28 @@ static void check(const struct gc_verdict *verdict, int code, const gnutls_dtls_
 
 /* Memory of its own size, as `run` makes it. */
 static void use_ring(void) {
-    const size_t size = sizeof(struct gc_shared) + RING_UNITS * GC_UNIT_SIZE;
-    struct gc_shared *memory = aligned_alloc(4096, size);
+    const size_t size = sizeof(struct gcookie_shared) + RING_UNITS * GCOOKIE_UNIT_SIZE;
+    struct gcookie_shared *memory = aligned_alloc(4096, size);
     MUST(memory != NULL);
     memset(memory, 0, size);
     memory->unit_count = RING_UNITS;
-    gc_shared = memory;
+    gcookie_shared = memory;
 }
 
 /* All records that are there: each whole, in units of its own. */
 static void read_ring(void) {
-    MUST(gc_shared->head - gc_shared->tail <= RING_UNITS);
-    while (gc_shared->tail != gc_shared->head) {
-        const unsigned char *unit = gc_shared->units + gc_shared->tail % RING_UNITS * GC_UNIT_SIZE;
+    MUST(gcookie_shared->head - gcookie_shared->tail <= RING_UNITS);
+    while (gcookie_shared->tail != gcookie_shared->head) {
+        const unsigned char *unit =
+            gcookie_shared->units + gcookie_shared->tail % RING_UNITS * GCOOKIE_UNIT_SIZE;
         uint64_t tag;
         uint32_t size;
         memcpy(&tag, unit, sizeof tag);
         memcpy(&size, unit + 8, sizeof size);
-        MUST(tag == gc_shared->tail * 2 + 3);
-        MUST(size >= 64 && size <= RING_UNITS * GC_UNIT_PAYLOAD);
-        gc_shared->tail += (size + GC_UNIT_PAYLOAD - 1) / GC_UNIT_PAYLOAD;
-        MUST(gc_shared->head - gc_shared->tail <= RING_UNITS);
+        MUST(tag == gcookie_shared->tail * 2 + 3);
+        MUST(size >= 64 && size <= RING_UNITS * GCOOKIE_UNIT_PAYLOAD);
+        gcookie_shared->tail += (size + GCOOKIE_UNIT_PAYLOAD - 1) / GCOOKIE_UNIT_PAYLOAD;
+        MUST(gcookie_shared->head - gcookie_shared->tail <= RING_UNITS);
     }
 }
 
@@ -113,7 +114,7 @@ static void call(struct input *input) {
     gnutls_datum_t key = {keys.current.data, keys.current.size};
     gnutls_dtls_prestate_st prestate = {0, 0, 0};
     struct sent sent = {0, (flags & PUSH_FAILS) != 0, 0, {0}};
-    struct gc_verdict verdict;
+    struct gcookie_verdict verdict;
     int code = -1;
 
     if (flags & NUMBERS) {
@@ -124,7 +125,7 @@ static void call(struct input *input) {
     if (flags & RIGHT_COOKIE) {
         put_cookie(datagram, size, client_data, client_data_size);
     }
-    gc_gate(&keys, client_data, client_data_size, datagram, size, &verdict);
+    gcookie_gate(&keys, client_data, client_data_size, datagram, size, &verdict);
     size_t shown = size;
     if (flags & PEEKED) {
         const size_t least = next_byte(input);
@@ -147,15 +148,15 @@ static void call(struct input *input) {
         const int result = fuzz_gnutls_dtls_cookie_send(&key, to, to_size, &prestate, &sent, push);
         MUST(sent.times <= 1);
         MUST(sent.times == 0 ? result == 0
-                             : result == (sent.fails ? GNUTLS_E_PUSH_ERROR : GC_REPLY_SIZE));
+                             : result == (sent.fails ? GNUTLS_E_PUSH_ERROR : GCOOKIE_REPLY_SIZE));
         MUST(memcmp(&prestate, &before, sizeof before) == 0);
     }
     const int is_recipe = (flags & (OTHER_CLIENT | NO_VERIFY)) == 0 && before.record_seq == 0 &&
                           before.hsk_write_seq == 0 && client_data_size <= 256;
-    MUST(!is_recipe || sent.times == 0 || shown > GC_REPLY_SIZE);
+    MUST(!is_recipe || sent.times == 0 || shown > GCOOKIE_REPLY_SIZE);
     if (is_recipe && shown == size) {
         /* What may be the beginning of a hello is taken for one: the server may have peeked. */
-        if (verdict.kind != GC_DISCARD || verdict.reason != GC_RECORD_LENGTH) {
+        if (verdict.kind != GCOOKIE_DISCARD || verdict.reason != GCOOKIE_RECORD_LENGTH) {
             check(&verdict, code, &prestate, &sent);
         }
     }
@@ -172,7 +173,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     memset(&keys, 'k', sizeof keys);
     keys.current.size = 16;
     keys.previous.size = 0;
-    if (gc_shared->unit_count == 0) {
+    if (gcookie_shared->unit_count == 0) {
         use_ring();
     }
     for (unsigned int calls = 0; calls < MOST_CALLS && input.size > 0; calls++) {

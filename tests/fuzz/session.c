@@ -13,10 +13,10 @@
 #include <gnutls/dtls.h>
 
 enum {
-    VIA_GATE = 1,  /* a cookie exchange comes first */
-    UNCUT = 2,     /* datagrams do not go through gc_whole_records first, as they do in Python */
-    EPHEMERAL = 4, /* a key exchange with more and longer messages */
-    SMALL_MTU = 8, /* every handshake message in fragments */
+    VIA_GATE = 1,      /* a cookie exchange comes first */
+    UNCUT = 2,         /* datagrams do not go through gcookie_whole_records, as in Python */
+    EPHEMERAL = 4,     /* a key exchange with more and longer messages */
+    SMALL_MTU = 8,     /* every handshake message in fragments */
     NO_SUCH_USER = 16, /* what the lookup of the key answers */
     LOOKUP_FAILS = 32,
     LARGE_MTU = 64,      /* a message may need more room than a seat has as a rule */
@@ -37,12 +37,12 @@ struct datagram {
 
 struct side {
     gnutls_session_t session;
-    struct gc_wire wire;
-    struct gc_seat *seat;
+    struct gcookie_wire wire;
+    struct gcookie_seat *seat;
     int is_server;
     int established, failed, said_goodbye, heard_goodbye;
-    uint64_t given;              /* records of epoch 0 that libgnutls has got */
-    struct gc_fragment given_of; /* the message that it has got a part of: up to its `offset` */
+    uint64_t given;                   /* records of epoch 0 that libgnutls has got */
+    struct gcookie_fragment given_of; /* the message that it has got in part, up to `offset` */
     int switched;
     uint32_t next;
     struct datagram queue[MOST_QUEUED]; /* what it sent and has not arrived */
@@ -65,15 +65,15 @@ static gnutls_psk_client_credentials_t client_credentials;
 static gnutls_priority_t plain, ephemeral;
 static unsigned char secret[] = "0123456789abcdef";
 
-ssize_t gc_py_push(uintptr_t handle, const void *data, size_t size);
-int gc_py_psk(uintptr_t handle, const unsigned char *username, unsigned int size,
-              gnutls_datum_t *key);
+ssize_t gcookie_py_push(uintptr_t handle, const void *data, size_t size);
+int gcookie_py_psk(uintptr_t handle, const unsigned char *username, unsigned int size,
+                   gnutls_datum_t *key);
 /* What wire.c and guard.c call: see SYSTEM in fuzz.py. */
 void *fuzz_realloc(void *memory, size_t size);
 void *fuzz_malloc(size_t size);
 void *fuzz_calloc(size_t number, size_t size);
-size_t fuzz_gc_guard_next(struct gc_guard *guard, gnutls_session_t session, struct gc_input *input,
-                          unsigned char *out, size_t capacity);
+size_t fuzz_gcookie_guard_next(struct gcookie_guard *guard, gnutls_session_t session,
+                               struct gcookie_input *input, unsigned char *out, size_t capacity);
 
 void *fuzz_realloc(void *memory, size_t size) {
     return (options & MEMORY_IS_OUT) ? NULL : realloc(memory, size);
@@ -90,8 +90,8 @@ void *fuzz_calloc(size_t number, size_t size) {
 /* Whole messages, in order, each byte once, in pieces of which the first is longer than one byte.
  */
 static void check_fragment(struct side *side, const unsigned char *body, size_t size) {
-    struct gc_fragment one, *was = &side->given_of;
-    MUST(gc_fragment_read(body, size, &one) == size);
+    struct gcookie_fragment one, *was = &side->given_of;
+    MUST(gcookie_fragment_read(body, size, &one) == size);
     MUST(one.seq == side->next && one.length <= 68 << 10);
     MUST(one.type != 0 && one.type != 20);
     if (was->offset == 0) {
@@ -107,60 +107,63 @@ static void check_fragment(struct side *side, const unsigned char *body, size_t 
     }
 }
 
-size_t fuzz_gc_guard_next(struct gc_guard *guard, gnutls_session_t session, struct gc_input *input,
-                          unsigned char *out, size_t capacity) {
+size_t fuzz_gcookie_guard_next(struct gcookie_guard *guard, gnutls_session_t session,
+                               struct gcookie_input *input, unsigned char *out, size_t capacity) {
     struct side *side = &sides[guard->is_server ? 1 : 0];
-    const size_t size = gc_guard_next(guard, session, input, out, capacity);
+    const size_t size = gcookie_guard_next(guard, session, input, out, capacity);
     uint64_t seq = 0;
-    MUST(guard->kept <= GC_MOST_KEPT && size <= capacity && !side->established);
+    MUST(guard->kept <= GCOOKIE_MOST_KEPT && size <= capacity && !side->established);
     if (size == 0) {
         MUST(input->left == 0 && input->messages_left == 0);
         return 0;
     }
-    MUST(gc_record_size(out, size) == size);
+    MUST(gcookie_record_size(out, size) == size);
     if (out[3] != 0 || out[4] != 0) {
-        MUST(out[0] == GC_ALERT || (out[0] == GC_HANDSHAKE && size <= GC_MOST_EARLY));
+        MUST(out[0] == GCOOKIE_ALERT ||
+             (out[0] == GCOOKIE_HANDSHAKE && size <= GCOOKIE_MOST_EARLY));
         return size;
     }
     for (unsigned int at = 5; at < 11; at++) {
         seq = seq * 256 + out[at];
     }
     MUST(seq == side->given++);
-    if (out[0] == GC_HANDSHAKE) {
-        check_fragment(side, out + GC_RECORD_HEADER_SIZE, size - GC_RECORD_HEADER_SIZE);
-    } else if (out[0] == GC_CHANGE_CIPHER_SPEC) {
+    if (out[0] == GCOOKIE_HANDSHAKE) {
+        check_fragment(side, out + GCOOKIE_RECORD_HEADER_SIZE, size - GCOOKIE_RECORD_HEADER_SIZE);
+    } else if (out[0] == GCOOKIE_CHANGE_CIPHER_SPEC) {
         MUST(!side->switched++);
     } else {
-        MUST(out[0] == GC_ALERT && size == GC_RECORD_HEADER_SIZE + 2);
+        MUST(out[0] == GCOOKIE_ALERT && size == GCOOKIE_RECORD_HEADER_SIZE + 2);
     }
     return size;
 }
 
-ssize_t gc_py_push(uintptr_t handle, const void *data, size_t size) {
+ssize_t gcookie_py_push(uintptr_t handle, const void *data, size_t size) {
     (void)handle, (void)data, (void)size;
     abort(); /* nothing here is sent through Python */
 }
 
 /* The lookup is within a call: another of the same session changes nothing. */
-int gc_py_psk(uintptr_t handle, const unsigned char *username, unsigned int size,
-              gnutls_datum_t *key) {
+int gcookie_py_psk(uintptr_t handle, const unsigned char *username, unsigned int size,
+                   gnutls_datum_t *key) {
     struct side *server = &sides[1];
     const size_t out_size = server->seat->out_size;
     for (unsigned int at = 0; at < size; at++) {
         MUST(username[at] == username[at]); /* all of it can be read */
     }
     MUST(handle == HANDLE && server->wire.busy == 1);
-    MUST(gc_wire_send(server->session, &server->wire, server->seat, "x", 1) == GC_BUSY);
-    MUST(gc_wire_handshake(server->session, &server->wire, server->seat, 1, NULL, 0, 1) == GC_BUSY);
-    MUST(gc_wire_receive(server->session, &server->wire, server->seat, NULL, 0) == GC_BUSY);
-    MUST(gc_wire_bye(server->session, &server->wire, server->seat) == GC_BUSY);
-    MUST(gc_wire_alert(server->session, &server->wire, server->seat, 1, 0) == GC_BUSY);
-    MUST(gc_wire_alert_for(server->session, &server->wire, server->seat, -1) == GC_BUSY);
+    MUST(gcookie_wire_send(server->session, &server->wire, server->seat, "x", 1) == GCOOKIE_BUSY);
+    MUST(gcookie_wire_handshake(server->session, &server->wire, server->seat, 1, NULL, 0, 1) ==
+         GCOOKIE_BUSY);
+    MUST(gcookie_wire_receive(server->session, &server->wire, server->seat, NULL, 0) ==
+         GCOOKIE_BUSY);
+    MUST(gcookie_wire_bye(server->session, &server->wire, server->seat) == GCOOKIE_BUSY);
+    MUST(gcookie_wire_alert(server->session, &server->wire, server->seat, 1, 0) == GCOOKIE_BUSY);
+    MUST(gcookie_wire_alert_for(server->session, &server->wire, server->seat, -1) == GCOOKIE_BUSY);
     MUST(server->seat->out_size == out_size && server->wire.handle == HANDLE);
     if (options & LOOKUP_FAILS) {
         return -1;
     }
-    return (options & NO_SUCH_USER) ? 1 : gc_datum_copy(key, secret, sizeof secret - 1);
+    return (options & NO_SUCH_USER) ? 1 : gcookie_datum_copy(key, secret, sizeof secret - 1);
 }
 
 /* --- sides
@@ -170,10 +173,10 @@ static void open_side(struct side *side, int is_server) {
     const unsigned int flags = GNUTLS_DATAGRAM | GNUTLS_NONBLOCK | GNUTLS_NO_SIGNAL;
     memset(side, 0, sizeof *side);
     side->is_server = is_server;
-    side->seat = gc_seat_new();
+    side->seat = gcookie_seat_new();
     MUST(side->seat != NULL);
     MUST(gnutls_init(&side->session, flags | (is_server ? GNUTLS_SERVER : GNUTLS_CLIENT)) == 0);
-    gc_wire_attach(side->session, &side->wire, is_server);
+    gcookie_wire_attach(side->session, &side->wire, is_server);
     void *const credentials = is_server ? (void *)server_credentials : (void *)client_credentials;
     MUST(gnutls_credentials_set(side->session, GNUTLS_CRD_PSK, credentials) == 0);
     MUST(gnutls_priority_set(side->session, (options & EPHEMERAL) ? ephemeral : plain) == 0);
@@ -184,9 +187,9 @@ static void open_side(struct side *side, int is_server) {
 
 static void close_side(struct side *side) {
     gnutls_deinit(side->session);
-    gc_wire_clear(&side->wire);
+    gcookie_wire_clear(&side->wire);
     MUST(side->wire.guard.kept == 0);
-    gc_seat_free(side->seat);
+    gcookie_seat_free(side->seat);
     for (unsigned int at = 0; at < side->queued; at++) {
         free(side->queue[at].bytes);
     }
@@ -227,7 +230,7 @@ static struct datagram take_first(struct side *from) {
 
 /* What a call sent: whole datagrams, none above the MTU, and the wire is left as it was found. */
 static void collect(struct side *side) {
-    const struct gc_seat *seat = side->seat;
+    const struct gcookie_seat *seat = side->seat;
     MUST(side->wire.busy == 0 && side->wire.seat == NULL && side->wire.input.left == 0);
     MUST(side->wire.handle == 0);
     MUST(seat->out_size <= seat->out_capacity);
@@ -239,7 +242,7 @@ static void collect(struct side *side) {
         at += sizeof size;
         MUST(size > 0 && size <= seat->out_size - at);
         MUST(size <= gnutls_dtls_get_mtu(side->session));
-        MUST(gc_whole_records(seat->out + at, size, size) == size);
+        MUST(gcookie_whole_records(seat->out + at, size, size) == size);
         MUST(side->wire.ever_sent);
         put(side, seat->out + at, size);
         at += size;
@@ -249,7 +252,7 @@ static void collect(struct side *side) {
 static void fail(struct side *side, long code) {
     side->failed = 1;
     if (code != GNUTLS_E_FATAL_ALERT_RECEIVED && code != GNUTLS_E_TIMEDOUT) {
-        gc_wire_alert_for(side->session, &side->wire, side->seat, (int)code);
+        gcookie_wire_alert_for(side->session, &side->wire, side->seat, (int)code);
         collect(side);
     }
 }
@@ -271,11 +274,11 @@ static void hear(struct side *side, size_t size) {
 static void shake(struct side *side, const uint8_t *in, size_t size, int due) {
     const uintptr_t handle = side->is_server ? HANDLE : 0;
     const int code =
-        gc_wire_handshake(side->session, &side->wire, side->seat, handle, in, size, due);
+        gcookie_wire_handshake(side->session, &side->wire, side->seat, handle, in, size, due);
     MUST(due || !side->wire.resent);
     collect(side);
     mark(side, code);
-    MUST(code != GC_BUSY && code <= 0);
+    MUST(code != GCOOKIE_BUSY && code <= 0);
     if (code == 0) {
         side->established = 1;
     } else if (code != GNUTLS_E_AGAIN) {
@@ -285,18 +288,18 @@ static void shake(struct side *side, const uint8_t *in, size_t size, int due) {
 }
 
 static void listen_once(struct side *side, const uint8_t *in, size_t size) {
-    const ssize_t code = gc_wire_receive(side->session, &side->wire, side->seat, in, size);
+    const ssize_t code = gcookie_wire_receive(side->session, &side->wire, side->seat, in, size);
     collect(side);
     mark(side, code < 0 ? (long)code : 0);
-    MUST(code != GC_BUSY && code <= (ssize_t)sizeof side->seat->message);
+    MUST(code != GCOOKIE_BUSY && code <= (ssize_t)sizeof side->seat->message);
     if (code >= 0) {
         hear(side, (size_t)code);
-    } else if (code == GC_GOODBYE) {
+    } else if (code == GCOOKIE_GOODBYE) {
         MUST(other_of(side)->said_goodbye);
         side->heard_goodbye = 1;
     } else if (code == GNUTLS_E_REHANDSHAKE) {
-        gc_wire_alert(side->session, &side->wire, side->seat, GNUTLS_AL_WARNING,
-                      GNUTLS_A_NO_RENEGOTIATION);
+        gcookie_wire_alert(side->session, &side->wire, side->seat, GNUTLS_AL_WARNING,
+                           GNUTLS_A_NO_RENEGOTIATION);
         collect(side);
     } else if (code != GNUTLS_E_AGAIN) {
         fail(side, code);
@@ -305,9 +308,9 @@ static void listen_once(struct side *side, const uint8_t *in, size_t size) {
 
 /* As Session does: the datagram is offered until it is taken, and what is behind it is read. */
 static void arrive_when(struct side *side, const uint8_t *bytes, size_t size, int due) {
-    const size_t whole = gc_whole_records(bytes, size, size);
-    MUST(whole <= size && gc_whole_records(bytes, size, whole) == whole);
-    MUST(gc_whole_records(bytes, whole, SIZE_MAX) == whole);
+    const size_t whole = gcookie_whole_records(bytes, size, size);
+    MUST(whole <= size && gcookie_whole_records(bytes, size, whole) == whole);
+    MUST(gcookie_whole_records(bytes, whole, SIZE_MAX) == whole);
     if (!(options & UNCUT)) {
         size = whole;
     }
@@ -359,7 +362,8 @@ static void say(struct side *side, size_t size) {
         message[at] = (uint8_t)(at * 31 + side->messages);
     }
     side->message_size[side->messages] = size + 2;
-    const ssize_t code = gc_wire_send(side->session, &side->wire, side->seat, message, size + 2);
+    const ssize_t code =
+        gcookie_wire_send(side->session, &side->wire, side->seat, message, size + 2);
     collect(side);
     free(message);
     if (code >= 0) {
@@ -375,7 +379,7 @@ static void say(struct side *side, size_t size) {
 static void say_goodbye(struct side *side) {
     if (side->established && !side->failed && !side->said_goodbye) {
         side->said_goodbye = 1;
-        gc_wire_bye(side->session, &side->wire, side->seat);
+        gcookie_wire_bye(side->session, &side->wire, side->seat);
         collect(side);
     }
 }
@@ -383,8 +387,8 @@ static void say_goodbye(struct side *side) {
 static void say_alert(struct side *side, unsigned int level, unsigned int description) {
     if (!side->failed && !side->said_goodbye) {
         side->said_goodbye = description == GNUTLS_A_CLOSE_NOTIFY;
-        gc_wire_alert(side->session, &side->wire, side->seat, (int)(1 + level % 2),
-                      (int)description);
+        gcookie_wire_alert(side->session, &side->wire, side->seat, (int)(1 + level % 2),
+                           (int)description);
         collect(side);
     }
 }
@@ -482,7 +486,7 @@ static size_t make_fragment(struct input *input, uint8_t *out, size_t capacity) 
             fields[at] *= 256;
         }
     }
-    data = next_byte(input) % (capacity - GC_MESSAGE_HEADER_SIZE);
+    data = next_byte(input) % (capacity - GCOOKIE_MESSAGE_HEADER_SIZE);
     if (next_byte(input) % 4 > 0) { /* as a rule it is as long as it says */
         fields[2] = (uint32_t)data;
     }
@@ -492,8 +496,8 @@ static size_t make_fragment(struct input *input, uint8_t *out, size_t capacity) 
         field[1] = (uint8_t)(fields[at] >> 8);
         field[2] = (uint8_t)fields[at];
     }
-    memset(out + GC_MESSAGE_HEADER_SIZE, 'f', data);
-    return GC_MESSAGE_HEADER_SIZE + data;
+    memset(out + GCOOKIE_MESSAGE_HEADER_SIZE, 'f', data);
+    return GCOOKIE_MESSAGE_HEADER_SIZE + data;
 }
 
 static size_t make_record(uint8_t *out, unsigned int epoch, uint32_t seq, size_t size) {
@@ -506,7 +510,7 @@ static size_t make_record(uint8_t *out, unsigned int epoch, uint32_t seq, size_t
     }
     out[11] = (uint8_t)(size >> 8);
     out[12] = (uint8_t)size;
-    return GC_RECORD_HEADER_SIZE + size;
+    return GCOOKIE_RECORD_HEADER_SIZE + size;
 }
 
 /* One that anybody can send; or one under the keys of `from`, if it has some (AES-GCM). */
@@ -520,8 +524,8 @@ static void send_fragment(struct side *from, struct input *input, int is_sealed)
     seq++;
     if (!is_sealed) {
         make_record(datagram, 0, seq * 77, size);
-        memcpy(datagram + GC_RECORD_HEADER_SIZE, content, size);
-        arrive(other_of(from), datagram, GC_RECORD_HEADER_SIZE + size);
+        memcpy(datagram + GCOOKIE_RECORD_HEADER_SIZE, content, size);
+        arrive(other_of(from), datagram, GCOOKIE_RECORD_HEADER_SIZE + size);
         return;
     }
     if (size < 24 && next_byte(input) % 2) { /* as long as a Finished */
@@ -540,10 +544,10 @@ static void send_fragment(struct side *from, struct input *input, int is_sealed)
     MUST(gnutls_aead_cipher_init(
              &handle, key.size == 32 ? GNUTLS_CIPHER_AES_256_GCM : GNUTLS_CIPHER_AES_128_GCM,
              &key) == 0);
-    memcpy(datagram + GC_RECORD_HEADER_SIZE, nonce + 4, 8);
-    room -= GC_RECORD_HEADER_SIZE + 8;
+    memcpy(datagram + GCOOKIE_RECORD_HEADER_SIZE, nonce + 4, 8);
+    room -= GCOOKIE_RECORD_HEADER_SIZE + 8;
     MUST(gnutls_aead_cipher_encrypt(handle, nonce, sizeof nonce, head, sizeof head, 16, content,
-                                    size, datagram + GC_RECORD_HEADER_SIZE + 8, &room) == 0);
+                                    size, datagram + GCOOKIE_RECORD_HEADER_SIZE + 8, &room) == 0);
     gnutls_aead_cipher_deinit(handle);
     size = make_record(datagram, 1, 4096 + seq, 8 + room);
     arrive(other_of(from), datagram, size);
@@ -555,11 +559,11 @@ static void fragment_it(struct side *to, struct input *input) {
     struct datagram one = take_first(other_of(to));
     const size_t most = 1 + next_byte(input);
     const unsigned int backwards = next_byte(input) % 2;
-    const size_t head = GC_RECORD_HEADER_SIZE + GC_MESSAGE_HEADER_SIZE;
-    struct gc_fragment whole;
+    const size_t head = GCOOKIE_RECORD_HEADER_SIZE + GCOOKIE_MESSAGE_HEADER_SIZE;
+    struct gcookie_fragment whole;
     if (one.size < head || one.bytes[0] != 22 || one.bytes[4] != 0 ||
-        gc_fragment_read(one.bytes + GC_RECORD_HEADER_SIZE, one.size - GC_RECORD_HEADER_SIZE,
-                         &whole) == 0 ||
+        gcookie_fragment_read(one.bytes + GCOOKIE_RECORD_HEADER_SIZE,
+                              one.size - GCOOKIE_RECORD_HEADER_SIZE, &whole) == 0 ||
         whole.size == 0) {
         arrive(to, one.bytes, one.size);
         free(one.bytes);
@@ -572,7 +576,7 @@ static void fragment_it(struct side *to, struct input *input) {
         const size_t offset = whole.offset + at;
         uint8_t piece[25 + 256];
         memcpy(piece, one.bytes, head);
-        make_record(piece, 0, (uint32_t)part, GC_MESSAGE_HEADER_SIZE + size);
+        make_record(piece, 0, (uint32_t)part, GCOOKIE_MESSAGE_HEADER_SIZE + size);
         piece[19] = (uint8_t)(offset >> 16);
         piece[20] = (uint8_t)(offset >> 8);
         piece[21] = (uint8_t)offset;
@@ -666,22 +670,22 @@ static void act(struct input *input) {
 static void exchange_cookies(void) {
     static const unsigned char client_data[] = "192.0.2.1:5684";
     struct side *client = &sides[0], *server = &sides[1];
-    struct gc_keys keys;
-    struct gc_verdict verdict;
+    struct gcookie_keys keys;
+    struct gcookie_verdict verdict;
     memset(&keys, 'k', sizeof keys);
     keys.current.size = 16;
     keys.previous.size = 0;
     for (unsigned int turn = 0; turn < 2 && client->queued > 0; turn++) {
         const struct datagram hello = take_first(client);
-        gc_gate(&keys, client_data, sizeof client_data, hello.bytes, hello.size, &verdict);
-        if (verdict.kind == GC_CHALLENGE) {
+        gcookie_gate(&keys, client_data, sizeof client_data, hello.bytes, hello.size, &verdict);
+        if (verdict.kind == GCOOKIE_CHALLENGE) {
             while (client->queued > 0) { /* later fragments: no answer */
                 free(take_first(client).bytes);
             }
-            arrive(client, verdict.reply, GC_REPLY_SIZE);
-        } else if (verdict.kind == GC_VERIFIED) {
+            arrive(client, verdict.reply, GCOOKIE_REPLY_SIZE);
+        } else if (verdict.kind == GCOOKIE_VERIFIED) {
             gnutls_dtls_prestate_set(server->session, &verdict.prestate);
-            gc_wire_begin_at(&server->wire, verdict.prestate.hsk_read_seq);
+            gcookie_wire_begin_at(&server->wire, verdict.prestate.hsk_read_seq);
             server->next = verdict.prestate.hsk_read_seq;
             arrive(server, hello.bytes, hello.size);
         }
@@ -701,7 +705,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv) {
     snprintf(text, sizeof text, "%s:+ECDHE-PSK", kinds);
     MUST(gnutls_priority_init(&ephemeral, text, NULL) == 0);
     MUST(gnutls_psk_allocate_server_credentials(&server_credentials) == 0);
-    gc_psk_set_callback(server_credentials);
+    gcookie_psk_set_callback(server_credentials);
     MUST(gnutls_psk_allocate_client_credentials(&client_credentials) == 0);
     MUST(gnutls_psk_set_client_credentials2(client_credentials, &identity, &key,
                                             GNUTLS_PSK_KEY_RAW) == 0);

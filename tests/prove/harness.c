@@ -25,8 +25,8 @@ size_t nondet_size(void);
 void prove_parse(void);
 void prove_gate(void);
 
-/* The arguments of gc_gate, for the callees to compare with, and what they answered. */
-static struct gc_keys keys;
+/* The arguments of gcookie_gate, for the callees to compare with, and what they answered. */
+static struct gcookie_keys keys;
 static unsigned char *client_data;
 static size_t client_data_size;
 static uint8_t *datagram;
@@ -43,12 +43,12 @@ void prove_parse(void) {
     __CPROVER_assume(size <= MAX_DATAGRAM);
     datagram = any_bytes(size);
 
-    struct gc_hello hello;
-    const struct gc_hello before = hello;
-    const int reason = gc_parse(datagram, size, &hello);
+    struct gcookie_hello hello;
+    const struct gcookie_hello before = hello;
+    const int reason = gcookie_parse(datagram, size, &hello);
 
     __CPROVER_assert(reason == reason_of(datagram, size), "the first check that fails");
-    if (reason == GC_OK) {
+    if (reason == GCOOKIE_OK) {
         const size_t session_id_size = datagram[59];
         __CPROVER_assert(hello.record_seq ==
                              ((uint64_t)number(datagram + 5, 3) << 24) + number(datagram + 8, 3),
@@ -66,7 +66,7 @@ void prove_parse(void) {
                              hello.cookie_size == before.cookie_size,
                          "nothing written");
     }
-    reach(reason == GC_OK, "a ClientHello");
+    reach(reason == GCOOKIE_OK, "a ClientHello");
 }
 
 void prove_gate(void) {
@@ -81,26 +81,27 @@ void prove_gate(void) {
     verified_by = -1;
 
     /* Whatever was in it before. */
-    struct gc_verdict verdict;
-    gc_gate(&keys, client_data, client_data_size, datagram, size, &verdict);
+    struct gcookie_verdict verdict;
+    gcookie_gate(&keys, client_data, client_data_size, datagram, size, &verdict);
 
     const int reason = reason_of(datagram, size);
-    __CPROVER_assert(verdict.kind == GC_DISCARD || verdict.kind == GC_CHALLENGE ||
-                         verdict.kind == GC_VERIFIED,
+    __CPROVER_assert(verdict.kind == GCOOKIE_DISCARD || verdict.kind == GCOOKIE_CHALLENGE ||
+                         verdict.kind == GCOOKIE_VERIFIED,
                      "kind");
-    __CPROVER_assert((verdict.kind == GC_DISCARD) == (verdict.reason != GC_OK),
+    __CPROVER_assert((verdict.kind == GCOOKIE_DISCARD) == (verdict.reason != GCOOKIE_OK),
                      "a reason where discarded, and there alone");
-    __CPROVER_assert(verdict.reason == reason || (verdict.reason == GC_INTERNAL && reason == GC_OK),
+    __CPROVER_assert(verdict.reason == reason ||
+                         (verdict.reason == GCOOKIE_INTERNAL && reason == GCOOKIE_OK),
                      "reason");
-    __CPROVER_assert(made_with_current + made_with_previous <= (reason == GC_OK ? 2 : 0) &&
+    __CPROVER_assert(made_with_current + made_with_previous <= (reason == GCOOKIE_OK ? 2 : 0) &&
                          made_with_current <= 1 && made_with_previous <= 1,
                      "no HMAC for junk, and at most one for each key");
-    __CPROVER_assert(verdict.kind == GC_DISCARD ||
+    __CPROVER_assert(verdict.kind == GCOOKIE_DISCARD ||
                          whole_replies == made_with_current + made_with_previous,
                      "a reply of libgnutls counts only if it is whole");
 
-    if (verdict.kind == GC_CHALLENGE) {
-        __CPROVER_assert(size > GC_REPLY_SIZE, "never longer than what came");
+    if (verdict.kind == GCOOKIE_CHALLENGE) {
+        __CPROVER_assert(size > GCOOKIE_REPLY_SIZE, "never longer than what came");
         __CPROVER_assert(verdict.presented == (datagram[60 + datagram[59]] > 0), "presented");
         for (unsigned int i = 5; i <= 10; i++) {
             __CPROVER_assert(verdict.reply[i] == datagram[i], "echo of the record sequence");
@@ -108,17 +109,17 @@ void prove_gate(void) {
         __CPROVER_assert(verified_by < 0, "a client that libgnutls accepts is not challenged");
     } else {
         __CPROVER_assert(verdict.presented == 0, "presented is of challenges alone");
-        for (unsigned int i = 0; i < GC_REPLY_SIZE; i++) {
+        for (unsigned int i = 0; i < GCOOKIE_REPLY_SIZE; i++) {
             __CPROVER_assert(verdict.reply[i] == 0, "no reply where none is due");
         }
     }
 
-    if (verdict.kind == GC_VERIFIED) {
+    if (verdict.kind == GCOOKIE_VERIFIED) {
         const uint32_t message_seq = datagram[18];
         __CPROVER_assert(verdict.key_age == verified_by && verified_by >= 0,
                          "libgnutls said so, with that key");
         __CPROVER_assert(equal_cookies, "only where the constant-time compare said so too");
-        __CPROVER_assert(datagram[60 + datagram[59]] == GC_COOKIE_SIZE, "a whole cookie");
+        __CPROVER_assert(datagram[60 + datagram[59]] == GCOOKIE_SIZE, "a whole cookie");
         __CPROVER_assert(number(datagram + 5, 2) == 0, "a record sequence of 32 bits");
         __CPROVER_assert(verdict.prestate.record_seq ==
                              number(datagram + 7, 2) * 65536 + number(datagram + 9, 2),
@@ -132,10 +133,10 @@ void prove_gate(void) {
                              verdict.prestate.hsk_write_seq == 0,
                          "no prestate where none is due");
     }
-    reach(verdict.kind == GC_CHALLENGE, "a challenge");
-    reach(verdict.kind == GC_VERIFIED && verdict.key_age == 0, "the current key");
-    reach(verdict.kind == GC_VERIFIED && verdict.key_age == 1, "the previous key");
-    reach(verdict.reason == GC_INTERNAL, "an error of libgnutls");
+    reach(verdict.kind == GCOOKIE_CHALLENGE, "a challenge");
+    reach(verdict.kind == GCOOKIE_VERIFIED && verdict.key_age == 0, "the current key");
+    reach(verdict.kind == GCOOKIE_VERIFIED && verdict.key_age == 1, "the previous key");
+    reach(verdict.reason == GCOOKIE_INTERNAL, "an error of libgnutls");
 }
 
 /* ---- the callees: any answer, and every argument checked
@@ -155,23 +156,23 @@ int gnutls_dtls_cookie_send(gnutls_datum_t *key, void *data, size_t data_size,
                              number(datagram + 7, 2) * 65536 + number(datagram + 9, 2) &&
                          prestate->hsk_read_seq == 0 && prestate->hsk_write_seq == datagram[18],
                      "send: both sequences of the hello");
-    __CPROVER_assert(push_func == gc_capture_push, "send: push");
+    __CPROVER_assert(push_func == gcookie_capture_push, "send: push");
     if (nondet_int()) {
         return nondet_int();
     }
     unsigned char sent[MAX_SENT];
     const size_t sent_size = nondet_size();
     __CPROVER_assume(sent_size <= MAX_SENT);
-    const ssize_t pushed = gc_capture_push(ptr, sent, sent_size);
-    __CPROVER_assert(sent_size <= GC_REPLY_SIZE ? pushed == (ssize_t)sent_size : pushed < 0,
+    const ssize_t pushed = gcookie_capture_push(ptr, sent, sent_size);
+    __CPROVER_assert(sent_size <= GCOOKIE_REPLY_SIZE ? pushed == (ssize_t)sent_size : pushed < 0,
                      "push: all or nothing");
     const int code = nondet_int();
-    whole_replies += sent_size == GC_REPLY_SIZE && code == GC_REPLY_SIZE;
+    whole_replies += sent_size == GCOOKIE_REPLY_SIZE && code == GCOOKIE_REPLY_SIZE;
     return code;
 }
 
 int gnutls_memcmp(const void *s1, const void *s2, size_t n) {
-    __CPROVER_assert(n == GC_COOKIE_SIZE, "memcmp: the size of a cookie");
+    __CPROVER_assert(n == GCOOKIE_SIZE, "memcmp: the size of a cookie");
     __CPROVER_assert(__CPROVER_r_ok(s1, n), "memcmp: the reply's cookie");
     __CPROVER_assert(__CPROVER_r_ok(s2, n), "memcmp: the presented cookie");
     __CPROVER_assert(s2 == datagram + 61 + datagram[59], "memcmp: the cookie field");
@@ -201,7 +202,7 @@ int gnutls_dtls_cookie_verify(gnutls_datum_t *key, void *data, size_t data_size,
 
 /* Which of the two keys a datum is: 0 the current, 1 the previous. */
 static int key_of(const gnutls_datum_t *key) {
-    const struct gc_key *is = key->data == keys.current.data ? &keys.current : &keys.previous;
+    const struct gcookie_key *is = key->data == keys.current.data ? &keys.current : &keys.previous;
     __CPROVER_assert(key->data == is->data && key->size == is->size, "one of the two keys");
     __CPROVER_assert(key->size <= sizeof is->data && __CPROVER_r_ok(key->data, key->size),
                      "a key that can be read");
@@ -231,37 +232,37 @@ static uint32_t number(const uint8_t *bytes, size_t count) {
 }
 
 /* The strict reading once more, written as a list and from the end of the fragment backwards; it
- * may assume nothing of gc_parse. */
+ * may assume nothing of gcookie_parse. */
 static int reason_of(const uint8_t *p, size_t n) {
     if (n < 13)
-        return GC_RECORD_HEADER;
+        return GCOOKIE_RECORD_HEADER;
     if (p[0] != 0x16)
-        return GC_CONTENT_TYPE;
+        return GCOOKIE_CONTENT_TYPE;
     if (!(p[1] == 0xfe && (p[2] == 0xff || p[2] == 0xfd)) && !(p[1] == 1 && p[2] == 0))
-        return GC_RECORD_VERSION;
+        return GCOOKIE_RECORD_VERSION;
     if ((p[3] | p[4]) != 0)
-        return GC_EPOCH;
+        return GCOOKIE_EPOCH;
     const size_t record_end = 13 + (size_t)number(p + 11, 2);
     if (record_end > n || record_end > 13 + 16384)
-        return GC_RECORD_LENGTH;
+        return GCOOKIE_RECORD_LENGTH;
     if (record_end < 25)
-        return GC_HANDSHAKE_HEADER;
+        return GCOOKIE_HANDSHAKE_HEADER;
     if (p[13] != 1)
-        return GC_HANDSHAKE_TYPE;
+        return GCOOKIE_HANDSHAKE_TYPE;
     if (p[17] != 0)
-        return GC_MESSAGE_SEQ;
+        return GCOOKIE_MESSAGE_SEQ;
     if ((p[19] | p[20] | p[21]) != 0)
-        return GC_FRAGMENT_OFFSET;
+        return GCOOKIE_FRAGMENT_OFFSET;
     const size_t message_end = 25 + (size_t)number(p + 14, 3);
     const size_t fragment_end = 25 + (size_t)number(p + 22, 3);
     if (fragment_end != record_end || message_end < fragment_end)
-        return GC_FRAGMENT_LENGTH;
+        return GCOOKIE_FRAGMENT_LENGTH;
     if (message_end == fragment_end && n > record_end)
-        return GC_TRAILING_DATA;
+        return GCOOKIE_TRAILING_DATA;
     if (fragment_end > 59 && p[59] > 32)
-        return GC_SESSION_ID;
+        return GCOOKIE_SESSION_ID;
     if (fragment_end <= 59 || fragment_end <= 60u + p[59] ||
         fragment_end < 61u + p[59] + p[60 + p[59]])
-        return GC_COOKIE_FIELD;
-    return GC_OK;
+        return GCOOKIE_COOKIE_FIELD;
+    return GCOOKIE_OK;
 }

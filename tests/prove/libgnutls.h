@@ -23,27 +23,30 @@
   @*/
 int gnutls_memcmp(const void *s1, const void *s2, size_t n);
 
-/*@ requires \valid((struct gc_capture *)ptr);
+/*@ requires \valid((struct gcookie_capture *)ptr);
   @ requires \valid_read((char *)data + (0 .. size - 1));
-  @ requires \valid(((struct gc_capture *)ptr)->data +
-  @                 (0 .. ((struct gc_capture *)ptr)->capacity - 1));
-  @ assigns ((struct gc_capture *)ptr)->size,
-  @         ((struct gc_capture *)ptr)->data[0 .. ((struct gc_capture *)ptr)->capacity - 1];
+  @ requires \valid(((struct gcookie_capture *)ptr)->data +
+  @                 (0 .. ((struct gcookie_capture *)ptr)->capacity - 1));
+  @ assigns ((struct gcookie_capture *)ptr)->size,
+  @         ((struct gcookie_capture *)ptr)->data[0 .. ((struct gcookie_capture *)ptr)->capacity -
+  1];
   @*/
-ssize_t gc_capture_push(gnutls_transport_ptr_t ptr, const void *data, size_t size);
+ssize_t gcookie_capture_push(gnutls_transport_ptr_t ptr, const void *data, size_t size);
 
 /*@ requires \valid_read(key);
   @ requires \valid_read(key->data + (0 .. key->size - 1));
   @ requires \valid_read((char *)client_data + (0 .. client_data_size - 1));
   @ requires \valid_read(prestate);
   @ // The push, and so all that the call may write: the capture, at most its capacity.
-  @ requires push_func == &gc_capture_push;
-  @ requires \valid((struct gc_capture *)ptr);
-  @ requires \valid(((struct gc_capture *)ptr)->data +
-  @                 (0 .. ((struct gc_capture *)ptr)->capacity - 1));
-  @ assigns ((struct gc_capture *)ptr)->size,
-  @         ((struct gc_capture *)ptr)->data[0 .. ((struct gc_capture *)ptr)->capacity - 1];
-  @ ensures pushed(((struct gc_capture *)ptr)->data, \result, ((struct gc_capture *)ptr)->size);
+  @ requires push_func == &gcookie_capture_push;
+  @ requires \valid((struct gcookie_capture *)ptr);
+  @ requires \valid(((struct gcookie_capture *)ptr)->data +
+  @                 (0 .. ((struct gcookie_capture *)ptr)->capacity - 1));
+  @ assigns ((struct gcookie_capture *)ptr)->size,
+  @         ((struct gcookie_capture *)ptr)->data[0 .. ((struct gcookie_capture *)ptr)->capacity -
+  1];
+  @ ensures pushed(((struct gcookie_capture *)ptr)->data, \result, ((struct gcookie_capture
+  *)ptr)->size);
   @*/
 int gnutls_dtls_cookie_send(gnutls_datum_t *key, void *client_data, size_t client_data_size,
                             gnutls_dtls_prestate_st *prestate, gnutls_transport_ptr_t ptr,

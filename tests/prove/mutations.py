@@ -31,28 +31,30 @@ class Check(NamedTuple):
 
 # Each text must stand in gate.c exactly once, so that a stale list is an error.
 CHECKS = [
-    Check("gc_parse", "if (size < RECORD_HEADER_SIZE) {", "if (0) {"),
-    Check("gc_parse", "record_length > size - RECORD_HEADER_SIZE || ", ""),
-    Check("gc_parse", " || record_length > MAX_RECORD_LENGTH", ""),
-    Check("gc_parse", "if (record_length < HANDSHAKE_HEADER_SIZE) {", "if (0) {"),
-    Check("gc_parse", "if (message_seq > MAX_ECHOED_MESSAGE_SEQ) {", "if (0) {"),
-    Check("gc_parse", "HANDSHAKE_HEADER_SIZE + fragment_length != record_length || ", ""),
-    Check("gc_parse", " || fragment_length > length", ""),
-    Check("gc_parse", " && size != RECORD_HEADER_SIZE + record_length", ""),
+    Check("gcookie_parse", "if (size < RECORD_HEADER_SIZE) {", "if (0) {"),
+    Check("gcookie_parse", "record_length > size - RECORD_HEADER_SIZE || ", ""),
+    Check("gcookie_parse", " || record_length > MAX_RECORD_LENGTH", ""),
+    Check("gcookie_parse", "if (record_length < HANDSHAKE_HEADER_SIZE) {", "if (0) {"),
+    Check("gcookie_parse", "if (message_seq > MAX_ECHOED_MESSAGE_SEQ) {", "if (0) {"),
+    Check("gcookie_parse", "HANDSHAKE_HEADER_SIZE + fragment_length != record_length || ", ""),
+    Check("gcookie_parse", " || fragment_length > length", ""),
+    Check("gcookie_parse", " && size != RECORD_HEADER_SIZE + record_length", ""),
     Check(
-        "gc_parse", "if (fragment_length == length && size != RECORD_HEADER_SIZE", "if (0 && size"
+        "gcookie_parse",
+        "if (fragment_length == length && size != RECORD_HEADER_SIZE",
+        "if (0 && size",
     ),
-    Check("gc_parse", "if (fragment_length < SESSION_ID_FIELD + 1) {", "if (0) {"),
-    Check("gc_parse", "if (session_id_size > MAX_SESSION_ID) {", "if (0) {"),
-    Check("gc_parse", "if (fragment_length < cookie_field + 1) {", "if (0) {"),
-    Check("gc_parse", "if (fragment_length < cookie_field + 1 + cookie_size) {", "if (0) {"),
-    Check("judge", "hello->cookie_size != GC_COOKIE_SIZE || ", ""),
+    Check("gcookie_parse", "if (fragment_length < SESSION_ID_FIELD + 1) {", "if (0) {"),
+    Check("gcookie_parse", "if (session_id_size > MAX_SESSION_ID) {", "if (0) {"),
+    Check("gcookie_parse", "if (fragment_length < cookie_field + 1) {", "if (0) {"),
+    Check("gcookie_parse", "if (fragment_length < cookie_field + 1 + cookie_size) {", "if (0) {"),
+    Check("judge", "hello->cookie_size != GCOOKIE_SIZE || ", ""),
     Check("judge", " || hello->record_seq > UINT32_MAX", ""),
     Check("judge", "if (keys->previous.size == 0) {", "if (0) {"),
-    Check("make_reply", "if (key->size > GC_KEY_CAPACITY) {", "if (0) {"),
-    Check("make_reply", "sent == GC_REPLY_SIZE && ", ""),
-    Check("make_reply", " && capture.size == GC_REPLY_SIZE", ""),
-    Check("clear_reply", "at < GC_REPLY_SIZE;", "at <= GC_REPLY_SIZE;"),
+    Check("make_reply", "if (key->size > GCOOKIE_KEY_CAPACITY) {", "if (0) {"),
+    Check("make_reply", "sent == GCOOKIE_REPLY_SIZE && ", ""),
+    Check("make_reply", " && capture.size == GCOOKIE_REPLY_SIZE", ""),
+    Check("clear_reply", "at < GCOOKIE_REPLY_SIZE;", "at <= GCOOKIE_REPLY_SIZE;"),
 ]
 
 

@@ -12,7 +12,7 @@ struct header {
     uint32_t current, previous, client_data, datagram; /* sizes in bytes */
     int32_t kind, reason, presented, key_age;          /* the reference's answer */
     uint32_t record_seq, hsk_read_seq, hsk_write_seq;
-    unsigned char reply[GC_REPLY_SIZE];
+    unsigned char reply[GCOOKIE_REPLY_SIZE];
 };
 
 static void must(int condition, const char *what) {
@@ -29,8 +29,8 @@ static unsigned char *take(size_t size) {
     return bytes;
 }
 
-static void set_key(struct gc_key *key, const unsigned char *bytes, size_t size) {
-    must(size <= GC_KEY_CAPACITY, "key too long");
+static void set_key(struct gcookie_key *key, const unsigned char *bytes, size_t size) {
+    must(size <= GCOOKIE_KEY_CAPACITY, "key too long");
     if (size > 0)
         memcpy(key->data, bytes, size);
     key->size = (unsigned int)size;
@@ -46,14 +46,14 @@ int main(int argc, char **argv) {
         unsigned char *previous = take(header.previous);
         unsigned char *client_data = take(header.client_data);
         unsigned char *datagram = take(header.datagram);
-        struct gc_keys keys;
-        struct gc_verdict verdict;
+        struct gcookie_keys keys;
+        struct gcookie_verdict verdict;
 
         memset(&keys, 0, sizeof keys);
         memset(&verdict, 0xaa, sizeof verdict);
         set_key(&keys.current, current, header.current);
         set_key(&keys.previous, previous, header.previous);
-#ifdef GC_PLANTED_OVERREAD
+#ifdef GCOOKIE_PLANTED_OVERREAD
         if (header.datagram > 30) { /* the gate is told more than there is */
             unsigned char *cut = malloc(30);
             must(cut != NULL, "no memory");
@@ -62,13 +62,13 @@ int main(int argc, char **argv) {
             datagram = cut;
         }
 #endif
-        gc_gate(&keys, client_data, header.client_data, datagram, header.datagram, &verdict);
+        gcookie_gate(&keys, client_data, header.client_data, datagram, header.datagram, &verdict);
         if (verdict.kind != header.kind || verdict.reason != header.reason ||
             verdict.presented != header.presented || verdict.key_age != header.key_age ||
             verdict.prestate.record_seq != header.record_seq ||
             verdict.prestate.hsk_read_seq != header.hsk_read_seq ||
             verdict.prestate.hsk_write_seq != header.hsk_write_seq ||
-            memcmp(verdict.reply, header.reply, GC_REPLY_SIZE) != 0) {
+            memcmp(verdict.reply, header.reply, GCOOKIE_REPLY_SIZE) != 0) {
             fprintf(stderr, "driver: case %lu differs from the reference\n", cases);
             wrong++;
         }

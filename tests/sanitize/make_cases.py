@@ -14,7 +14,7 @@ from gate_cases import Case, cases
 from gnutls_cookie.reference import gate as reference
 
 _HEADER = struct.Struct("=4I4i3I44s")
-_CAPACITY = 64  # GC_KEY_CAPACITY; HMAC shortens longer keys first (RFC 2104 2)
+_CAPACITY = 64  # GCOOKIE_KEY_CAPACITY; HMAC shortens longer keys first (RFC 2104 2)
 
 
 def encoded(case: Case) -> bytes:
@@ -34,7 +34,7 @@ def encoded(case: Case) -> bytes:
 
 
 def fitting(key: bytes) -> bytes:
-    """A key that struct gc_key holds."""
+    """A key that struct gcookie_key holds."""
     return hashlib.sha1(key).digest() if len(key) > _CAPACITY else key
 
 

@@ -3,9 +3,9 @@
 
 #include <stdlib.h>
 
-ssize_t gc_py_push(uintptr_t handle, const void *data, size_t size);
+ssize_t gcookie_py_push(uintptr_t handle, const void *data, size_t size);
 
-ssize_t gc_py_push(uintptr_t handle, const void *data, size_t size) {
+ssize_t gcookie_py_push(uintptr_t handle, const void *data, size_t size) {
     (void)handle, (void)data, (void)size;
     abort();
 }

@@ -7,7 +7,7 @@ from gnutls_cookie.reference import wire
 
 hello = wire.client_hello()
 cut = ffi.new("unsigned char[]", hello[:30])
-keys = ffi.new("struct gc_keys *")
+keys = ffi.new("struct gcookie_keys *")
 keys.current.size = 16
-verdict, counters = ffi.new("struct gc_verdict *"), ffi.new("struct gc_counters *")
-lib.gc_gate_counted(keys, b"", 0, cut, len(hello), verdict, counters)
+verdict, counters = ffi.new("struct gcookie_verdict *"), ffi.new("struct gcookie_counters *")
+lib.gcookie_gate_counted(keys, b"", 0, cut, len(hello), verdict, counters)

@@ -22,7 +22,7 @@ build() {
 
 echo "seed $seed"
 build gate
-build planted -DGC_PLANTED_OVERREAD
+build planted -DGCOOKIE_PLANTED_OVERREAD
 
 "${PYTHON:-python3}" "$here/make_cases.py" 2000 "$seed" >"$work/few"
 if "$work/planted" 2000 <"$work/few" >"$work/said" 2>&1; then

@@ -9,7 +9,7 @@
 
 #include <string.h>
 
-#define GC_EXPORTED __attribute__((visibility("default")))
+#define GCOOKIE_EXPORTED __attribute__((visibility("default")))
 
 #define CLIENT_DATA_CAPACITY 256u /* sockaddr_storage has 128; a longer one is left alone */
 #define RECORD_SEQ_OFFSET 5u      /* of its 6 bytes in a record header, RFC 6347 4.1 */
@@ -29,44 +29,46 @@ struct last {
 };
 static __thread struct last last;
 
-static int parse(const unsigned char *message, size_t size, struct gc_hello *hello);
+static int parse(const unsigned char *message, size_t size, struct gcookie_hello *hello);
 static int verify_by(gnutls_datum_t *key, void *client_data, size_t client_data_size, void *message,
                      size_t message_size, gnutls_dtls_prestate_st *prestate, int *key_age);
 static int is_empty(const gnutls_dtls_prestate_st *prestate);
 static void remember(int what, const void *client_data, size_t client_data_size,
-                     const unsigned char *message, const struct gc_hello *hello);
+                     const unsigned char *message, const struct gcookie_hello *hello);
 static int is_for(const struct last *of, const void *client_data, size_t client_data_size);
 
 /* As the real one. A datagram that is no ClientHello by all its lengths has no cookie to be judged:
  * it is GNUTLS_E_UNEXPECTED_PACKET_LENGTH, and the gnutls_dtls_cookie_send that follows is silent.
  */
-GC_EXPORTED int gnutls_dtls_cookie_verify(gnutls_datum_t *key, void *client_data,
-                                          size_t client_data_size, void *message,
-                                          size_t message_size, gnutls_dtls_prestate_st *prestate) {
-    struct gc_hello hello;
-    struct gc_verdict verdict = {.kind = GC_DISCARD};
+GCOOKIE_EXPORTED int gnutls_dtls_cookie_verify(gnutls_datum_t *key, void *client_data,
+                                               size_t client_data_size, void *message,
+                                               size_t message_size,
+                                               gnutls_dtls_prestate_st *prestate) {
+    struct gcookie_hello hello;
+    struct gcookie_verdict verdict = {.kind = GCOOKIE_DISCARD};
     gnutls_dtls_prestate_st filled = {0, 0, 0};
     int key_age = 0;
 
-    if (!gc_find_real()) {
+    if (!gcookie_find_real()) {
         return GNUTLS_E_INTERNAL_ERROR;
     }
     last.what = NOTHING;
     if (prestate == NULL || (message == NULL && message_size > 0)) {
-        return gc_real.verify(key, client_data, client_data_size, message, message_size, prestate);
+        return gcookie_real.verify(key, client_data, client_data_size, message, message_size,
+                                   prestate);
     }
     if (!is_empty(prestate)) {
-        gc_add(&gc_shared->left_alone, 1);
+        gcookie_add(&gcookie_shared->left_alone, 1);
         return verify_by(key, client_data, client_data_size, message, message_size, prestate,
                          &key_age);
     }
     verdict.reason = parse(message, message_size, &hello);
-    if (verdict.reason != GC_OK) {
-        if (gc_is_recording()) {
+    if (verdict.reason != GCOOKIE_OK) {
+        if (gcookie_is_recording()) {
             /* What the real one says of it: a record is of libgnutls, not of this library. */
             verify_by(key, client_data, client_data_size, message, message_size, &filled, &key_age);
         }
-        gc_count(&gc_shared->counters, &verdict);
+        gcookie_count(&gcookie_shared->counters, &verdict);
         remember(DISCARDED, client_data, client_data_size, NULL, NULL);
         return GNUTLS_E_UNEXPECTED_PACKET_LENGTH;
     }
@@ -76,15 +78,15 @@ GC_EXPORTED int gnutls_dtls_cookie_verify(gnutls_datum_t *key, void *client_data
         result = GNUTLS_E_BAD_COOKIE; /* beyond what a prestate can hand over: challenged anew */
     }
     if (result < 0) {
-        verdict.kind = GC_CHALLENGE;
+        verdict.kind = GCOOKIE_CHALLENGE;
         verdict.presented = hello.cookie_size > 0;
-        gc_count(&gc_shared->counters, &verdict);
+        gcookie_count(&gcookie_shared->counters, &verdict);
         remember(REJECTED, client_data, client_data_size, message, &hello);
         return result;
     }
-    verdict.kind = GC_VERIFIED;
+    verdict.kind = GCOOKIE_VERIFIED;
     verdict.key_age = key_age;
-    gc_count(&gc_shared->counters, &verdict);
+    gcookie_count(&gcookie_shared->counters, &verdict);
     /* As gate.c: the numbers in full, and as the last written that of the HelloVerifyRequest, which
      * echoed the hello before this one. */
     prestate->record_seq = (unsigned int)hello.record_seq;
@@ -93,12 +95,12 @@ GC_EXPORTED int gnutls_dtls_cookie_verify(gnutls_datum_t *key, void *client_data
     return result;
 }
 
-/* gc_parse, and besides: a server that peeks into a short buffer (gnutls-serv: 255 bytes) has the
- * beginning of the datagram alone, and states that to libgnutls as its size. What it has is taken
- * for a first fragment, as far as the lengths in it agree with each other. */
-static int parse(const unsigned char *message, size_t size, struct gc_hello *hello) {
-    const int reason = gc_parse(message, size, hello);
-    if (reason != GC_RECORD_LENGTH || size < HEADERS_SIZE) {
+/* gcookie_parse, and besides: a server that peeks into a short buffer (gnutls-serv: 255 bytes) has
+ * the beginning of the datagram alone, and states that to libgnutls as its size. What it has is
+ * taken for a first fragment, as far as the lengths in it agree with each other. */
+static int parse(const unsigned char *message, size_t size, struct gcookie_hello *hello) {
+    const int reason = gcookie_parse(message, size, hello);
+    if (reason != GCOOKIE_RECORD_LENGTH || size < HEADERS_SIZE) {
         return reason;
     }
     const unsigned int record = message[11] * 256u + message[12];
@@ -114,7 +116,7 @@ static int parse(const unsigned char *message, size_t size, struct gc_hello *hel
     start[22] = 0;
     start[23] = (unsigned char)((length - HEADERS_SIZE) >> 8);
     start[24] = (unsigned char)(length - HEADERS_SIZE);
-    return gc_parse(start, length, hello);
+    return gcookie_parse(start, length, hello);
 }
 
 /* The transport of a gnutls_dtls_cookie_send under way. */
@@ -123,7 +125,7 @@ struct outgoing {
     gnutls_push_func push;
     const unsigned char *record_seq; /* NULL: as libgnutls wrote it */
     ssize_t pushed;
-    unsigned char reply[GC_REPLY_SIZE];
+    unsigned char reply[GCOOKIE_REPLY_SIZE];
     size_t reply_size;
 };
 
@@ -135,7 +137,7 @@ static ssize_t push_with_all_bits(gnutls_transport_ptr_t ptr, const void *data, 
     }
     memcpy(out->reply, data, size);
     out->reply_size = size;
-    unsigned char patched[GC_REPLY_SIZE];
+    unsigned char patched[GCOOKIE_REPLY_SIZE];
     memcpy(patched, data, size);
     if (out->record_seq != NULL) {
         memcpy(patched + RECORD_SEQ_OFFSET, out->record_seq, RECORD_SEQ_SIZE);
@@ -145,10 +147,11 @@ static ssize_t push_with_all_bits(gnutls_transport_ptr_t ptr, const void *data, 
 
 /* As the real one. For a datagram that deserves no answer nothing is pushed, and the result is 0:
  * the number of bytes sent. A negative one would be an error to the callers that look at it. */
-GC_EXPORTED int gnutls_dtls_cookie_send(gnutls_datum_t *key, void *client_data,
-                                        size_t client_data_size, gnutls_dtls_prestate_st *prestate,
-                                        gnutls_transport_ptr_t ptr, gnutls_push_func push) {
-    if (!gc_find_real()) {
+GCOOKIE_EXPORTED int gnutls_dtls_cookie_send(gnutls_datum_t *key, void *client_data,
+                                             size_t client_data_size,
+                                             gnutls_dtls_prestate_st *prestate,
+                                             gnutls_transport_ptr_t ptr, gnutls_push_func push) {
+    if (!gcookie_find_real()) {
         return GNUTLS_E_INTERNAL_ERROR;
     }
     const struct last before = last;
@@ -158,13 +161,13 @@ GC_EXPORTED int gnutls_dtls_cookie_send(gnutls_datum_t *key, void *client_data,
     if (is_ours && before.what == DISCARDED) {
         return 0;
     }
-    const struct gc_ring *keys = gc_ring_now();
-    gnutls_datum_t current = {keys != NULL ? (unsigned char *)keys->keys[0] : NULL, GC_COOKIE_SIZE};
+    const struct gcookie_ring *keys = gcookie_ring_now();
+    gnutls_datum_t current = {keys != NULL ? (unsigned char *)keys->keys[0] : NULL, GCOOKIE_SIZE};
     gnutls_datum_t *signing = keys != NULL ? &current : key;
     if (!is_ours) {
-        gc_add(&gc_shared->left_alone, 1);
-        if (!gc_is_recording() || prestate == NULL || push == NULL) {
-            return gc_real.send(signing, client_data, client_data_size, prestate, ptr, push);
+        gcookie_add(&gcookie_shared->left_alone, 1);
+        if (!gcookie_is_recording() || prestate == NULL || push == NULL) {
+            return gcookie_real.send(signing, client_data, client_data_size, prestate, ptr, push);
         }
     }
     struct outgoing out = {.ptr = ptr, .push = push};
@@ -174,31 +177,30 @@ GC_EXPORTED int gnutls_dtls_cookie_send(gnutls_datum_t *key, void *client_data,
         numbers.hsk_write_seq = before.message_seq;
         out.record_seq = before.record_seq;
     }
-    const int result =
-        gc_real.send(signing, client_data, client_data_size, &numbers, &out, push_with_all_bits);
-    if (gc_is_recording()) {
-        gc_record_send(signing, client_data, client_data_size, &numbers, result, out.pushed,
-                       out.reply, out.reply_size);
+    const int result = gcookie_real.send(signing, client_data, client_data_size, &numbers, &out,
+                                         push_with_all_bits);
+    if (gcookie_is_recording()) {
+        gcookie_record_send(signing, client_data, client_data_size, &numbers, result, out.pushed,
+                            out.reply, out.reply_size);
     }
     return result;
 }
 
 static int verify_by(gnutls_datum_t *key, void *client_data, size_t client_data_size, void *message,
                      size_t message_size, gnutls_dtls_prestate_st *prestate, int *key_age) {
-    const struct gc_ring *keys = gc_ring_now();
+    const struct gcookie_ring *keys = gcookie_ring_now();
     int result = GNUTLS_E_BAD_COOKIE;
     const int tries = keys == NULL ? 1 : 2;
     for (int age = 0; age < tries && result == GNUTLS_E_BAD_COOKIE; age++) {
         const gnutls_dtls_prestate_st before = *prestate;
-        gnutls_datum_t own = {keys != NULL ? (unsigned char *)keys->keys[age] : NULL,
-                              GC_COOKIE_SIZE};
+        gnutls_datum_t own = {keys != NULL ? (unsigned char *)keys->keys[age] : NULL, GCOOKIE_SIZE};
         gnutls_datum_t *with = keys != NULL ? &own : key;
-        result =
-            gc_real.verify(with, client_data, client_data_size, message, message_size, prestate);
+        result = gcookie_real.verify(with, client_data, client_data_size, message, message_size,
+                                     prestate);
         *key_age = age;
-        if (gc_is_recording()) {
-            gc_record_verify(with, client_data, client_data_size, message, message_size, &before,
-                             result, prestate);
+        if (gcookie_is_recording()) {
+            gcookie_record_verify(with, client_data, client_data_size, message, message_size,
+                                  &before, result, prestate);
         }
     }
     return result;
@@ -209,7 +211,7 @@ static int is_empty(const gnutls_dtls_prestate_st *prestate) {
 }
 
 static void remember(int what, const void *client_data, size_t client_data_size,
-                     const unsigned char *message, const struct gc_hello *hello) {
+                     const unsigned char *message, const struct gcookie_hello *hello) {
     if (client_data_size > sizeof last.client_data ||
         (client_data == NULL && client_data_size > 0)) {
         return; /* left alone */

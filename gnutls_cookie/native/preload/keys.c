@@ -6,19 +6,19 @@
 #include <string.h>
 #include <time.h>
 
-static unsigned char key_material[GC_KEY_MATERIAL_SIZE];
+static unsigned char key_material[GCOOKIE_KEY_MATERIAL_SIZE];
 static double period; /* seconds; 0: no keys of a fleet */
 
 /* Each thread derives the keys of a period once, which needs no lock. */
-static __thread struct gc_ring ring;
+static __thread struct gcookie_ring ring;
 
-void gc_use_keys(const unsigned char material[GC_KEY_MATERIAL_SIZE], double seconds) {
+void gcookie_use_keys(const unsigned char material[GCOOKIE_KEY_MATERIAL_SIZE], double seconds) {
     memcpy(key_material, material, sizeof key_material);
     period = seconds;
 }
 
 /* RFC 5869 2.3, its first block. */
-static int derive(int64_t number, unsigned char key[GC_COOKIE_SIZE]) {
+static int derive(int64_t number, unsigned char key[GCOOKIE_SIZE]) {
     static const unsigned char label[] = "DTLS cookie key";
     enum { LABEL_SIZE = sizeof label - 1 };
     unsigned char made[32], info[LABEL_SIZE + 8 + 1];
@@ -27,18 +27,18 @@ static int derive(int64_t number, unsigned char key[GC_COOKIE_SIZE]) {
         info[LABEL_SIZE + at] = (unsigned char)((uint64_t)number >> (56 - 8 * at));
     }
     info[LABEL_SIZE + 8] = 1;
-    if (gc_real.hmac(GNUTLS_MAC_SHA256, key_material, sizeof key_material, info, sizeof info,
-                     made) < 0) {
+    if (gcookie_real.hmac(GNUTLS_MAC_SHA256, key_material, sizeof key_material, info, sizeof info,
+                          made) < 0) {
         return 0;
     }
-    memcpy(key, made, GC_COOKIE_SIZE);
+    memcpy(key, made, GCOOKIE_SIZE);
     return 1;
 }
 
 /* The coarse clock lags by a tick of the kernel, 10 ms at most. It is read from memory whatever the
  * kernel's source of time is, where CLOCK_REALTIME may need a system call. */
-const struct gc_ring *gc_ring_now(void) {
-    if (period <= 0 || gc_real.hmac == NULL) {
+const struct gcookie_ring *gcookie_ring_now(void) {
+    if (period <= 0 || gcookie_real.hmac == NULL) {
         return NULL;
     }
     struct timespec now = {0, 0};

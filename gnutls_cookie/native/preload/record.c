@@ -28,7 +28,8 @@ struct part {
 };
 
 static unsigned char *unit(uint64_t number) {
-    return gc_shared->units + (size_t)(number % gc_shared->unit_count) * GC_UNIT_SIZE;
+    return gcookie_shared->units +
+           (size_t)(number % gcookie_shared->unit_count) * GCOOKIE_UNIT_SIZE;
 }
 
 /* Different for each unit that is ever taken, and never 0 as in fresh memory. */
@@ -39,24 +40,25 @@ static void set_tag(uint64_t number, int is_first) {
 
 /* Returns 0 where there is no room. */
 static int take(uint64_t count, uint64_t *first) {
-    uint64_t head = __atomic_load_n(&gc_shared->head, __ATOMIC_RELAXED);
+    uint64_t head = __atomic_load_n(&gcookie_shared->head, __ATOMIC_RELAXED);
     do {
-        const uint64_t tail = __atomic_load_n(&gc_shared->tail, __ATOMIC_ACQUIRE);
-        if (head - tail > gc_shared->unit_count || head - tail + count > gc_shared->unit_count) {
+        const uint64_t tail = __atomic_load_n(&gcookie_shared->tail, __ATOMIC_ACQUIRE);
+        if (head - tail > gcookie_shared->unit_count ||
+            head - tail + count > gcookie_shared->unit_count) {
             return 0;
         }
-    } while (!__atomic_compare_exchange_n(&gc_shared->head, &head, head + count, 1,
+    } while (!__atomic_compare_exchange_n(&gcookie_shared->head, &head, head + count, 1,
                                           __ATOMIC_ACQ_REL, __ATOMIC_RELAXED));
     *first = head;
     return 1;
 }
 
 static void put(const struct part *parts, unsigned int part_count, size_t size) {
-    const uint64_t count = (size + GC_UNIT_PAYLOAD - 1) / GC_UNIT_PAYLOAD;
+    const uint64_t count = (size + GCOOKIE_UNIT_PAYLOAD - 1) / GCOOKIE_UNIT_PAYLOAD;
     uint64_t first;
 
-    if (count > GC_MOST_UNITS || !take(count, &first)) {
-        gc_add(&gc_shared->lost, 1);
+    if (count > GCOOKIE_MOST_UNITS || !take(count, &first)) {
+        gcookie_add(&gcookie_shared->lost, 1);
         return;
     }
     uint64_t at = 0; /* of the record's bytes */
@@ -64,18 +66,18 @@ static void put(const struct part *parts, unsigned int part_count, size_t size) 
         const unsigned char *data = parts[number].data;
         size_t left = parts[number].size;
         while (left > 0) {
-            const size_t offset = (size_t)(at % GC_UNIT_PAYLOAD);
-            const size_t room = GC_UNIT_PAYLOAD - offset;
+            const size_t offset = (size_t)(at % GCOOKIE_UNIT_PAYLOAD);
+            const size_t room = GCOOKIE_UNIT_PAYLOAD - offset;
             const size_t some = left < room ? left : room;
-            memcpy(unit(first + at / GC_UNIT_PAYLOAD) + 8 + offset, data, some);
+            memcpy(unit(first + at / GCOOKIE_UNIT_PAYLOAD) + 8 + offset, data, some);
             data += some;
             left -= some;
             at += some;
         }
     }
     /* The writer passes over units that stay unmarked for seconds. */
-    if (__atomic_load_n(&gc_shared->tail, __ATOMIC_ACQUIRE) > first) {
-        gc_add(&gc_shared->lost, 1);
+    if (__atomic_load_n(&gcookie_shared->tail, __ATOMIC_ACQUIRE) > first) {
+        gcookie_add(&gcookie_shared->lost, 1);
         return;
     }
     for (uint64_t more = count - 1; more > 0; more--) {
@@ -107,8 +109,8 @@ static void put_call(struct record *record, const gnutls_datum_t *key, const voi
                        &record->client_data_size);
     parts[3] = part_of(message, message_size, &record->message_size);
     for (unsigned int number = 1; number < 4; number++) {
-        if (parts[number].size > (size_t)GC_MOST_UNITS * GC_UNIT_PAYLOAD) {
-            gc_add(&gc_shared->lost, 1);
+        if (parts[number].size > (size_t)GCOOKIE_MOST_UNITS * GCOOKIE_UNIT_PAYLOAD) {
+            gcookie_add(&gcookie_shared->lost, 1);
             return;
         }
         size += parts[number].size;
@@ -117,19 +119,19 @@ static void put_call(struct record *record, const gnutls_datum_t *key, const voi
     put(parts, 4, size);
 }
 
-void gc_record_verify(const gnutls_datum_t *key, const void *client_data, size_t client_data_size,
-                      const void *message, size_t message_size,
-                      const gnutls_dtls_prestate_st *before, int result,
-                      const gnutls_dtls_prestate_st *after) {
+void gcookie_record_verify(const gnutls_datum_t *key, const void *client_data,
+                           size_t client_data_size, const void *message, size_t message_size,
+                           const gnutls_dtls_prestate_st *before, int result,
+                           const gnutls_dtls_prestate_st *after) {
     struct record record = {.result = result};
     set_numbers(record.before, before);
     set_numbers(record.after, after);
     put_call(&record, key, client_data, client_data_size, message, message_size);
 }
 
-void gc_record_send(const gnutls_datum_t *key, const void *client_data, size_t client_data_size,
-                    const gnutls_dtls_prestate_st *before, int result, ssize_t pushed,
-                    const unsigned char *reply, size_t reply_size) {
+void gcookie_record_send(const gnutls_datum_t *key, const void *client_data,
+                         size_t client_data_size, const gnutls_dtls_prestate_st *before, int result,
+                         ssize_t pushed, const unsigned char *reply, size_t reply_size) {
     struct record record = {.is_send = 1, .result = result, .pushed = pushed};
     set_numbers(record.before, before);
     set_numbers(record.after, before);

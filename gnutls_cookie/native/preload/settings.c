@@ -22,10 +22,10 @@
 #define SETTINGS "GNUTLS_COOKIE_PRELOAD"
 #define MAGIC "gnutls-cookie/1"
 
-struct gc_real gc_real;
+struct gcookie_real gcookie_real;
 
-static struct gc_shared unshared;
-struct gc_shared *gc_shared = &unshared;
+static struct gcookie_shared unshared;
+struct gcookie_shared *gcookie_shared = &unshared;
 
 /* Functions and data have different pointers in ISO C, and the same in POSIX. */
 static void find(void *library, const char *name, void *function) {
@@ -34,14 +34,14 @@ static void find(void *library, const char *name, void *function) {
 }
 
 static int find_in(void *library) {
-    struct gc_real found;
+    struct gcookie_real found;
     find(library, "gnutls_dtls_cookie_verify", &found.verify);
     find(library, "gnutls_dtls_cookie_send", &found.send);
     find(library, "gnutls_hmac_fast", &found.hmac);
     if (found.verify == NULL || found.send == NULL || found.hmac == NULL) {
         return 0;
     }
-    gc_real = found;
+    gcookie_real = found;
     return 1;
 }
 
@@ -55,19 +55,19 @@ static void complain(const char *what) {
 }
 
 /* The memory behind a descriptor, if it is the one that `run` has made; else NULL. */
-static struct gc_shared *map(int file, dev_t device, ino_t inode) {
+static struct gcookie_shared *map(int file, dev_t device, ino_t inode) {
     struct stat status;
     if (fstat(file, &status) != 0 || !S_ISREG(status.st_mode) || status.st_dev != device ||
-        status.st_ino != inode || status.st_size < (off_t)sizeof(struct gc_shared)) {
+        status.st_ino != inode || status.st_size < (off_t)sizeof(struct gcookie_shared)) {
         return NULL;
     }
     const size_t size = (size_t)status.st_size;
-    struct gc_shared *found = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    struct gcookie_shared *found = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
     if (found == MAP_FAILED) {
         return NULL;
     }
     if (memcmp(found->magic, MAGIC, sizeof MAGIC) != 0 ||
-        found->unit_count > (size - sizeof *found) / GC_UNIT_SIZE) {
+        found->unit_count > (size - sizeof *found) / GCOOKIE_UNIT_SIZE) {
         munmap(found, size);
         return NULL;
     }
@@ -84,9 +84,9 @@ static int attach(const char *settings) {
     const int handed = (int)numbers[0];
     const dev_t device = (dev_t)numbers[1];
     const ino_t inode = (ino_t)numbers[2];
-    struct gc_shared *found = map(handed, device, inode);
+    struct gcookie_shared *found = map(handed, device, inode);
     if (found != NULL) {
-        if (!(found->flags & GC_FOR_CHILDREN)) {
+        if (!(found->flags & GCOOKIE_FOR_CHILDREN)) {
             close(handed);
         }
     } else if (numbers[3] > 0) {
@@ -101,14 +101,14 @@ static int attach(const char *settings) {
     if (found == NULL) {
         return 0;
     }
-    if (found->flags & GC_HAS_KEYS) {
-        gc_use_keys(found->key_material, found->period);
-        if (!(found->flags & GC_FOR_CHILDREN)) {
+    if (found->flags & GCOOKIE_HAS_KEYS) {
+        gcookie_use_keys(found->key_material, found->period);
+        if (!(found->flags & GCOOKIE_FOR_CHILDREN)) {
             memset(found->key_material, 0, sizeof found->key_material);
         }
     }
-    gc_shared = found;
-    __atomic_store_n(&gc_shared->attached, 1, __ATOMIC_RELEASE);
+    gcookie_shared = found;
+    __atomic_store_n(&gcookie_shared->attached, 1, __ATOMIC_RELEASE);
     return 1;
 }
 
@@ -157,7 +157,7 @@ static void take_settings(void) {
         complain("the settings of `run` cannot be reached from here: nothing is counted or "
                  "recorded, and the server's own key is used");
         leave_environment();
-    } else if (!(gc_shared->flags & GC_FOR_CHILDREN)) {
+    } else if (!(gcookie_shared->flags & GCOOKIE_FOR_CHILDREN)) {
         leave_environment();
     }
 }
@@ -170,8 +170,8 @@ __attribute__((constructor)) static void begin(void) {
     errno = before;
 }
 
-int gc_find_real(void) {
-    if (gc_real.verify != NULL) {
+int gcookie_find_real(void) {
+    if (gcookie_real.verify != NULL) {
         return 1;
     }
     /* It came later, with something that the program has opened. */
