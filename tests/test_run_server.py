@@ -182,6 +182,20 @@ def test_writer_outlives_signals_for_the_server(tmp_path: Path) -> None:
     wait_until(lambda: writers(stats), lambda found: not found)
 
 
+def test_writer_of_a_daemon_lets_go_of_stderr(tmp_path: Path) -> None:
+    """Whoever started the daemon may wait for the end of its output, as ssh does."""
+    stats = tmp_path / "stats"
+    with script("--stats", stats) as server:
+        (writer,) = writers(stats)
+        stderr = Path(f"/proc/{writer}/fd/2")
+        assert os.readlink(stderr) != os.devnull
+        assert server.ask("daemon") == "0"
+        wait_until(lambda: os.readlink(stderr), lambda found: found == os.devnull)
+        server.ask("many", 10)
+        wait_until(lambda: counters(stats), lambda found: found["verified"] == 5)
+        server.end()
+
+
 def test_server_outlives_the_writer(tmp_path: Path) -> None:
     """Without it calls are as before; what is not written fills the memory and is left out."""
     record = tmp_path / "record"

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from support import seeded
@@ -24,6 +25,7 @@ from gnutls_cookie.writer import (
     Writer,
     counters_json,
     printable,
+    replace_file,
 )
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memfd_create")
@@ -141,6 +143,7 @@ def test_sizes_that_cannot_be(memory: Memory) -> None:
         found += memory.take(is_last=True)
     assert len(found) == 1
     assert memory.words[TAIL] == memory.words[HEAD]
+    assert memory.recorder.lost == len(heads) - 1  # that of 1000 bytes takes the next unit too
 
 
 def test_any_memory_is_borne(memory: Memory) -> None:
@@ -216,6 +219,21 @@ def test_names_of_reasons_are_those_of_the_gate() -> None:
     assert {one.value: one.name.lower() for one in DiscardReason} == {
         at: name for at, name in enumerate(REASONS) if name
     }
+
+
+def test_file_that_cannot_be_replaced(tmp_path: Path) -> None:
+    """Nothing is left in its folder."""
+    (tmp_path / "taken").mkdir()
+    folder = os.open(tmp_path, os.O_RDONLY)
+    try:
+        with pytest.raises(OSError, match="directory"):
+            replace_file("taken", folder, b"data")
+        assert os.listdir(tmp_path) == ["taken"]
+        replace_file("free", folder, b"data")
+        assert (tmp_path / "free").read_bytes() == b"data"
+        assert sorted(os.listdir(tmp_path)) == ["free", "taken"]
+    finally:
+        os.close(folder)
 
 
 def test_printable() -> None:
