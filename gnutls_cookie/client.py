@@ -20,6 +20,7 @@ from .console import (
     LineHandler,
     Output,
     complain,
+    default_sigint,
     end_by,
     number_in,
     open_standard_files,
@@ -85,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
         return _failed(2, error)
     # Until there is a server to say goodbye to, Ctrl-C ends this process at once, a look-up of a
     # name in C included.
-    former = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    former = default_sigint()
     try:
         connection = connect(
             options.host,

@@ -17,12 +17,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import NoReturn
+from typing import Any, NoReturn
 
 __all__ = [
     "LineHandler",
     "Output",
     "complain",
+    "default_sigint",
     "end_by",
     "number_in",
     "one_line",
@@ -79,6 +80,14 @@ def number_in(name: str, least: int, most: int) -> Callable[[str], int]:
         raise argparse.ArgumentTypeError(f"{name} must be in {least}..{most}, not {text!r}")
 
     return number
+
+
+def default_sigint() -> Any:
+    """Have Ctrl-C end this process at once, unless it is ignored; returns the former handler."""
+    former = signal.getsignal(signal.SIGINT)
+    if former is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return former
 
 
 def end_by(number: signal.Signals) -> NoReturn:

@@ -24,7 +24,15 @@ from pathlib import Path
 from typing import Any
 
 from .aio import Connection, DTLSServer, start_server
-from .console import LineHandler, Output, complain, number_in, open_standard_files, reason
+from .console import (
+    LineHandler,
+    Output,
+    complain,
+    default_sigint,
+    number_in,
+    open_standard_files,
+    reason,
+)
 from .credentials import CertificateCredentials, PSKCredentials, certificate_validity
 from .endpoint import bound
 from .errors import GnuTLSError
@@ -121,7 +129,7 @@ def run(options: argparse.Namespace) -> int:
     logging.basicConfig(level=level, handlers=[LineHandler(err, options.debug > 0)])
     # Until there is somebody to say goodbye to, SIGINT ends this process at once, a look-up of a
     # name in C included. SIGHUP would end it too, and waits until it can be heeded.
-    former = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    former = default_sigint()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     sockets: list[socket.socket] = []
     code = 2

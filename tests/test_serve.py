@@ -19,7 +19,7 @@ from peers_support import CERTS, IDENTITY, PSK_KEY, trusting
 from serve_support import CERT, LINE, SECONDS, Served, client, echoes, serving, workers_of
 from support import free_udp_port, gnutls_cli, openssl, peer_required, running, udp_socket
 
-from gnutls_cookie import HELLO_VERIFY_REQUEST_SIZE
+from gnutls_cookie import HELLO_VERIFY_REQUEST_SIZE, GnuTLSError
 from gnutls_cookie.blocking import connect
 from gnutls_cookie.reference import wire
 from gnutls_cookie.serve import psk_file, secret_file
@@ -331,6 +331,27 @@ def test_nothing_is_logged_for_strangers() -> None:
         assert served.end() == 0
         new = served.said[len(before) :].decode()
     assert [line for line in new.splitlines() if "elector" not in line] == []  # asyncio's own
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_failed_handshakes_are_logged_at_a_bounded_rate(workers: int) -> None:
+    """Who, and why, in one line each; of sixty at once a few, and how many more there were."""
+    with serving("--workers", str(workers), *CERT) as served:
+        for _ in range(60):
+            with pytest.raises(GnuTLSError):
+                connect(
+                    "127.0.0.1",
+                    served.port,
+                    credentials=trusting(),
+                    server_name="localhost",
+                    priority="NORMAL:-VERS-ALL:+VERS-DTLS1.2:-CIPHER-ALL:+AES-128-CCM-8",
+                    handshake_timeout=SECONDS,
+                )
+        assert served.end() == 0
+    lines = [line for line in served.said.decode().splitlines() if "handshake failed" in line]
+    assert re.fullmatch(r"INFO 127\.0\.0\.1 port \d+: handshake failed: .*NO_CIPHER.*", lines[0])
+    assert 5 <= len(lines) < 60
+    assert "Traceback" not in served.said.decode()
 
 
 REFUSED: dict[str, tuple[list[str], int, str]] = {

@@ -382,6 +382,21 @@ def test_sighup_before_it_serves_waits(tmp_path: Path) -> None:
         assert served.end() == 0
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+def test_sighup_at_any_moment_of_the_start(workers: int) -> None:
+    """While it imports, too: it serves in the end."""
+    chance = seeded()
+    for _ in range(5):
+        with starting("--workers", str(workers), *CERT) as served:
+            wait_until(lambda served=served: _imports(served.child.pid), "started")  # type: ignore[misc]
+            time.sleep(chance.uniform(0, 0.3))
+            served.child.send_signal(signal.SIGHUP)
+            served.wait_for("serving on")
+            served.wait_for("read anew")
+            assert served.end() == 0
+        assert not re.search(ENDED.encode(), served.said)
+
+
 def _blocks_sighup(pid: int) -> bool:
     mask = re.findall(r"SigBlk:\s+(\w+)", Path(f"/proc/{pid}/status").read_text())[0]
     return bool(int(mask, 16) & 1 << (signal.SIGHUP - 1))
