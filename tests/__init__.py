@@ -1,0 +1,1 @@
+"""The tests of gnutls-cookie, in packages that mirror the house."""

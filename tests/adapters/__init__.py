@@ -1,0 +1,1 @@
+"""asyncio and threads, over real sockets."""

@@ -1,0 +1,1 @@
+"""The functions of libgnutls, one for one."""

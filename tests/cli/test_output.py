@@ -1,0 +1,348 @@
+"""Standard files of `serve` that are full, closed or broken: it serves on, and ends when told."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from gnutls_cookie.console import Output, one_line, reason
+from tests.support.common import free_udp_port, udp_socket
+from tests.support.serve import CERT, SECONDS, client, command, echoes, wait_until
+
+
+@contextmanager
+def serving(
+    *options: str, port: int | None = None, closed: str = "", **files: object
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """`serve` on a port known beforehand, with such standard files; the process and the port.
+
+    Args:
+        closed: redirections of a shell, ">&-" say.
+        files: stdin, stdout and stderr, as subprocess.Popen has them.
+    """
+    port = free_udp_port() if port is None else port
+    words = command(*CERT, *options)
+    words[words.index("--port") + 1] = str(port)
+    if closed:
+        words = ["sh", "-c", f'exec "$@" {closed}', "sh", *words]
+    files = {"stdin": subprocess.DEVNULL, "stderr": subprocess.DEVNULL} | files
+    child = subprocess.Popen(words, **files)  # type: ignore[call-overload]
+    try:
+        yield child, port
+    finally:
+        child.kill()
+        child.wait()
+        for file in child.stdin, child.stdout, child.stderr:
+            if file is not None:
+                file.close()
+
+
+def serves(port: int) -> bool:
+    """Whether a client is served; within a bound."""
+    deadline = time.monotonic() + SECONDS
+    while True:
+        try:
+            with client(port) as connection:
+                return echoes(connection)
+        except ConnectionRefusedError:  # it has not bound its port yet
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def ends(child: subprocess.Popen[bytes]) -> int:
+    """The exit code after SIGTERM."""
+    child.send_signal(signal.SIGTERM)
+    return child.wait(SECONDS)
+
+
+def fill(descriptor: int) -> int:
+    """Fill a pipe up, by its writing end; how many bytes it takes."""
+    os.set_blocking(descriptor, False)
+    count = 0
+    with suppress(BlockingIOError):
+        while True:
+            count += os.write(descriptor, bytes(4096))
+    os.set_blocking(descriptor, True)
+    return count
+
+
+@pytest.mark.parametrize(
+    ("which", "kind", "workers"),
+    [("stdout", "pipe", 1), ("stderr", "pipe", 2), ("both", "pipe", 1), ("both", "socket", 2)],
+)
+def test_reader_that_does_not_read_stops_nothing(which: str, kind: str, workers: int) -> None:
+    """A pipe, or a socket as the journal's, that is full from the start: served, and ended."""
+    if kind == "pipe":
+        reading, writing = os.pipe()
+    else:
+        ends_of_it = socket.socketpair()
+        reading, writing = (one.detach() for one in ends_of_it)
+    try:
+        fill(writing)
+        files = {name: writing for name in ("stdout", "stderr") if which in (name, "both")}
+        options = ["--stats", "0.02", "--json", "--debug", "9", "--workers", str(workers)]
+        files = {"stdout": subprocess.DEVNULL} | files
+        with serving(*options, **files) as (child, port):
+            assert serves(port)
+            child.send_signal(signal.SIGHUP)
+            time.sleep(0.3)
+            assert serves(port)
+            assert os.get_blocking(writing)  # those who share it see no change
+            before = time.monotonic()
+            assert ends(child) == 0
+            assert time.monotonic() - before < SECONDS / 2
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def test_slow_reader_gets_whole_lines() -> None:
+    """What was kept for it, and the last counters too, though lines between may be missing."""
+    reading, writing = os.pipe()
+    with serving("--stats", "0.01", "--json", stdout=writing) as (child, port):
+        os.close(writing)
+        assert serves(port)
+        time.sleep(1.5)  # more than a pipe takes
+        child.send_signal(signal.SIGTERM)
+        said = b""
+        while chunk := os.read(reading, 65536):
+            said += chunk
+        os.close(reading)
+        assert child.wait(SECONDS) == 0
+    lines = [json.loads(line) for line in said.splitlines()]
+    assert "serving" in lines[0]
+    assert lines[-1]["server"]["connected"] == 1
+    assert said.endswith(b"\n")
+
+
+@pytest.mark.parametrize(
+    ("closed", "workers"),
+    [("<&-", 1), (">&-", 1), ("2>&-", 1), ("<&- >&-", 2), ("<&- >&- 2>&-", 1), ("<&- >&- 2>&-", 2)],
+)
+def test_closed_standard_files(closed: str, workers: int) -> None:
+    """Served; and no socket has the number of a standard file, where lines would go into it."""
+    options = ["--stats", "0.02", "--debug", "9", "--workers", str(workers)]
+    with serving(*options, closed=closed, stdout=subprocess.DEVNULL) as (child, port):
+        assert serves(port)
+        folder = Path(f"/proc/{child.pid}/fd")
+        if folder.exists():
+            assert {os.readlink(folder / str(number)) for number in range(3)} == {"/dev/null"}
+        assert ends(child) == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_full_disk(workers: int) -> None:
+    """/dev/full: served on, and a line on stderr says that counters are lost."""
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    options = ["--stats", "0.02", "--json", "--workers", str(workers)]
+    with (
+        Path("/dev/full").open("wb") as full,
+        serving(*options, stdout=full, stderr=subprocess.PIPE) as (child, port),
+    ):
+        assert serves(port)
+        assert ends(child) == 0
+        assert child.stderr is not None
+        said = child.stderr.read().decode()
+    assert "Traceback" not in said
+    assert "WARNING stdout: No space left on device: serving goes on without it" in said
+    with Path("/dev/full").open("wb") as full, serving(stderr=full, stdout=full) as (child, port):
+        assert serves(port)
+        assert ends(child) == 0
+
+
+@pytest.mark.parametrize("which", ["stdout", "stderr"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_reader_that_goes_away(workers: int, which: str) -> None:
+    """As with `| head -1`: served on, ended by SIGTERM with 0."""
+    options = ["--stats", "0.02", "--json", "--debug", "9", "--workers", str(workers)]
+    files = {"stdout": subprocess.DEVNULL, which: subprocess.PIPE}
+    with serving(*options, **files) as (child, port):
+        pipe = child.stdout if which == "stdout" else child.stderr
+        assert pipe is not None
+        pipe.readline()
+        pipe.close()
+        time.sleep(0.2)
+        assert serves(port)
+        assert ends(child) == 0
+
+
+def test_stdin_is_left_alone() -> None:
+    """A non-blocking one too: what waits there is still there afterwards."""
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    os.write(writing, b"for another")
+    with serving(stdin=reading, stdout=subprocess.DEVNULL) as (child, port):
+        assert serves(port)
+        assert ends(child) == 0
+    assert os.read(reading, 100) == b"for another"
+    os.close(reading)
+    os.close(writing)
+
+
+@pytest.mark.parametrize("words", [["serve", "--mtu", "1"], ["connect", "-x"]])
+def test_complaint_that_nobody_reads(words: list[str]) -> None:
+    """Exit code 2 within a bound, where stderr is a full pipe, closed, or full."""
+    base = [sys.executable, "-m", "gnutls_cookie", *words]
+    reading, writing = os.pipe()
+    fill(writing)
+    assert subprocess.run(base, stderr=writing, timeout=SECONDS).returncode == 2
+    os.close(reading)
+    assert subprocess.run(base, stderr=writing, timeout=SECONDS).returncode == 2  # EPIPE
+    os.close(writing)
+    shell = ["sh", "-c", 'exec "$@" 2>&-', "sh", *base]
+    assert subprocess.run(shell, timeout=SECONDS).returncode == 2
+    with suppress(FileNotFoundError), Path("/dev/full").open("wb") as full:
+        assert subprocess.run(base, stderr=full, timeout=SECONDS).returncode == 2
+
+
+@pytest.mark.parametrize("words", [["--version"], ["serve", "--help"]])
+def test_help_that_cannot_be_written(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk: one line, exit code 1; where nobody reads: the end by SIGPIPE, in silence."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # argparse takes no notice of errors
+    base = [sys.executable, "-m", "gnutls_cookie", *words]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(base, stdout=full, stderr=subprocess.PIPE, timeout=SECONDS)
+    assert (done.returncode, done.stderr) == (
+        1,
+        b"gnutls-cookie: stdout: No space left on device\n",
+    )
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(base, stdout=writing, stderr=subprocess.PIPE, timeout=SECONDS)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (-signal.SIGPIPE, b"")
+    shell = ["sh", "-c", 'exec "$@" >&-', "sh", *base]
+    done = subprocess.run(shell, stderr=subprocess.PIPE, timeout=SECONDS)
+    assert done.returncode == 0
+    assert b"Traceback" not in done.stderr
+
+
+# --- Output itself --------------------------------------------------------------------------------
+
+
+def test_output_keeps_order_and_drops_whole_lines() -> None:
+    """More than is kept: what comes out are the first lines, whole, and then the newest."""
+    reading, writing = os.pipe()
+    output = Output(writing)
+    for number in range(20_000):
+        output.write(f"{number:06} {'x' * 100}\n")
+    assert output.dropped > 0
+    kept = 20_000 - output.dropped
+    said = bytearray()
+    while len(said) < kept * 108:
+        said += os.read(reading, 1 << 20)
+        output.flush()
+    assert [int(line[:6]) for line in said.splitlines()] == list(range(kept))
+    output.write("again\n")
+    assert os.read(reading, 100) == b"again\n"
+    output.close()
+    os.close(writing)
+    assert os.read(reading, 1) == b""
+    os.close(reading)
+
+
+def test_output_tells_a_loop_what_it_waits_for() -> None:
+    """Watched while lines are kept, and no longer."""
+    reading, writing = os.pipe()
+    output = Output(writing)
+    watched: dict[int, object] = {}
+    output.watch_with(lambda number, call: watched.update({number: call}), watched.pop)
+    output.write("x\n")
+    assert watched == {}
+    fill(writing)
+    output.write("y\n")
+    assert len(watched) == 1
+    assert not select.select([], list(watched), [], 0)[1]
+    while select.select([reading], [], [], 0)[0]:
+        os.read(reading, 65536)
+    output.flush()
+    assert watched == {}
+    output.close()
+    assert os.read(reading, 65536) == b"y\n"
+    os.close(reading)
+    os.close(writing)
+
+
+def test_output_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the descriptor cannot be opened once more, it is asked before each small write."""
+    real = os.open
+
+    def refused(path: str, *more: int) -> int:
+        if path.startswith("/proc/self/fd/"):
+            raise PermissionError
+        return real(path, *more)
+
+    monkeypatch.setattr(os, "open", refused)
+    reading, writing = os.pipe()
+    output = Output(writing)
+    for _ in range(3000):
+        output.write("x" * 999 + "\n")
+    output.close()  # bounded
+    assert output.dropped > 0
+    assert os.read(reading, 1000) == b"x" * 999 + b"\n"
+    os.close(reading)
+    os.close(writing)
+
+
+def test_output_to_nowhere() -> None:
+    """None, and a descriptor that is closed: nothing happens."""
+    for descriptor in None, 9999:
+        output = Output(descriptor)
+        output.write("x\n")
+        output.close()
+
+
+def test_what_is_written_after_a_failure_goes_nowhere() -> None:
+    """EPIPE is kept to be told, and nothing is raised."""
+    reading, writing = os.pipe()
+    output = Output(writing)
+    os.close(reading)
+    output.write("x\n")
+    assert output.failed is not None
+    assert reason(output.failed) == "Broken pipe"
+    output.write("y\n")
+    output.close()
+    os.close(writing)
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (FileNotFoundError(2, "No such file", "a\nb"), r"a\nb: No such file"),
+        (OSError("no number"), "no number"),
+        (ValueError("\x1b[31m"), r"\x1b[31m"),
+        (ValueError(), "ValueError"),
+        (MemoryError(), "no memory"),
+        (OSError(2, "No such file", b"\xff"), r"\udcff: No such file"),
+    ],
+)
+def test_reason_is_one_line(error: Exception, text: str) -> None:
+    """Names of files, control characters and errors without a text."""
+    assert reason(error) == text
+
+
+def test_one_line_is_fit_for_a_terminal() -> None:
+    """Umlauts stay, what moves a cursor does not."""
+    assert one_line("Grüße\r\n\x07\u202e") == r"Grüße\r\n\x07\u202e"
+
+
+def test_nothing_is_left_in_a_udp_socket() -> None:
+    """Lines of a server with a closed stdout never go into its socket."""
+    with udp_socket() as sock, serving("--stats", "0.02", closed=">&- 2>&-") as (child, port):
+        wait_until(lambda: serves(port), "served")
+        sock.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            sock.recv(100)
+        assert ends(child) == 0

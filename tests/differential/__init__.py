@@ -1,0 +1,1 @@
+"""The reference, and the bench that compares."""

@@ -1,0 +1,39 @@
+"""The benchmarks run: structure alone, no time is judged."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.common import ROOT, compiler
+
+
+@pytest.mark.slow
+def test_quick_run_measures_everything(tmp_path: Path) -> None:
+    """Each part gives its figures, and the picture is drawn."""
+    compiler()
+    out, picture = tmp_path / "out.json", tmp_path / "out.svg"
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--rounds", "1"]
+    done = subprocess.run(
+        [*command, "--json", out, "--svg", picture],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = json.loads(out.read_text(encoding="utf-8"))
+    assert {"C send", "CookieGate.receive, no cookie"} <= set(results["a"])
+    assert len(results["b"]["cpu"]) == len(results["b"]["rate"]) == 8
+    assert all(value > 0 for values in results["b"]["rate"].values() for value in values)
+    assert "listener: bytes an admitted peer" in results["c"]
+    for kind in ("X.509", "ECDHE-PSK", "PSK"):
+        for measure in ("handshakes a second", "messages a second", "server's CPU us a message"):
+            figures = results["d"][f"{kind}: {measure}"]
+            assert set(figures) == {"C server over libgnutls", "aio.start_server"}
+            assert all(value > 0 for values in figures.values() for value in values)
+    assert picture.read_text(encoding="utf-8").startswith("<svg ")

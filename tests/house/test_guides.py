@@ -1,0 +1,157 @@
+"""The shell blocks of README and docs/, run as they are written.
+
+Each in a network of its own, where the ports and addresses that the guides name are free. Blocks
+of nftables and nginx are run by test_fleet.py, Python by test_readme.py and test_dropin.py.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.common import ROOT, missing, peer_required
+from tests.support.peers import CERTS
+
+pytestmark = pytest.mark.slow
+
+Shell = Callable[[str], str]
+
+# The commands of a block that start a server, then what is done with it.
+SERVE = """
+{server} >server.log 2>&1 &
+server=$!
+for _ in $(seq 300); do
+    grep -q {ready} server.log && break
+    kill -0 $server || {{ cat server.log; exit 1; }}
+    sleep 0.1
+done
+{then}
+kill -TERM $server
+code=0
+wait $server || code=$?
+cat server.log
+echo "ended $code"
+"""
+
+
+def commands(page: str, begin: str) -> list[str]:
+    """The commands of the sh block of a page whose first command begins so, one a line."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"^( *)```sh\n(.*?)^\1```$", text, re.DOTALL | re.MULTILINE)
+    for _, block in blocks:
+        lines = block.replace("\\\n", " ").splitlines()
+        made = [line for line in (re.sub(r"(^| +)#.*", "", line).strip() for line in lines) if line]
+        if made[0].startswith(begin):
+            return made
+    raise AssertionError(f"{page} has no such block: {begin}")
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    """Runs a script in a folder with certificates, and in a network that has only a loopback."""
+    if not sys.platform.startswith("linux") or os.geteuid() != 0:
+        pytest.skip("namespaces need Linux and root")
+    peer_required("ip", "apt install iproute2")
+    prefix = [peer_required("unshare", "apt install util-linux"), "--net", "--pid", "--fork"]
+    if subprocess.run([*prefix, "true"], capture_output=True, timeout=60).returncode != 0:
+        missing("no namespaces here")
+    for name, copied in (("cert.pem", "localhost.pem"), ("ca.pem", "localhost.pem")):
+        shutil.copy(CERTS / copied, tmp_path / name)
+    shutil.copy(CERTS / "localhost.key", tmp_path / "key.pem")
+    (tmp_path / "key.pem").chmod(0o600)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    network = "ip link set lo up; ip address add 10.77.1.2/32 dev lo\n"
+
+    def run(script: str) -> str:
+        done = subprocess.run(
+            [*prefix, "--kill-child", "sh", "-ec", network + script],
+            cwd=tmp_path,
+            env={**os.environ, "PATH": path},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    if not shutil.which("gnutls-cookie", path=path):
+        missing("gnutls-cookie is not installed beside this Python")
+    return run
+
+
+def serving(server: str, then: str = "", ready: str = "'serving on'") -> str:
+    return SERVE.format(server=server, then=then, ready=ready)
+
+
+def test_serve_and_connect_of_the_readme(shell: Shell) -> None:
+    """An echo comes back over a session; the server ends on SIGTERM."""
+    server, client = commands("README.md", "gnutls-cookie serve")
+    said = shell(serving(server, f"echo hello | {client}"))
+    assert re.search("^hello$", said, re.MULTILINE), said
+    assert "ended 0" in said
+
+
+def test_probes_of_the_guide(shell: Shell) -> None:
+    """Our own server, asked in the ways that the page shows; its third host is an example."""
+    (server, _) = commands("README.md", "gnutls-cookie serve")
+    careful, hurtful, elsewhere = commands("docs/peers.md", "gnutls-cookie probe")
+    assert "sensor.example" in elsewhere
+    third = elsewhere.replace("sensor.example", "127.0.0.1")
+    said = shell(serving(server, "\n".join((careful, hurtful, third))))
+    assert "127.0.0.1 port 5684: 12 good" in said
+    assert "good    handshake" in said
+    assert '"findings"' in said or '"checks"' in said, said
+
+
+def test_node_of_the_fleet_guide(shell: Shell) -> None:
+    """With the secret made as the guide says there is no warning."""
+    (server,) = commands("docs/fleet.md", "gnutls-cookie serve")
+    (secret,) = re.findall(r"`(\(umask .*? > cookie\))`", (ROOT / "docs/fleet.md").read_text())
+    server = server.replace("/run/secrets/cookie", "cookie")
+    said = shell(f"{secret}\n{serving(server)}")
+    assert said == "serving on 10.77.1.2 port 5684\nended 0\n"
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("page", ["README.md", "docs/drop-in.md"])
+def test_run_of_the_guides(shell: Shell, page: str) -> None:
+    """A server that nobody recompiles counts what its gate does."""
+    for program in ("coap-server-gnutls", "coap-client-openssl"):
+        peer_required(program, "apt install libcoap3-bin")
+    server, *stats = commands(page, "gnutls-cookie run")
+    stats = stats or ["gnutls-cookie stats cookies.json"]
+    before = "mkdir -p server; (umask 077; openssl rand -hex 32 >cookie)"
+    client = "coap-client-openssl -m get -C cert.pem -B 5 coaps://localhost/"
+    # The server needs a moment to bind, and the counters are written once a second.
+    ready = "'' cert.pem"  # it says nothing then
+    until = "for _ in $(seq 300); do {0} 2>/dev/null | grep {1} && break; sleep 0.1; done"
+    then = f"{until.format(client, 'libcoap')}\n{until.format(stats[-1], '1.verified')}"
+    script = f"{before}\n{serving(server, then, ready)}"
+    said = shell(script.replace("/run/secrets/", "").replace("/run/server/", "server/"))
+    assert "This is a test server made with libcoap" in said
+    assert "1 verified" in said
+
+
+def test_diffs_of_the_guides(shell: Shell) -> None:
+    """Modules of one's own, and the example in JavaScript; with fewer cases than the README's."""
+    (readme,) = commands("README.md", "gnutls-cookie diff")
+    module, gate, program = commands("docs/differential.md", "gnutls-cookie diff")
+    lines = [readme.replace("1000000", "2000"), f"{module} --cases 2000", f"{gate} --cases 2000"]
+    if shutil.which("node"):
+        lines.append(f"cd {str(ROOT)!r}; {program} --cases 200")
+    said = shell(f"""
+mkdir my_package
+echo 'from gnutls_cookie.reference.cookie import cookie_send, cookie_verify' >my_package/cookies.py
+echo 'from gnutls_cookie import CookieGate as Gate' >my_package/gate.py
+{chr(10).join(lines)}
+""")
+    assert said.count("no disagreement") == len(lines), said

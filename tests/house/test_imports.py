@@ -1,0 +1,280 @@
+"""The direction of the house: each module knows only those below it; C calls back in one place."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.support.common import ROOT
+
+PACKAGE = ROOT / "gnutls_cookie"
+
+# From the ground up. A module may import what stands in a lower line, and nothing else of the
+# package; a folder stands here as a whole. Names of modules still to come do no harm.
+LAYERS = (
+    {"_early", "_ffi", "_version"},
+    {"_convert"},
+    {"_library", "address", "console", "errors", "locks", "secret", "writer"},
+    {"credentials", "handles"},
+    {"cookie"},
+    {"keys", "session"},
+    {"gate"},
+    {"listener"},
+    {"server"},
+    {"endpoint"},
+    {"aio", "blocking", "reference"},
+    {"workers"},
+    {"client", "differential", "serve"},
+    {"run"},
+    {"__init__"},
+    {"cli"},  # a user of the package, as any other: of its public names
+    {"__main__"},
+)
+
+# Beside the layers: what must not be reached, by whatever way.
+APART = {
+    "session": {"keys", "gate", "listener"},  # sits on handles and cookie
+    "gate": {"session", "credentials"},
+    "listener": {"session", "credentials"},
+    "reference": {"_ffi", "errors", "handles", "cookie", "gate", "keys"},
+}
+
+# Pure functions of what they are given: neither they nor what they import has a clock, a socket or
+# a thread. A package stands here as a whole.
+PURE = (
+    "gnutls_cookie.reference",
+    "gnutls_cookie.cli.probe.script",
+    "gnutls_cookie.cli.probe.reading",
+    "gnutls_cookie.cli.probe.judging",
+)
+IMPURE = {"asyncio", "select", "selectors", "socket", "subprocess", "threading", "time"}
+
+THIRD_PARTIES = {"typing_extensions"}  # for type checkers alone; cffi comes in by _ffi
+
+# Private names that are imported from the module next door. None of them is to stay.
+PRIVATE = {
+    ("gate", "gnutls_cookie.cookie._or_empty"),
+    ("gate", "gnutls_cookie.cookie._owner"),
+    ("listener", "gnutls_cookie.cookie._owner"),
+}
+
+# What a module that nobody has to import needs: an extra, or who calls it brings it.
+EXTRAS = {"strategies.py": {"hypothesis"}, "pytest_plugin.py": {"pytest"}}
+
+
+def rooms() -> dict[str, list[Path]]:
+    """The modules of the package; a folder is one of them."""
+    found = {path.stem: [path] for path in PACKAGE.glob("*.py")}
+    for folder in PACKAGE.iterdir():
+        if (folder / "__init__.py").exists():
+            found[folder.name] = sorted(folder.rglob("*.py"))
+    return found
+
+
+ROOMS = rooms()
+
+
+def imports(path: Path, package: str) -> list[tuple[str, bool]]:
+    """The absolute names that a file imports, and whether only for type checkers.
+
+    Imports inside of functions count like all others.
+    """
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    found: list[tuple[str, bool]] = []
+    for node in ast.walk(tree):
+        typed = id(node) in for_types
+        if isinstance(node, ast.Import):
+            found += [(name.name, typed) for name in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parent = package.split(".")
+                parent = parent[: len(parent) - node.level + 1]
+                base = ".".join([*parent, *filter(None, [node.module])])
+            # `from package import module` names a module in the list that follows.
+            found += [(f"{base}.{name.name}", typed) for name in node.names]
+    return found
+
+
+def package_of(path: Path) -> str:
+    """The package that a module stands in, for its relative imports."""
+    return ".".join(path.relative_to(ROOT).parent.parts)
+
+
+@cache
+def known_by(room: str) -> frozenset[str]:
+    """The other rooms that a room imports from."""
+    found = set()
+    for path in ROOMS.get(room, []):
+        for name, _ in imports(path, package_of(path)):
+            head, _, rest = name.partition(".")
+            if head == "gnutls_cookie":
+                other = rest.split(".")[0]
+                known = other in ROOMS or any(other in names for names in LAYERS)
+                found.add(other if known else "__init__")
+    return frozenset(found - {room})
+
+
+def reached_by(room: str) -> set[str]:
+    """The rooms below a room, over all steps."""
+    reached: set[str] = set()
+    todo = [room]
+    while todo:
+        for other in known_by(todo.pop()) - reached:
+            reached.add(other)
+            todo.append(other)
+    return reached
+
+
+def file_of(name: str) -> Path | None:
+    """The file of a module or package of ours; None for the name of anything else."""
+    base = ROOT.joinpath(*name.split("."))
+    found = (path for path in (base.with_suffix(".py"), base / "__init__.py") if path.exists())
+    return next(found, None)
+
+
+def files_reached_by(files: Iterable[Path]) -> set[Path]:
+    """These files and those that they import, over all steps. The __init__.py of a package that is
+    only on the way to a module does not count, although Python runs it."""
+    reached: set[Path] = set()
+    todo = list(files)
+    while todo:
+        path = todo.pop()
+        if path not in reached:
+            reached.add(path)
+            for name, _ in imports(path, package_of(path)):
+                found = file_of(name) or file_of(name.rpartition(".")[0])
+                if name.startswith("gnutls_cookie") and found is not None:
+                    todo.append(found)
+    return reached
+
+
+def layer(room: str) -> int:
+    for number, names in enumerate(LAYERS):
+        if room in names:
+            return number
+    raise AssertionError(f"{room} has no place in LAYERS of {Path(__file__).name}: give it one")
+
+
+@pytest.mark.parametrize("room", sorted(ROOMS))
+def test_module_imports_only_what_is_below_it(room: str) -> None:
+    """errors, handles, cookie, gate, listener, server, {aio, blocking}, cli; no way back."""
+    above = {other for other in known_by(room) if layer(other) >= layer(room)}
+    assert above == set()
+
+
+@pytest.mark.parametrize("room", sorted(ROOMS))
+def test_no_private_name_is_imported(room: str) -> None:
+    """What another module needs has a public name; `_version` and the like are modules."""
+    modules = {f"gnutls_cookie.{other}" for other in ROOMS}
+    found = {
+        name
+        for path in ROOMS[room]
+        for name, _ in imports(path, package_of(path))
+        if name.startswith("gnutls_cookie.") and name not in modules
+        if name.rpartition(".")[2].startswith("_") and not name.endswith("__")
+    }
+    assert found == {name for importer, name in PRIVATE if importer == room}
+
+
+@pytest.mark.parametrize("room", sorted(APART))
+def test_rooms_side_by_side_do_not_reach_each_other(room: str) -> None:
+    """The session knows no gate, the gate no session, the reference nothing at all."""
+    assert reached_by(room) & APART[room] == set()
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_pure_modules_reach_no_clock_and_no_socket(name: str) -> None:
+    """What judges bytes is given them, and the time too if it needs one."""
+    base = ROOT.joinpath(*name.split("."))
+    files = list(base.rglob("*.py")) if base.is_dir() else [base.with_suffix(".py")]
+    reached = {
+        f"{path.relative_to(ROOT)}: {found}"
+        for path in files_reached_by(files)
+        for found, _ in imports(path, package_of(path))
+        if found.split(".")[0] in IMPURE
+    }
+    assert reached == set()
+
+
+def test_imports_are_followed() -> None:
+    """The reader itself: absolute and relative, from a module and through a package."""
+    reached = files_reached_by([PACKAGE / "cli" / "probe" / "command.py"])
+    names = {str(path.relative_to(PACKAGE)) for path in reached}
+    assert names >= {"cli/probe/reading.py", "blocking.py", "endpoint.py", "reference/wire.py"}
+    assert not names & {"serve.py", "cli/demo.py"}
+
+
+def test_reference_imports_the_standard_library_and_itself() -> None:
+    """It is the specification: readable, and no part of what it is compared with."""
+    assert known_by("reference") == frozenset()
+    for path in ROOMS["reference"]:
+        for name, _ in imports(path, "gnutls_cookie.reference"):
+            head = name.split(".")[0]
+            assert head in sys.stdlib_module_names or name.startswith("gnutls_cookie.reference.")
+
+
+@pytest.mark.parametrize("room", sorted(ROOMS))
+def test_no_third_party_is_needed(room: str) -> None:
+    """The standard library, and for type checkers typing_extensions."""
+    for path in ROOMS[room]:
+        for name, typed in imports(path, "gnutls_cookie"):
+            head = name.split(".")[0]
+            own = head == "gnutls_cookie" or head in sys.stdlib_module_names
+            own = own or head in EXTRAS.get(path.name, set())
+            assert own or (typed and head in THIRD_PARTIES), f"{path.name}: {name}"
+
+
+def test_c_calls_back_in_one_module_only() -> None:
+    """def_extern in handles.py alone; never ffi.callback, nor a pointer to a Python object."""
+    for room, paths in ROOMS.items():
+        for path in paths:
+            text = path.read_text(encoding="utf-8")
+            assert ("def_extern" in text) == (room == "handles"), path
+            assert not re.search(r"\bffi\.(callback|new_handle|from_handle)\b", text), path
+
+
+def test_one_section_of_the_cdef_is_extern_python() -> None:
+    """All that C can call stands together."""
+    text = (PACKAGE / "native" / "ffi.cdef").read_text(encoding="utf-8")
+    without_comments = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
+    assert len(re.findall(r'extern\s+"Python', without_comments)) == 1
+
+
+def test_build_file_does_not_import_the_package() -> None:
+    """cffi runs it before there is one to import."""
+    for name in ("build_ffi.py", "setup.py"):
+        heads = {found.split(".")[0] for found, _ in imports(ROOT / name, "")}
+        assert "gnutls_cookie" not in heads
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("from .errors import check", "gnutls_cookie.errors.check"),
+        ("from . import gate", "gnutls_cookie.gate"),
+        ("from .. import errors", "gnutls_cookie.errors"),
+        ("import gnutls_cookie.gate", "gnutls_cookie.gate"),
+        ("def f():\n    from gnutls_cookie import gate", "gnutls_cookie.gate"),
+        ("if TYPE_CHECKING:\n    from .gate import CookieGate", "gnutls_cookie.gate.CookieGate"),
+    ],
+)
+def test_every_form_of_import_is_seen(line: str, name: str, tmp_path: Path) -> None:
+    """The reader itself: relative, absolute, inside a function, for type checkers."""
+    path = tmp_path / "module.py"
+    path.write_text(line + "\n", encoding="utf-8")
+    package = "gnutls_cookie.reference" if ".. " in line else "gnutls_cookie"
+    assert imports(path, package) == [(name, "TYPE_CHECKING" in line)]

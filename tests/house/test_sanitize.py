@@ -1,0 +1,64 @@
+"""The C half under sanitizers and valgrind; ./dev sanitize is the long run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+
+import pytest
+
+from tests.support.common import ROOT, compiler, missing
+
+# Both look at Python's memory, which must come from malloc for that.
+no_malloc = pytest.mark.skipif(
+    bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
+    reason="a free-threaded Python has no PYTHONMALLOC=malloc",
+)
+
+
+@pytest.mark.slow
+def test_sanitizers_find_the_planted_error_and_nothing_else() -> None:
+    """20,000 cases, each in memory of exactly its size."""
+    said = run("run.sh", "20000")
+    assert "the planted overread was found" in said
+    assert "20000 cases, 0 disagreements" in said
+
+
+@no_malloc
+@pytest.mark.slow
+def test_sanitizers_watch_the_extension_in_python() -> None:
+    """One file of tests; without arguments it is more of them."""
+    said = run("suite.sh", "tests/gate/test_gate.py")
+    assert "the overread planted in Python was found" in said
+    assert " passed" in said
+
+
+@no_malloc
+@pytest.mark.slow
+def test_valgrind_finds_the_planted_error_and_nothing_else_of_ours() -> None:
+    """Wrapper, gate, listener and sessions; errors of Python and of libraries do not count."""
+    if shutil.which("valgrind") is None:
+        missing("valgrind is not installed: apt install valgrind libc6-dbg")
+    command = [sys.executable, ROOT / "checks" / "valgrind" / "run.py"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the planted overread was found" in done.stdout
+    assert "all was called\n0 errors of ours" in done.stdout
+
+
+def run(script: str, *arguments: str) -> str:
+    probe = [*compiler(), "-fsanitize=address,undefined", "-x", "c", "-o", os.devnull, "-"]
+    if subprocess.run(probe, input=b"int main(void){return 0;}", capture_output=True).returncode:
+        missing("the compiler has no sanitizers: apt install libasan8 libubsan1")
+    done = subprocess.run(
+        ["sh", ROOT / "checks" / "sanitize" / script, *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHON": sys.executable},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout

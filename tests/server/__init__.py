@@ -1,0 +1,1 @@
+"""Sessions by address, without sockets."""

@@ -1,0 +1,1 @@
+"""DTLS sessions without sockets."""

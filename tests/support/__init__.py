@@ -1,0 +1,1 @@
+"""What tests share: programs, peers, servers, links."""
