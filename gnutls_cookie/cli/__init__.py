@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, NoReturn
 
 from gnutls_cookie import __version__, _early, library_version
-from gnutls_cookie.console import complain, end_by, reason
+
+from .console import complain, end_by, reason
 
 __all__ = ["COMMANDS", "Command", "main"]
 
@@ -38,14 +39,14 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "demo": Command("show the exchange step by step on loopback", ".cli.demo"),
-    "serve": Command("a DTLS echo server, as gnutls-serv --udp", ".serve"),
-    "connect": Command("a DTLS client, a line at a time", ".client"),
+    "serve": Command("a DTLS echo server, as gnutls-serv --udp", ".cli.serve"),
+    "connect": Command("a DTLS client, a line at a time", ".cli.connect"),
     "probe": Command("audit a DTLS server from outside", ".cli.probe.command"),
-    "diff": Command("compare an implementation with libgnutls", ".differential.command"),
-    "run": Command("run an unmodified server with the gate in front", ".run"),
+    "diff": Command("compare an implementation with libgnutls", ".cli.diff"),
+    "run": Command("run an unmodified server with the gate in front", ".cli.run"),
     "stats": Command(
         "print the counters of a server under `run --stats`",
-        ".run",
+        ".cli.run",
         "add_stats_arguments",
         "run_stats",
     ),

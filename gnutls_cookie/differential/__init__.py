@@ -3,8 +3,8 @@
 Read cases.py (what is asked), targets.py and python_target.py (who answers), harness.py (the
 comparison), examine.py and shrink.py (what shows a difference again), report.py (what is printed).
 A target runs in a process of its own: processes.py is the bench's side of it, warden.py watches
-over it, runner.py runs in it. `gnutls-cookie diff` is command.py; strategies.py has the cases for
-hypothesis, pytest_plugin.py a fixture.
+over it, runner.py runs in it. strategies.py has the cases for hypothesis, pytest_plugin.py a
+fixture. The command `gnutls-cookie diff` is cli/diff.py.
 """
 
 from __future__ import annotations

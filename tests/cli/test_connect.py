@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from gnutls_cookie.client import _pieces
+from gnutls_cookie.cli.connect import _pieces
 from tests.support.common import free_udp_port, running, udp_socket
 from tests.support.serve import CERT, LINE, SECONDS, Served, serving, wait_until
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from gnutls_cookie.console import Output, one_line, reason
+from gnutls_cookie.cli.console import Output, one_line, reason
 from tests.support.common import free_udp_port, udp_socket
 from tests.support.serve import CERT, SECONDS, client, command, echoes, wait_until
 

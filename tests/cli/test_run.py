@@ -20,11 +20,11 @@ import pytest
 
 from gnutls_cookie import KeyRing, client_data
 from gnutls_cookie.cli import main
+from gnutls_cookie.cli.run import find_preload, read_stats
 from gnutls_cookie.differential import LIBGNUTLS, REFERENCE, case_of_json
 from gnutls_cookie.differential.datagrams import CLIENTS, with_cookie
 from gnutls_cookie.reference import cookie as reference
 from gnutls_cookie.reference import wire
-from gnutls_cookie.run import find_preload, read_stats
 from tests.cli.test_serve import CERT, LINE, PSK_PRIORITY, SECONDS, TRUST, Served
 from tests.support.common import (
     compile_peer,
@@ -553,7 +553,7 @@ def test_what_a_loader_says_is_said(
         assert text in refused("--", server)
     loader = tmp_path / "ld.so"
     server = compile_peer("stock_server.c", f"-Wl,--dynamic-linker={loader}")
-    monkeypatch.setattr("gnutls_cookie.run._LOADER_S", 2)
+    monkeypatch.setattr("gnutls_cookie.cli.run._LOADER_S", 2)
     for action, text in (
         ("echo 'libgnutls.so.30 => /x (0x1)'", "its loader does not take"),
         ("echo 'libx.so => not found'", "cannot be started: libx.so is missing"),

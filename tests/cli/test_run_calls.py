@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from gnutls_cookie import KeyRing
+from gnutls_cookie.cli.secret import SECRET_MAX_SIZE, secret_file
 from gnutls_cookie.differential import LIBGNUTLS, case_of_json
 from gnutls_cookie.reference import wire
-from gnutls_cookie.secret import SECRET_MAX_SIZE, secret_file
 from tests.support.common import compile_peer, cookie_of
 from tests.support.run import KEY, Script, counters, lines, script, wait_until, writers
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from gnutls_cookie.cli.run import find_preload
+from gnutls_cookie.cli.writer import HEADER_SIZE, MAGIC
 from gnutls_cookie.keys import key_material
 from gnutls_cookie.reference import wire
-from gnutls_cookie.run import find_preload
-from gnutls_cookie.writer import HEADER_SIZE, MAGIC
 from tests.support.common import compile_peer
 from tests.support.run import (
     NOBODY,

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from gnutls_cookie import DiscardReason
-from gnutls_cookie.writer import (
+from gnutls_cookie.cli.writer import (
     HEADER_SIZE,
     REASONS,
     UNIT_SIZE,

@@ -175,7 +175,7 @@ def test_death_by_a_signal_without_a_name() -> None:
 # In the process of `serve`: workers, which are not it, fail as they start.
 FAILS_TO_START = """
 import os, sys
-import gnutls_cookie.serve as serve
+import gnutls_cookie.cli.serve as serve
 real, parent = serve.start_server, os.getpid()
 async def start_server(*args, **kwargs):
     if os.getpid() != parent and {when}:
@@ -251,7 +251,7 @@ def test_worker_that_cannot_start_again_ends_nothing_else(tmp_path: Path) -> Non
     fault = FAILS_TO_START.format(
         when=f"os.path.exists({str(trouble)!r})", how="raise OSError(24, 'Too many open files')"
     )
-    fault += "import gnutls_cookie.workers as w\nw._BACKOFF_MAX_SECONDS = 0.2\n"
+    fault += "import gnutls_cookie.cli.workers as w\nw._BACKOFF_MAX_SECONDS = 0.2\n"
     with serving("--workers", "2", *CERT, fault=fault) as served:
         trouble.touch()
         victim, other = workers_of(served)
@@ -327,7 +327,7 @@ def test_server_without_any_worker_is_given_up(how: str, tmp_path: Path) -> None
     """All served once, and none has for so long (a minute): exit code 1, not a try for ever."""
     trouble = tmp_path / "trouble"
     fault = FAILS_TO_START.format(when=f"os.path.exists({str(trouble)!r})", how=how)
-    fault += "import gnutls_cookie.workers as w\nw._PATIENCE_SECONDS = 1.0\n"
+    fault += "import gnutls_cookie.cli.workers as w\nw._PATIENCE_SECONDS = 1.0\n"
     with serving("--workers", "2", *CERT, fault=fault) as served:
         trouble.touch()
         for pid in workers_of(served):
@@ -448,7 +448,7 @@ def test_signals_that_come_twice_say_the_same(workers: int) -> None:
 
 def test_worker_that_takes_no_notice_is_killed() -> None:
     """One that is stopped (SIGSTOP) at SIGTERM does not keep the others' end; exit code 1."""
-    fault = "import gnutls_cookie.workers as w\nw._END_SECONDS = 1.0\n"
+    fault = "import gnutls_cookie.cli.workers as w\nw._END_SECONDS = 1.0\n"
     with serving("--workers", "2", *CERT, fault=fault) as served:
         os.kill(workers_of(served)[0], signal.SIGSTOP)
         assert served.end() == 1
@@ -540,7 +540,7 @@ def test_exit_code_where_the_event_loop_cannot_be_made() -> None:
     """A limit of open files that is reached: one line, exit code 1."""
     limit = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (9, 9))\n"
     done = subprocess.run(
-        command("--workers", "4", fault=f"import gnutls_cookie.serve\n{limit}"),
+        command("--workers", "4", fault=f"import gnutls_cookie.cli.serve\n{limit}"),
         capture_output=True,
         text=True,
         timeout=SECONDS,

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from gnutls_cookie.cli.run import Handed, add_arguments, hand_over
 from gnutls_cookie.reference import wire
-from gnutls_cookie.run import Handed, add_arguments, hand_over
 from tests.support.common import compile_peer
 
 SECONDS = 30.0  # a bound for what takes far less

@@ -4,7 +4,7 @@
  * A server may close every descriptor, change its user and its root, fork, and enter a sandbox that
  * allows no system call but read and write. So after its start the library holds no descriptor,
  * runs no thread and makes no system call. All that it has to tell goes into memory, and a process
- * of its own writes it to files (writer.py). */
+ * of its own writes it to files (cli/writer.py). */
 #ifndef GCOOKIE_PRELOAD_H
 #define GCOOKIE_PRELOAD_H
 
@@ -16,7 +16,7 @@
 
 #define GCOOKIE_KEY_MATERIAL_SIZE 32
 
-/* A record of a call takes units of the ring; each begins with a tag. writer.py reads them. */
+/* A record of a call takes units of the ring; each begins with a tag. cli/writer.py reads them. */
 #define GCOOKIE_UNIT_SIZE 512u
 #define GCOOKIE_UNIT_PAYLOAD (GCOOKIE_UNIT_SIZE - 8u)
 #define GCOOKIE_MOST_UNITS 160u /* of one record: 80 KiB; a UDP datagram has 64 at most */
@@ -27,7 +27,7 @@ enum {
 };
 
 /* Memory that `run` makes and all processes of the server share; then come the units of the ring.
- * run.py and writer.py name the same places. */
+ * cli/run.py and cli/writer.py name the same places. */
 struct gcookie_shared {
     char magic[16];
     uint32_t flags;
@@ -46,15 +46,15 @@ struct gcookie_shared {
     alignas(4096) unsigned char units[];
 };
 
-_Static_assert(offsetof(struct gcookie_shared, period) == 24, "run.py");
-_Static_assert(offsetof(struct gcookie_shared, key_material) == 32, "run.py");
-_Static_assert(offsetof(struct gcookie_shared, attached) == 64, "writer.py");
-_Static_assert(offsetof(struct gcookie_shared, counters) == 128, "writer.py");
-_Static_assert(offsetof(struct gcookie_shared, left_alone) == 128 + 8 * 19, "writer.py");
-_Static_assert(offsetof(struct gcookie_shared, head) == 512, "writer.py");
-_Static_assert(offsetof(struct gcookie_shared, tail) == 576, "writer.py");
-_Static_assert(offsetof(struct gcookie_shared, lost) == 640, "writer.py");
-_Static_assert(offsetof(struct gcookie_shared, units) == 4096, "writer.py");
+_Static_assert(offsetof(struct gcookie_shared, period) == 24, "cli/run.py");
+_Static_assert(offsetof(struct gcookie_shared, key_material) == 32, "cli/run.py");
+_Static_assert(offsetof(struct gcookie_shared, attached) == 64, "cli/writer.py");
+_Static_assert(offsetof(struct gcookie_shared, counters) == 128, "cli/writer.py");
+_Static_assert(offsetof(struct gcookie_shared, left_alone) == 128 + 8 * 19, "cli/writer.py");
+_Static_assert(offsetof(struct gcookie_shared, head) == 512, "cli/writer.py");
+_Static_assert(offsetof(struct gcookie_shared, tail) == 576, "cli/writer.py");
+_Static_assert(offsetof(struct gcookie_shared, lost) == 640, "cli/writer.py");
+_Static_assert(offsetof(struct gcookie_shared, units) == 4096, "cli/writer.py");
 
 typedef int gcookie_verify_function(gnutls_datum_t *key, void *client_data, size_t client_data_size,
                                     void *message, size_t message_size,

@@ -1,5 +1,5 @@
 /* Calls of libgnutls with their arguments and results, into a ring of units in shared memory. Any
- * thread of any process puts records in; the writer alone takes them out (writer.py).
+ * thread of any process puts records in; the writer alone takes them out (cli/writer.py).
  *
  * No lock and no wait: a process may be killed at any instruction, and another may be stopped. A
  * record's units are taken with one compare-and-swap, filled, and then marked by their tags. Where
@@ -20,7 +20,7 @@ struct record {
     uint32_t key_size, client_data_size, message_size;
     uint32_t zero[2]; /* the size is a multiple of 8 on every architecture */
 };
-_Static_assert(sizeof(struct record) == 64, "writer.py");
+_Static_assert(sizeof(struct record) == 64, "cli/writer.py");
 
 struct part {
     const void *data;

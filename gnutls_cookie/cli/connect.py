@@ -15,7 +15,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from .blocking import Connection, connect
+from gnutls_cookie.blocking import Connection, connect
+from gnutls_cookie.credentials import CertificateCredentials, PSKCredentials
+from gnutls_cookie.errors import GnuTLSError
+from gnutls_cookie.session import Credentials
+
 from .console import (
     LineHandler,
     Output,
@@ -26,9 +30,6 @@ from .console import (
     open_standard_files,
     reason,
 )
-from .credentials import CertificateCredentials, PSKCredentials
-from .errors import GnuTLSError
-from .session import Credentials
 
 __all__ = ["add_arguments", "run"]
 

@@ -21,14 +21,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gnutls_cookie.console import complain, one_line, open_standard_files, reason
 from gnutls_cookie.cookie import library_version
+from gnutls_cookie.differential import report as reports
+from gnutls_cookie.differential.cases import OPERATIONS, Case, case_of_json
+from gnutls_cookie.differential.harness import Comparison, Finding, Progress, Report, recorded_cases
+from gnutls_cookie.differential.outcomes import described
+from gnutls_cookie.differential.targets import (
+    LIBGNUTLS,
+    REFERENCE,
+    ExecTarget,
+    Target,
+    Unusable,
+    load,
+)
 
-from . import report as reports
-from .cases import OPERATIONS, Case, case_of_json
-from .harness import Comparison, Finding, Progress, Report, recorded_cases
-from .outcomes import described
-from .targets import LIBGNUTLS, REFERENCE, ExecTarget, Target, Unusable, load
+from .console import complain, one_line, open_standard_files, reason
 
 __all__ = ["add_arguments", "read_cases", "run"]
 

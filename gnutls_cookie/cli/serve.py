@@ -23,7 +23,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from .aio import Connection, DTLSServer, start_server
+from gnutls_cookie.aio import Connection, DTLSServer, start_server
+from gnutls_cookie.credentials import CertificateCredentials, PSKCredentials, certificate_validity
+from gnutls_cookie.endpoint import bound
+from gnutls_cookie.errors import GnuTLSError
+from gnutls_cookie.keys import KeyRing
+from gnutls_cookie.server import Server
+from gnutls_cookie.session import Credentials
+
 from .console import (
     LineHandler,
     Output,
@@ -33,13 +40,7 @@ from .console import (
     open_standard_files,
     reason,
 )
-from .credentials import CertificateCredentials, PSKCredentials, certificate_validity
-from .endpoint import bound
-from .errors import GnuTLSError
-from .keys import KeyRing
 from .secret import secret_file, warn_of_readers
-from .server import Server
-from .session import Credentials
 from .workers import Signals, Worker, Workers
 
 __all__ = ["add_arguments", "psk_file", "run", "secret_file"]

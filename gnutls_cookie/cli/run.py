@@ -25,8 +25,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gnutls_cookie.keys import KeyRing, key_material
+
 from . import writer
-from .keys import KeyRing, key_material
 from .secret import secret_file
 from .writer import printable
 
@@ -134,7 +135,7 @@ def find_preload() -> Path:
     Raises:
         FileNotFoundError: it was not built: the system has no LD_PRELOAD.
     """
-    path = Path(__file__).resolve().parent / "_preload.so"
+    path = Path(__file__).resolve().parents[1] / "_preload.so"
     if path.exists():
         return path
     raise FileNotFoundError("the library to preload is not there: it is built on Linux only")
