@@ -1,6 +1,6 @@
 /* The gate: reads one datagram strictly, lets libgnutls make the cookie, and answers with one
- * verdict. The comments that begin with @ are ACSL contracts: checks/prove shows that they hold, and
- * that every memory access is valid, for all datagrams of 0..65535 bytes. */
+ * verdict. The comments that begin with @ are ACSL contracts: checks/prove shows that they hold,
+ * and that every memory access is valid, for all datagrams of 0..65535 bytes. */
 #include "gate.h"
 #include "transport.h"
 
