@@ -68,24 +68,25 @@ class Target(NamedTuple):
 SYSTEM = {
     "udp.c": [
         *("recvmmsg", "sendmmsg", "recvmsg", "sendmsg"),
-        *("poll", "clock_gettime", "calloc", "tsearch"),
+        *("poll", "clock_gettime", "calloc"),
     ],
+    "peers.c": ["calloc", "tsearch"],
     "wire.c": ["realloc", "gcookie_guard_next"],
     "guard.c": ["malloc", "calloc"],
     "preload/hooks.c": ["gnutls_dtls_cookie_verify", "gnutls_dtls_cookie_send"],
 }
 
-_USE_AFTER_FREE = Fault("udp.c", "if (!peer->listed) { /* else", "if (1) { /* else")
+_USE_AFTER_FREE = Fault("peers.c", "if (!peer->listed) { /* else", "if (1) { /* else")
 TARGETS = {
     "gate": Target(
         "gate.c",
         ["gate.c", "transport.c"],
         Fault("gate.c", "fragment_length < cookie_field + 1 + cookie_size", "0"),
     ),
-    "listener": Target("listener.c", ["udp.c", "gate.c", "transport.c"], _USE_AFTER_FREE),
+    "listener": Target("listener.c", ["udp.c", "peers.c", "gate.c", "transport.c"], _USE_AFTER_FREE),
     "listener-portable": Target(
         "listener.c",
-        ["udp.c", "gate.c", "transport.c"],
+        ["udp.c", "peers.c", "gate.c", "transport.c"],
         _USE_AFTER_FREE,
         ("GCOOKIE_PORTABLE_LOOP",),
     ),

@@ -1,6 +1,7 @@
 /* The listener's loop with any datagrams and any order of calls, on a socket that is made up here:
- * udp.c is compiled to call fuzz_recvmmsg() and so on (see SYSTEM in fuzz.py). A model of the set
- * of peers says what each run must answer and hand over; what the gate says is judged in gate.c.
+ * udp.c and peers.c are compiled to call fuzz_recvmmsg() and so on (see SYSTEM in fuzz.py). A model
+ * of the set of peers says what each run must answer and hand over; what the gate says is judged in
+ * gate.c.
  *
  * Input: batch, capacity, most peers, memory; then calls, each a byte and its arguments. */
 #ifndef _GNU_SOURCE
@@ -99,7 +100,7 @@ static unsigned int callocs_left; /* that succeed while a listener is made */
 static struct gcookie_udp_counters model;
 static struct gcookie_counters judged, counters;
 
-/* What udp.c calls in place of the system. */
+/* What udp.c and peers.c call in place of the system. */
 int fuzz_recvmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags,
                   struct timespec *timeout);
 int fuzz_sendmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags);

@@ -4,12 +4,10 @@
 #define _GNU_SOURCE /* recvmmsg, sendmmsg, POLLRDHUP */
 #endif
 #include "udp.h"
+#include "peers.h"
 
 #include <errno.h>
-#include <netinet/in.h>
 #include <poll.h>
-#include <pthread.h>
-#include <search.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -47,26 +45,9 @@ struct message {
 #define message mmsghdr
 #endif
 
-union address {
-    struct sockaddr any;
-    struct sockaddr_in ipv4;
-    struct sockaddr_in6 ipv6;
-};
-
-/* What identifies a peer, compared as bytes: ip, scope_id and port, as the kernel writes them, and
- * the family. No padding and no flowinfo. */
-#define PEER_KEY_SIZE 24u
-struct peer {
-    unsigned char key[PEER_KEY_SIZE]; /* first: a key alone is searched with as well */
-    unsigned char admitted;
-    unsigned char verified; /* of late, and so to be treated as admitted for the time being */
-    unsigned char listed;
-    struct peer *next; /* in the list of those verified of late */
-};
-
 struct slot {
     struct gcookie_verdict verdict;
-    union address address;
+    union gcookie_address address;
     struct iovec datagram;
     struct iovec reply;
 };
@@ -80,17 +61,7 @@ struct gcookie_udp {
     struct message *outgoing;
     struct gcookie_arrival *arrivals;
     struct gcookie_udp_counters counters;
-
-    struct gcookie_udp *next; /* in the list of all of them */
-    struct gcookie_udp *previous;
-
-    /* The set of peers is a tree of <search.h>: balanced in glibc, musl and the BSDs, and there is
-     * no hash to be flooded. */
-    pthread_mutex_t lock;
-    void *peers;
-    size_t admitted;
-    size_t max_peers;
-    struct peer *verified;
+    struct gcookie_peers *peers;
 };
 
 static unsigned int judge(struct gcookie_udp *udp, const struct gcookie_keys *keys,
@@ -98,7 +69,8 @@ static unsigned int judge(struct gcookie_udp *udp, const struct gcookie_keys *ke
                           unsigned int *replies);
 static unsigned int collect(struct gcookie_udp *udp, struct gcookie_counters *seen,
                             unsigned int received);
-static int is_whole(struct gcookie_udp *udp, const struct message *message, union address *address);
+static int is_whole(struct gcookie_udp *udp, const struct message *message,
+                    union gcookie_address *address);
 static void arrive(struct gcookie_udp *udp, unsigned int at, unsigned int number);
 static int reply(struct gcookie_udp *udp, int fd, unsigned int replies);
 static int wait_for_datagram(struct gcookie_udp *udp, int fd, int milliseconds);
@@ -109,89 +81,27 @@ static int receive_messages(int fd, struct message *messages, unsigned int count
 static int send_messages(int fd, struct message *messages, unsigned int count);
 static int64_t monotonic_ns(void);
 
-static int make_key(unsigned char key[PEER_KEY_SIZE], const union address *address);
-static int copy_address(union address *out, const void *address, size_t size);
-static int compare_keys(const void *one, const void *other);
-static struct peer *find_peer(struct gcookie_udp *udp, const unsigned char key[PEER_KEY_SIZE]);
-static struct peer *add_peer(struct gcookie_udp *udp, const unsigned char key[PEER_KEY_SIZE]);
-static void remove_peer(struct gcookie_udp *udp, struct peer *peer);
-static int is_admitted(struct gcookie_udp *udp, const union address *address);
-static void note_verified(struct gcookie_udp *udp, const union address *address);
-
-/* --- fork ------------------------------------------------------------------------------------ */
-
-/* A thread in gcookie_udp_run is not there in a forked child: what it guards must be whole and
- * free. */
-static pthread_mutex_t all_lock = PTHREAD_MUTEX_INITIALIZER;
-static struct gcookie_udp *all;
-static int fork_error;
-
-static void before_fork(void) {
-    pthread_mutex_lock(&all_lock);
-    for (struct gcookie_udp *udp = all; udp != NULL; udp = udp->next) {
-        pthread_mutex_lock(&udp->lock);
-    }
-}
-
-static void after_fork(void) {
-    for (struct gcookie_udp *udp = all; udp != NULL; udp = udp->next) {
-        pthread_mutex_unlock(&udp->lock);
-    }
-    pthread_mutex_unlock(&all_lock);
-}
-
-static void watch_forks(void) {
-    fork_error = pthread_atfork(before_fork, after_fork, after_fork);
-}
-
-static void enlist(struct gcookie_udp *udp) {
-    pthread_mutex_lock(&all_lock);
-    udp->next = all;
-    if (all != NULL) {
-        all->previous = udp;
-    }
-    all = udp;
-    pthread_mutex_unlock(&all_lock);
-}
-
-static void strike_off(struct gcookie_udp *udp) {
-    pthread_mutex_lock(&all_lock);
-    if (udp->next != NULL) {
-        udp->next->previous = udp->previous;
-    }
-    if (udp->previous != NULL) {
-        udp->previous->next = udp->next;
-    } else if (all == udp) {
-        all = udp->next;
-    }
-    pthread_mutex_unlock(&all_lock);
-}
-
 /* --- life ------------------------------------------------------------------------------------ */
 
 struct gcookie_udp *gcookie_udp_new(unsigned int batch, size_t capacity, size_t max_peers) {
     if (batch == 0 || capacity == 0 || capacity > SIZE_MAX / 2) {
         return NULL;
     }
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, watch_forks);
     const size_t stride = (capacity + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE + SKEW;
     struct gcookie_udp *udp = calloc(1, sizeof *udp);
-    if (udp == NULL || stride > SIZE_MAX / batch || fork_error != 0) {
+    if (udp == NULL || stride > SIZE_MAX / batch) {
         free(udp);
         return NULL;
     }
-    pthread_mutex_init(&udp->lock, NULL);
-    enlist(udp);
     udp->batch = batch;
-    udp->max_peers = max_peers;
+    udp->peers = gcookie_peers_new(max_peers);
     udp->memory_size = stride * batch;
     udp->memory = malloc(udp->memory_size);
     udp->slots = calloc(batch, sizeof *udp->slots);
     udp->incoming = calloc(batch, sizeof *udp->incoming);
     udp->outgoing = calloc(batch, sizeof *udp->outgoing);
     udp->arrivals = calloc(batch, sizeof *udp->arrivals);
-    if (udp->memory == NULL || udp->slots == NULL || udp->incoming == NULL ||
+    if (udp->peers == NULL || udp->memory == NULL || udp->slots == NULL || udp->incoming == NULL ||
         udp->outgoing == NULL || udp->arrivals == NULL) {
         gcookie_udp_free(udp);
         return NULL;
@@ -219,10 +129,7 @@ void gcookie_udp_free(struct gcookie_udp *udp) {
     if (udp == NULL) {
         return;
     }
-    strike_off(udp);
-    while (udp->peers != NULL) {
-        remove_peer(udp, *(struct peer **)udp->peers); /* POSIX: a node starts with its datum */
-    }
+    gcookie_peers_free(udp->peers);
     if (udp->memory != NULL) {
         gnutls_memset(udp->memory, 0, udp->memory_size);
     }
@@ -234,7 +141,6 @@ void gcookie_udp_free(struct gcookie_udp *udp) {
     free(udp->incoming);
     free(udp->outgoing);
     free(udp->arrivals);
-    pthread_mutex_destroy(&udp->lock);
     free(udp);
 }
 
@@ -354,28 +260,28 @@ static unsigned int judge(struct gcookie_udp *udp, const struct gcookie_keys *ke
 static unsigned int collect(struct gcookie_udp *udp, struct gcookie_counters *seen,
                             unsigned int received) {
     unsigned int arrived = 0;
-    pthread_mutex_lock(&udp->lock);
+    gcookie_peers_lock(udp->peers);
     for (unsigned int at = 0; at < received; at++) {
         const struct slot *slot = &udp->slots[at];
         if (slot->verdict.kind == GCOOKIE_VERIFIED) {
             seen->verified[slot->verdict.key_age == 0 ? 0 : 1]++;
-            note_verified(udp, &slot->address);
+            gcookie_peers_note_verified(udp->peers, &slot->address);
             arrive(udp, at, arrived++);
         } else if (slot->verdict.kind == GCOOKIE_DISCARD) {
-            if (is_admitted(udp, &slot->address)) {
+            if (gcookie_peers_admits(udp->peers, &slot->address)) {
                 arrive(udp, at, arrived++);
             } else {
                 seen->discarded[slot->verdict.reason]++;
             }
         }
     }
-    pthread_mutex_unlock(&udp->lock);
+    gcookie_peers_unlock(udp->peers);
     return arrived;
 }
 
 /* Whether the kernel gave all of the datagram, and an address. */
 static int is_whole(struct gcookie_udp *udp, const struct message *message,
-                    union address *address) {
+                    union gcookie_address *address) {
     const struct msghdr *header = &message->msg_hdr;
     if ((header->msg_flags & MSG_TRUNC) != 0) {
         gcookie_add(&udp->counters.truncated, 1);
@@ -583,151 +489,17 @@ static int64_t monotonic_ns(void) {
 /* --- the set of peers ------------------------------------------------------------------------ */
 
 void gcookie_udp_begin(struct gcookie_udp *udp) {
-    pthread_mutex_lock(&udp->lock);
-    while (udp->verified != NULL) {
-        struct peer *peer = udp->verified;
-        udp->verified = peer->next;
-        peer->verified = 0;
-        peer->listed = 0;
-        if (!peer->admitted) {
-            remove_peer(udp, peer);
-        }
-    }
-    pthread_mutex_unlock(&udp->lock);
+    gcookie_peers_begin(udp->peers);
 }
 
 int gcookie_udp_admit(struct gcookie_udp *udp, const void *address, size_t size) {
-    union address copy;
-    unsigned char key[PEER_KEY_SIZE];
-    if (!copy_address(&copy, address, size) || !make_key(key, &copy)) {
-        return -EAFNOSUPPORT;
-    }
-    int result = 0;
-    pthread_mutex_lock(&udp->lock);
-    struct peer *peer = find_peer(udp, key);
-    if (peer == NULL || !peer->admitted) {
-        if (udp->admitted >= udp->max_peers) {
-            result = -ENOSPC;
-        } else if (peer == NULL && (peer = add_peer(udp, key)) == NULL) {
-            result = -ENOMEM;
-        } else {
-            peer->admitted = 1;
-            udp->admitted++;
-        }
-    }
-    pthread_mutex_unlock(&udp->lock);
-    return result;
+    return gcookie_peers_admit(udp->peers, address, size);
 }
 
 int gcookie_udp_forget(struct gcookie_udp *udp, const void *address, size_t size) {
-    union address copy;
-    unsigned char key[PEER_KEY_SIZE];
-    if (!copy_address(&copy, address, size) || !make_key(key, &copy)) {
-        return -EAFNOSUPPORT;
-    }
-    pthread_mutex_lock(&udp->lock);
-    struct peer *peer = find_peer(udp, key);
-    if (peer != NULL) {
-        if (peer->admitted) {
-            peer->admitted = 0;
-            udp->admitted--;
-        }
-        peer->verified = 0;
-        if (!peer->listed) { /* else gcookie_udp_begin removes it */
-            remove_peer(udp, peer);
-        }
-    }
-    pthread_mutex_unlock(&udp->lock);
-    return 0;
+    return gcookie_peers_forget(udp->peers, address, size);
 }
 
 size_t gcookie_udp_peers(struct gcookie_udp *udp) {
-    pthread_mutex_lock(&udp->lock);
-    const size_t admitted = udp->admitted;
-    pthread_mutex_unlock(&udp->lock);
-    return admitted;
-}
-
-static int is_admitted(struct gcookie_udp *udp, const union address *address) {
-    unsigned char key[PEER_KEY_SIZE];
-    if (udp->peers == NULL || !make_key(key, address)) {
-        return 0;
-    }
-    const struct peer *peer = find_peer(udp, key);
-    return peer != NULL && (peer->admitted || peer->verified);
-}
-
-/* Without memory for it the address is not noted: the client sends the rest of its hello again. */
-static void note_verified(struct gcookie_udp *udp, const union address *address) {
-    unsigned char key[PEER_KEY_SIZE];
-    if (!make_key(key, address)) {
-        return;
-    }
-    struct peer *peer = find_peer(udp, key);
-    if (peer == NULL) {
-        peer = add_peer(udp, key);
-    }
-    if (peer == NULL) {
-        return;
-    }
-    peer->verified = 1;
-    if (!peer->listed) {
-        peer->listed = 1;
-        peer->next = udp->verified;
-        udp->verified = peer;
-    }
-}
-
-static struct peer *find_peer(struct gcookie_udp *udp, const unsigned char key[PEER_KEY_SIZE]) {
-    void *node = tfind(key, &udp->peers, compare_keys);
-    return node == NULL ? NULL : *(struct peer **)node;
-}
-
-static struct peer *add_peer(struct gcookie_udp *udp, const unsigned char key[PEER_KEY_SIZE]) {
-    struct peer *peer = calloc(1, sizeof *peer);
-    if (peer == NULL) {
-        return NULL;
-    }
-    memcpy(peer->key, key, PEER_KEY_SIZE);
-    if (tsearch(peer, &udp->peers, compare_keys) == NULL) {
-        free(peer);
-        return NULL;
-    }
-    return peer;
-}
-
-static void remove_peer(struct gcookie_udp *udp, struct peer *peer) {
-    tdelete(peer, &udp->peers, compare_keys);
-    free(peer);
-}
-
-static int compare_keys(const void *one, const void *other) {
-    return memcmp(one, other, PEER_KEY_SIZE);
-}
-
-static int copy_address(union address *out, const void *address, size_t size) {
-    memset(out, 0, sizeof *out);
-    if (size != sizeof out->ipv4 && size != sizeof out->ipv6) {
-        return 0;
-    }
-    memcpy(out, address, size);
-    return size == (out->any.sa_family == AF_INET ? sizeof out->ipv4 : sizeof out->ipv6);
-}
-
-static int make_key(unsigned char key[PEER_KEY_SIZE], const union address *address) {
-    memset(key, 0, PEER_KEY_SIZE);
-    if (address->any.sa_family == AF_INET) {
-        memcpy(key, &address->ipv4.sin_addr, 4);
-        memcpy(key + 20, &address->ipv4.sin_port, 2);
-        key[22] = 4;
-        return 1;
-    }
-    if (address->any.sa_family == AF_INET6) {
-        memcpy(key, &address->ipv6.sin6_addr, 16);
-        memcpy(key + 16, &address->ipv6.sin6_scope_id, 4);
-        memcpy(key + 20, &address->ipv6.sin6_port, 2);
-        key[22] = 6;
-        return 1;
-    }
-    return 0;
+    return gcookie_peers_count(udp->peers);
 }
