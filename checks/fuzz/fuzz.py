@@ -83,7 +83,9 @@ TARGETS = {
         ["gate.c", "transport.c"],
         Fault("gate.c", "fragment_length < cookie_field + 1 + cookie_size", "0"),
     ),
-    "listener": Target("listener.c", ["udp.c", "peers.c", "gate.c", "transport.c"], _USE_AFTER_FREE),
+    "listener": Target(
+        "listener.c", ["udp.c", "peers.c", "gate.c", "transport.c"], _USE_AFTER_FREE
+    ),
     "listener-portable": Target(
         "listener.c",
         ["udp.c", "peers.c", "gate.c", "transport.c"],
