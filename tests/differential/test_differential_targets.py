@@ -33,6 +33,7 @@ from gnutls_cookie.differential import (
     load,
 )
 from gnutls_cookie.differential.cases import case_of_seed
+from tests.support.common import ROOT
 from tests.support.ill_behaved import CASE, MODULES, PROGRAMS, RIGHT, in_verify, program
 
 PUSHED_TOO_MUCH = f'{{"operation": "send", "key": "", "pushed": {2**63}}}'
@@ -466,7 +467,7 @@ def test_target_that_there_is_not(
 def test_vectors_are_a_corpus(module: Path) -> None:
     """Files as of tests/vectors are cases too."""
     module.write_text(RIGHT)
-    vectors = Path(__file__).parent / "vectors"
+    vectors = ROOT / "tests" / "vectors"
     done = diff(module.parent, "mine", "--corpus", str(vectors), "--cases", "0", "--json")
     assert done.code == 0
     assert json.loads(done.out)["compared"] > 300
