@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
@@ -315,6 +316,33 @@ def test_what_is_written_after_a_failure_goes_nowhere() -> None:
     output.write("y\n")
     output.close()
     os.close(writing)
+
+
+def test_line_that_a_full_disk_cut_is_ended_later(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """ENOSPC in the middle of a line: kept, and written once there is room."""
+    real, room = os.write, [6]
+
+    def write(descriptor: int, data: bytes) -> int:
+        if not room[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        taken = real(descriptor, data[: room[0]])
+        room[0] -= taken
+        return taken
+
+    path = tmp_path / "said"
+    with path.open("wb") as file:
+        output = Output(file.fileno())
+        monkeypatch.setattr(os, "write", write)
+        output.write("first line\n")
+        output.write("second line\n")
+        assert path.read_bytes() == b"first "
+        room[0] = 100
+        output.write("third line\n")
+        output.close()
+    assert path.read_bytes() == b"first line\nsecond line\nthird line\n"
+    assert output.dropped == 0
 
 
 @pytest.mark.parametrize(
