@@ -1,4 +1,4 @@
-"""Judges, at import, the compiled module and the libgnutls that it was loaded with."""
+"""Checks, at import, the compiled module and the libgnutls that it was loaded with."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NO_MODULE = (
 
 
 def _in_sub_interpreter() -> bool:
-    """Whether this is not the main interpreter; asked of Python 3.11 alone."""
+    """Whether this is not the main interpreter; called on Python 3.11 only."""
     try:
         interpreters = importlib.import_module("_xxsubinterpreters")
     except ImportError:  # not every Python has it
@@ -50,17 +50,17 @@ except ImportError as error:
     text = _ISOLATED if "subinterpreters" in str(error) else _NO_MODULE
     raise ImportError(text.format(error=error)) from error
 
-__all__ = ["judge"]
+__all__ = ["check_versions"]
 
 
-def judge(package: str, compiled: str, built_with: str, oldest: str, running: str) -> None:
-    """Say whether these versions go together.
+def check_versions(package: str, compiled: str, built_with: str, oldest: str, running: str) -> None:
+    """Check that these versions work together.
 
     Args:
         package: version of the Python files.
         compiled: version that was compiled into the module.
         built_with: libgnutls whose headers the module was compiled with.
-        oldest: the oldest libgnutls that is usable.
+        oldest: the oldest libgnutls that is supported.
         running: the libgnutls that was loaded.
 
     Raises:
@@ -72,7 +72,7 @@ def judge(package: str, compiled: str, built_with: str, oldest: str, running: st
     if package != compiled:
         raise ImportError(
             f"gnutls_cookie {package} was loaded with a compiled module of version {compiled}: "
-            "install it anew"
+            "install it again"
         )
     if _numbers(running) < _numbers(oldest):
         raise ImportError(f"gnutls_cookie needs libgnutls {oldest} or later, and found {running}")
@@ -92,7 +92,7 @@ def _text(pointer: object) -> str:
     return ffi.string(pointer).decode("ascii")
 
 
-judge(
+check_versions(
     __version__,
     _text(lib.gcookie_package_version),
     _text(lib.gcookie_built_with_libgnutls),

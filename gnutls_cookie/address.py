@@ -6,6 +6,8 @@ import socket
 import struct
 import sys
 
+from ._check import UINT_MAX, fits
+
 __all__ = ["client_data"]
 
 _SOCKADDR_STORAGE_SIZE = 128  # RFC 3493 3.10; the same on Linux, the BSDs and macOS
@@ -21,7 +23,8 @@ class client_data:
 
     All take a socket address as Python's socket module gives it, (ip, port) or (ip, port,
     flowinfo, scope_id), and raise ValueError where the ip is not numeric or not of the family,
-    TypeError where a part has another type, OverflowError where a number does not fit.
+    TypeError where a part has another type, OverflowError where a field of the struct cannot hold
+    a number.
     """
 
     @staticmethod
@@ -77,25 +80,25 @@ def _parse(address: SocketAddress, family: int | None) -> tuple[bytes, int, int,
         raise ValueError(f"family must be AF_INET, AF_INET6 or None, not {family!r}")
     ip, percent, scope = host.partition("%")
     if percent:
-        scope_id = _scope_id(host, scope, _number("scope_id", scope_id, 0xFFFFFFFF))
+        scope_id = _scope_id(host, scope, fits("address: scope_id", scope_id, UINT_MAX))
     return (
         _packed(ip if percent else host, family, bool(more) or bool(percent)),
-        _number("port", port, 0xFFFF),
-        _number("flowinfo", flowinfo, 0xFFFFF),
-        _number("scope_id", scope_id, 0xFFFFFFFF),
+        fits("address: port", port, 0xFFFF),
+        fits("address: flowinfo", flowinfo, 0xFFFFF),
+        fits("address: scope_id", scope_id, UINT_MAX),
     )
 
 
 def _packed(ip: str, family: int | None, is_ipv6: bool) -> bytes:
     if ":" in ip:
         if family == socket.AF_INET:
-            raise ValueError(f"address: {ip!r} is no IPv4 address")
+            raise ValueError(f"address: {ip!r} is not an IPv4 address")
         return _pton(socket.AF_INET6, ip)
     packed = _pton(socket.AF_INET, ip)
     if family == socket.AF_INET6:
         return b"\0" * 10 + b"\xff\xff" + packed
     if is_ipv6:
-        raise ValueError(f"address: {ip!r} with flowinfo or scope_id is no IPv6 address")
+        raise ValueError(f"address: {ip!r} with flowinfo or scope_id is not an IPv6 address")
     return packed
 
 
@@ -103,7 +106,7 @@ def _pton(family: int, ip: str) -> bytes:
     try:
         return socket.inet_pton(family, ip)
     except (OSError, ValueError):
-        raise ValueError(f"address: {ip!r} is no numeric IP address") from None
+        raise ValueError(f"address: {ip!r} is not a numeric IP address") from None
 
 
 def _scope_id(host: str, scope: str, given: int) -> int:
@@ -114,14 +117,6 @@ def _scope_id(host: str, scope: str, given: int) -> int:
     if given not in (0, scope_id):
         raise ValueError(f"address: {host!r} does not agree with scope_id {given}")
     return scope_id
-
-
-def _number(name: str, value: object, most: int) -> int:
-    if not isinstance(value, int):
-        raise TypeError(f"address: {name} must be an int, not {type(value).__name__}")
-    if not 0 <= value <= most:
-        raise OverflowError(f"address: {name} must be in 0..{most}, not {value}")
-    return value
 
 
 def _family(family: int, size: int) -> bytes:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ._check import seconds_to_wait
 from .address import SocketAddress
 from .endpoint import (
     LARGEST_DATAGRAM,
@@ -25,7 +26,6 @@ from .endpoint import (
     send_or_lose,
     server_name_for,
     total,
-    wait_seconds,
 )
 from .errors import GnuTLSError, connection_closed, fresh, timed_out
 from .gate import CookieGate
@@ -284,7 +284,7 @@ class DTLSServer:
         self._loop = asyncio.get_running_loop()
         self._gate = gate
         self._handler = handler
-        self._grace = wait_seconds("grace", grace)
+        self._grace = seconds_to_wait("grace", grace)
         self._pid = os.getpid()
         self._tasks: set[asyncio.Task[object]] = set()
         self._closed = asyncio.Event()

@@ -22,6 +22,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ._check import seconds_to_wait
 from .address import SocketAddress
 from .endpoint import (
     LARGEST_DATAGRAM,
@@ -34,7 +35,6 @@ from .endpoint import (
     host_and_port,
     send_or_lose,
     server_name_for,
-    wait_seconds,
 )
 from .errors import GnuTLSError, connection_closed, fresh, timed_out
 from .keys import KeyRing
@@ -178,7 +178,7 @@ def serve(
         raise ValueError("either host (and port) or sock is needed")
     if host is not None:
         host_and_port(host, port)
-    patience = wait_seconds("grace", grace)
+    patience = seconds_to_wait("grace", grace)
     gate = gate_for(keys)
     server = Server(credentials, **limits)
     if sock is None:
@@ -478,7 +478,7 @@ class _Handled:
             self._news.give(token)
 
     def _receive(self, timeout: float | None) -> bytes | None:
-        seconds = wait_seconds("timeout", timeout)
+        seconds = seconds_to_wait("timeout", timeout)
         deadline = None if seconds is None else time.monotonic() + seconds
         token = self._news.token()
         try:
@@ -644,7 +644,7 @@ class _Client:
 
     def receive(self, timeout: float | None) -> bytes | None:
         """The next message of the peer."""
-        seconds = wait_seconds("timeout", timeout)
+        seconds = seconds_to_wait("timeout", timeout)
         deadline = None if seconds is None else time.monotonic() + seconds
         token = self._reader.token()
         try:

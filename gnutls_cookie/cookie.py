@@ -10,10 +10,11 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ._convert import c_text, view
+from ._check import UINT_MAX, fits
+from ._convert import c_text, readable, readable_key, readable_or_none
 from ._ffi import ffi, lib
-from .errors import PushError, check, error_from_code
-from .handles import LENT, Transport, new_handle
+from .errors import PushError, check
+from .handles import TABLE, Transport
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -42,11 +43,9 @@ HELLO_VERIFY_REQUEST_SIZE: int = lib.GCOOKIE_HELLO_VERIFY_REQUEST_SIZE
 
 T = TypeVar("T")
 
-_C_VERIFY = lib.gcookie_verify
-_UINT_MAX = 0xFFFFFFFF
-_INT_MAX = 0x7FFFFFFF  # bytes of a key: lib/dtls.c passes its size on as an int
 _UINTPTR_MAX = 2 ** (8 * ffi.sizeof("uintptr_t")) - 1
 _SSIZE_MAX = sys.maxsize
+_ZERO = 0
 _PRESTATE = ffi.typeof("gnutls_dtls_prestate_st *")
 _REPLY = ffi.typeof("unsigned char[]")
 
@@ -54,8 +53,8 @@ _REPLY = ffi.typeof("unsigned char[]")
 class Prestate:
     """What the cookie exchange leaves for the session (gnutls_dtls_prestate_st).
 
-    Owns one C struct. Equal by value, copies and pickles; bytes() gives the 12 bytes of the struct
-    in the byte order of the machine.
+    Owns one C struct. Equal by value, can be copied and pickled; bytes() gives the 12 bytes of the
+    struct in the byte order of the machine.
 
     Args:
         record_seq: sequence number of the ClientHello's record, 0..2**32-1.
@@ -63,7 +62,7 @@ class Prestate:
         hsk_write_seq: message_seq of the last handshake message sent, 0..2**32-1.
 
     Raises:
-        TypeError: a number is no int.
+        TypeError: a number is not an int.
         OverflowError: a number is outside 0..2**32-1.
     """
 
@@ -71,11 +70,21 @@ class Prestate:
     __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, record_seq: int = 0, hsk_read_seq: int = 0, hsk_write_seq: int = 0) -> None:
-        struct = ffi.new(_PRESTATE)
-        struct.record_seq = _uint("record_seq", record_seq)
-        struct.hsk_read_seq = _uint("hsk_read_seq", hsk_read_seq)
-        struct.hsk_write_seq = _uint("hsk_write_seq", hsk_write_seq)
-        self._struct: Any = struct
+        self._struct: Any = ffi.new(_PRESTATE)
+        # The struct begins with zeros, and most Prestates are made to be filled by C.
+        if record_seq is not _ZERO:
+            self.record_seq = record_seq
+        if hsk_read_seq is not _ZERO:
+            self.hsk_read_seq = hsk_read_seq
+        if hsk_write_seq is not _ZERO:
+            self.hsk_write_seq = hsk_write_seq
+
+    @classmethod
+    def from_struct(cls, struct: Any) -> Prestate:
+        """A Prestate with the values of a C struct."""
+        prestate = cls()
+        prestate._struct[0] = struct
+        return prestate
 
     @property
     def record_seq(self) -> int:
@@ -84,7 +93,7 @@ class Prestate:
 
     @record_seq.setter
     def record_seq(self, value: int) -> None:
-        self._struct.record_seq = _uint("record_seq", value)
+        self._struct.record_seq = fits("record_seq", value, UINT_MAX)
 
     @property
     def hsk_read_seq(self) -> int:
@@ -93,7 +102,7 @@ class Prestate:
 
     @hsk_read_seq.setter
     def hsk_read_seq(self, value: int) -> None:
-        self._struct.hsk_read_seq = _uint("hsk_read_seq", value)
+        self._struct.hsk_read_seq = fits("hsk_read_seq", value, UINT_MAX)
 
     @property
     def hsk_write_seq(self) -> int:
@@ -102,7 +111,7 @@ class Prestate:
 
     @hsk_write_seq.setter
     def hsk_write_seq(self, value: int) -> None:
-        self._struct.hsk_write_seq = _uint("hsk_write_seq", value)
+        self._struct.hsk_write_seq = fits("hsk_write_seq", value, UINT_MAX)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Prestate):
@@ -191,41 +200,55 @@ def cookie_send(
         >>> sent[0][:3].hex()
         '16feff'
     """
-    struct = _prestate(prestate)
     if not callable(push):
         raise TypeError(f"push must be callable, not {type(push).__name__}")
     call = _Send(transport, push)
-    if type(key) is bytes and type(client_data) is bytes and len(key) <= _INT_MAX:
-        result = _send(key, client_data, struct, call)
-    else:
-        with view("key", key) as k, view("client_data", _or_empty(client_data)) as c:
-            _key_size(k)
-            result = _send(k, c, struct, call)
-    raised = call.raised
-    if raised is not None:
-        # The frames of its traceback know `call`: without this the two would keep each other (and
-        # the transport) alive until the next garbage collection.
-        call.raised = None
-        try:
-            raise raised
-        finally:
-            del raised
-    if result < 0:
-        raise error_from_code(result)
-    return result
+    code = _c_send(
+        call,
+        readable_key("key", key),
+        readable_or_none("client_data", client_data),
+        _struct_of(prestate),
+    )
+    if call.raised is not None:
+        call.raise_again()
+    return check(code)
 
 
 def cookie_reply(key: Buffer, client_data: Buffer | None, prestate: Prestate) -> bytes:
-    """Make a HelloVerifyRequest as cookie_send() does and give back its 44 bytes.
+    """Make a HelloVerifyRequest as cookie_send() does and return its 44 bytes.
 
-    The reply is captured in C: no callback into Python. Arguments and errors are those of
-    cookie_send().
+    C collects them: no callback into Python runs.
+
+    Args:
+        key: the cookie key, 1..2**31-1 bytes.
+        client_data: what identifies the client; may be empty or None (NULL, 0).
+        prestate: its record_seq and hsk_write_seq, low bytes only, are the sequence number and
+            message_seq of the reply.
+
+    Returns:
+        The datagram to send to the client: HELLO_VERIFY_REQUEST_SIZE (44) bytes.
+
+    Raises:
+        InvalidRequestError: the key is empty.
+        TypeError: an argument is of another type.
+        ValueError: key or client_data is not contiguous.
+        OverflowError: the key is longer than 2**31-1 bytes.
+
+    Stands on gnutls_dtls_cookie_send; RFC 6347 4.2.1.
+
+    Example:
+        >>> from gnutls_cookie import Prestate, cookie_reply, generate_key
+        >>> len(cookie_reply(generate_key(), b"client", Prestate(record_seq=1)))
+        44
     """
-    struct = _prestate(prestate)
     reply = ffi.new(_REPLY, HELLO_VERIFY_REQUEST_SIZE)
-    with view("key", key) as k, view("client_data", _or_empty(client_data)) as c:
-        size = check(lib.gcookie_reply(k, _key_size(k), c, len(c), struct, reply, len(reply)))
-    return bytes(ffi.buffer(reply, size))
+    code = _c_reply(
+        readable_key("key", key),
+        readable_or_none("client_data", client_data),
+        _struct_of(prestate),
+        reply,
+    )
+    return bytes(ffi.buffer(reply, check(code)))
 
 
 def cookie_verify(
@@ -234,10 +257,10 @@ def cookie_verify(
     message: Buffer,
     prestate: Prestate | None = None,
 ) -> Prestate:
-    """Judge the cookie in a ClientHello datagram.
+    """Verify the cookie in a ClientHello datagram.
 
-    C reads fixed offsets only: the session id's length at byte 59, then the cookie, and wants one
-    byte after it. It looks neither at content type nor versions, epoch, lengths or fragments.
+    C reads fixed offsets only: the session id's length at byte 59, then the cookie, and requires
+    one byte after it. It does not look at content type, versions, epoch, lengths or fragments.
 
     Args:
         key: the key that the cookie was made with, 1..2**31-1 bytes.
@@ -260,29 +283,15 @@ def cookie_verify(
 
     Stands on gnutls_dtls_cookie_verify; RFC 6347 4.2.1.
     """
-    if type(prestate) is Prestate:
-        struct = prestate._struct
-    else:
-        struct = ffi.new(_PRESTATE) if prestate is None else _prestate(prestate)
-    if (
-        type(key) is bytes
-        and type(client_data) is bytes
-        and type(message) is bytes
-        and (key_size := len(key)) <= _INT_MAX
-    ):
-        result = _C_VERIFY(
-            key, key_size, client_data, len(client_data), message, len(message), struct
-        )
-    else:
-        with (
-            view("key", key) as k,
-            view("client_data", _or_empty(client_data)) as c,
-            view("message", message) as m,
-        ):
-            result = _C_VERIFY(k, _key_size(k), c, len(c), m, len(m), struct)
-    if result < 0:
-        raise error_from_code(result)
-    return _owner(struct) if prestate is None else prestate
+    filled = Prestate() if prestate is None else prestate
+    code = _c_verify(
+        readable_key("key", key),
+        readable_or_none("client_data", client_data),
+        readable("message", message),
+        _struct_of(filled),
+    )
+    check(code)
+    return filled
 
 
 def prestate_set(session: object, prestate: Prestate) -> None:
@@ -302,11 +311,11 @@ def prestate_set(session: object, prestate: Prestate) -> None:
         ValueError: the session is a NULL pointer; or a `Session` that is closed, or has sent
             something already (of other sessions the caller must know it): libgnutls would use
             sequence numbers, and with them nonces, again.
-        OverflowError: the address is no pointer's.
+        OverflowError: a pointer cannot hold the address.
 
     Stands on gnutls_dtls_prestate_set.
     """
-    struct = _prestate(prestate)
+    struct = _struct_of(prestate)
     address = _session_address(session)
     check_prestate = getattr(type(session), "_check_prestate", None)
     if check_prestate is not None:
@@ -317,18 +326,8 @@ def prestate_set(session: object, prestate: Prestate) -> None:
         note(session, struct)
 
 
-def check_key_size(name: str, size: int) -> None:
-    """Whether libgnutls' cookie functions take a key of that many bytes; longer ones crash them.
-
-    Raises:
-        OverflowError: the argument `name` is longer than 2**31-1 bytes.
-    """
-    if size > _INT_MAX:
-        raise OverflowError(f"{name} must be of at most 2**31-1 bytes, not {size}")
-
-
 class _Send(Transport):
-    """A cookie_send() under way: what its handle finds."""
+    """One call of cookie_send(): what its handle finds."""
 
     __slots__ = ("function", "transport")
 
@@ -350,45 +349,31 @@ class _Send(Transport):
         return sent
 
 
-def _send(key: Any, client_data: Any, struct: Any, call: _Send) -> int:
-    handle = new_handle()
-    try:
-        LENT[handle] = call
-        result: int = lib.gcookie_send(key, len(key), client_data, len(client_data), struct, handle)
-    finally:
-        LENT.pop(handle, None)
-    return result
+def _c_send(call: _Send, key: Any, client_data: Any, struct: Any) -> int:
+    code: int = TABLE.lending(
+        call, lib.gcookie_send, key, len(key), client_data, len(client_data), struct
+    )
+    return code
 
 
-def _owner(struct: Any) -> Prestate:
-    prestate = Prestate.__new__(Prestate)
-    prestate._struct = struct
-    return prestate
+def _c_reply(key: Any, client_data: Any, struct: Any, reply: Any) -> int:
+    code: int = lib.gcookie_reply(
+        key, len(key), client_data, len(client_data), struct, reply, len(reply)
+    )
+    return code
 
 
-def _prestate(prestate: object) -> Any:
+def _c_verify(key: Any, client_data: Any, message: Any, struct: Any) -> int:
+    code: int = lib.gcookie_verify(
+        key, len(key), client_data, len(client_data), message, len(message), struct
+    )
+    return code
+
+
+def _struct_of(prestate: object) -> Any:
     if not isinstance(prestate, Prestate):
         raise TypeError(f"prestate must be a Prestate, not {type(prestate).__name__}")
     return prestate._struct
-
-
-def _uint(name: str, value: object) -> int:
-    if not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
-    number = int.__index__(value)  # the number itself, whatever a subclass says of it
-    if not 0 <= number <= _UINT_MAX:
-        raise OverflowError(f"{name} must be in 0..2**32-1, not {number}")
-    return number
-
-
-def _or_empty(client_data: Buffer | None) -> Buffer:
-    return b"" if client_data is None else client_data
-
-
-def _key_size(key: Any) -> int:
-    size = len(key)
-    check_key_size("key", size)
-    return size
 
 
 def _session_address(session: object) -> int:
@@ -407,12 +392,12 @@ def _session_address(session: object) -> int:
     if address == 0:
         raise ValueError("session is a NULL pointer")
     if not 0 < address <= _UINTPTR_MAX:
-        raise OverflowError(f"session is no address: {address}")
+        raise OverflowError(f"session is not an address: {address}")
     return int(address)
 
 
 def _ctypes_address(session: object) -> int:
-    ctypes = sys.modules.get("ctypes")  # where it was never imported nobody holds its pointers
+    ctypes = sys.modules.get("ctypes")  # without the module there are no ctypes pointers
     if ctypes is not None and isinstance(session, (ctypes.c_void_p, ctypes._Pointer)):
         pointers = (ctypes.c_void_p, ctypes._Pointer)
         if isinstance(session, ctypes._Pointer) and issubclass(session._type_, pointers):

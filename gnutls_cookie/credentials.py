@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._convert import c_string, to_bytes, view
+from ._check import bytes_copy, utf8
+from ._convert import view
 from ._ffi import ffi, lib
 from .errors import GnuTLSError, check, error_from_code
 
@@ -70,7 +71,7 @@ class CertificateCredentials:
         check(lib.gnutls_certificate_allocate_credentials(out))
         self._pointer = ffi.gc(out[0], lib.gnutls_certificate_free_credentials)
         self.has_certificate = bool(pairs)
-        secret = ffi.NULL if password is None else c_string("password", password, least=0)
+        secret = ffi.NULL if password is None else utf8("password", password, least=0)
         for number, pair in enumerate(pairs, 1):
             self._add(*pair, secret, "" if number == 1 else f" {number}")
         if trust is not None:
@@ -187,7 +188,7 @@ class PSKCredentials:
             self.lookup = lookup
         else:
             raise TypeError(f"lookup must be a mapping or callable, not {type(lookup).__name__}")
-        self._hint = None if hint is None else c_string("hint", hint, least=0)
+        self._hint = None if hint is None else utf8("hint", hint, least=0)
 
     def __repr__(self) -> str:
         return f"<PSKCredentials identity={self.identity!r}>"
@@ -341,7 +342,7 @@ def _identity(value: str | Buffer) -> bytes:
             raise ValueError("identity must be text that UTF-8 can write") from None
     else:
         try:
-            raw = to_bytes("identity", value)
+            raw = bytes_copy("identity", value)
         except TypeError:
             kind = type(value).__name__
             raise TypeError(f"identity must be a str or bytes-like, not {kind}") from None
@@ -367,7 +368,7 @@ def _asking(mapping: Mapping[Any, bytes]) -> PSKLookup:
 
 def psk_key(name: str, value: Buffer) -> bytes:
     """A pre-shared key as bytes: 1..65535 of them (opaque psk<0..2^16-1>, RFC 4279 2)."""
-    secret = to_bytes(name, value)
+    secret = bytes_copy(name, value)
     if not 0 < len(secret) <= 0xFFFF:
         raise ValueError(f"{name} must be of 1..65535 bytes, not {len(secret)}")
     return secret

@@ -17,11 +17,13 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from ._check import integer
 from .address import SocketAddress, client_data
+from .arrival import Arrival
 from .errors import GnuTLSError, TimedOutError
 from .gate import CookieGate, GateCounters
 from .keys import KeyRing
-from .listener import Arrival, CookieListener, ListenerCounters, send_each
+from .listener import CookieListener, ListenerCounters, send_each
 from .server import CloseReason, Event, Server, ServerCounters
 from .session import TICK
 
@@ -42,7 +44,6 @@ __all__ = [
     "send_or_lose",
     "server_name_for",
     "total",
-    "wait_seconds",
 ]
 
 LOG = logging.getLogger("gnutls_cookie")
@@ -53,7 +54,6 @@ _ARRIVALS = 256  # taken from a socket before others have their turn
 _MAX_PEERS = 0xFFFFFFFF  # no limit: the server has its own, which may be set anew
 _RECEIVE_BUFFER = 4 << 20  # bytes
 _TRIES = 20  # to find a port that is free for each of several addresses
-_FOREVER_SECONDS = 1e9  # thirty years: no clock of the system is asked to count so far
 _LOG_LINES, _LOG_SECONDS = 5, 1.0  # so many lines within so many seconds, then one that counts
 
 # An address that this machine does not have, and a family that its kernel does not have.
@@ -242,10 +242,7 @@ def host_and_port(host: object, port: object, least_port: int = 0, prefix: str =
         host.encode("idna")  # as getaddrinfo() does
     except UnicodeError:
         raise ValueError(f"{prefix}host must be a name of RFC 1035, not {host!r}") from None
-    if isinstance(port, bool) or not isinstance(port, int):
-        raise TypeError(f"{prefix}port must be an int, not {type(port).__name__}")
-    if not least_port <= port <= 65535:
-        raise ValueError(f"{prefix}port must be in {least_port}..65535, not {port}")
+    integer(f"{prefix}port", port, least_port, 65535)
 
 
 def server_name_for(host: str, server_name: str | None) -> str:
@@ -387,26 +384,6 @@ def _socket(info: Any, port: int | None, several: bool, reuse_port: bool) -> soc
 
 
 # --- waiting --------------------------------------------------------------------------------------
-
-
-def wait_seconds(name: str, value: object) -> float | None:
-    """The seconds that an argument asks to wait for; None: for ever.
-
-    None, infinity and numbers above 10**9 (thirty years) are for ever, what is below 0 is 0.
-
-    Raises:
-        TypeError: neither a number nor None; a bool, too.
-        ValueError: NaN.
-    """
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
-    if value != value:
-        raise ValueError(f"{name} must be a number of seconds, not NaN")
-    if value > _FOREVER_SECONDS:
-        return None
-    return float(value) if value > 0 else 0.0
 
 
 # --- the log --------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""GnuTLSError and its kinds: a negative libgnutls code becomes an exception with that code."""
+"""GnuTLSError and its subclasses: a negative libgnutls code becomes an exception with that code."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class GnuTLSError(Exception):
     """An error code of libgnutls: `code`, `name` and `detail`."""
 
     def __init__(self, code: int, detail: str = "") -> None:
-        self.args = (code, detail)  # OSError, a base of some kinds, would leave it empty
+        self.args = (code, detail)  # OSError, a base of some subclasses, would leave it empty
 
     @property
     def code(self) -> int:
@@ -37,7 +37,7 @@ class GnuTLSError(Exception):
 
     @property
     def detail(self) -> str:
-        """What is known beyond the code; "" where nothing is."""
+        """What is known beyond the code; "" if nothing is."""
         return str(self.args[1])
 
     @property
@@ -58,7 +58,7 @@ class GnuTLSError(Exception):
 
 
 class BadCookieError(GnuTLSError, ValueError):
-    """GNUTLS_E_BAD_COOKIE (-214): no cookie, or another than key and client_data give."""
+    """GNUTLS_E_BAD_COOKIE (-214): no cookie, or not the one of key and client_data."""
 
 
 class UnexpectedPacketLengthError(GnuTLSError, ValueError):
@@ -70,7 +70,7 @@ class InvalidRequestError(GnuTLSError, ValueError):
 
 
 class LargePacketError(GnuTLSError, ValueError):
-    """GNUTLS_E_LARGE_PACKET (-7): a message larger than what one datagram of the MTU carries."""
+    """GNUTLS_E_LARGE_PACKET (-7): a message larger than one datagram of the MTU carries."""
 
 
 class PushError(GnuTLSError, OSError):
@@ -87,7 +87,7 @@ class FatalAlertError(GnuTLSError, ConnectionError):
 
 class ConnectionClosedError(GnuTLSError, ConnectionResetError):
     """GNUTLS_E_INVALID_SESSION (-10): a message for a connection of `aio` or `blocking` that has
-    ended; `detail` says how, and `__cause__` is what it failed with, where it failed."""
+    ended; `detail` says how, and `__cause__` is the error that it failed with, if it failed."""
 
 
 class CertificateVerificationError(GnuTLSError, ValueError):
@@ -107,11 +107,8 @@ _KINDS: dict[int, type[GnuTLSError]] = {
 
 
 def error_from_code(code: int, detail: str = "") -> GnuTLSError:
-    """The exception that stands for a negative libgnutls code."""
-    kind = _KINDS.get(code, GnuTLSError)
-    error = kind.__new__(kind, code, detail)
-    error.args = (code, detail)  # all that __init__ does, in half the time
-    return error
+    """The exception for a negative libgnutls code."""
+    return _KINDS.get(code, GnuTLSError)(code, detail)
 
 
 def connection_closed(detail: str, cause: BaseException | None = None) -> ConnectionClosedError:
@@ -122,15 +119,15 @@ def connection_closed(detail: str, cause: BaseException | None = None) -> Connec
 
 
 def timed_out(detail: str = "") -> TimedOutError:
-    """The error of a handshake whose time is over."""
+    """The error of a handshake that did not end in time."""
     return TimedOutError(lib.GNUTLS_E_TIMEDOUT, detail)
 
 
 def fresh(error: BaseException) -> BaseException:
-    """An error to raise once more: a copy where that can be made.
+    """An error to raise again: a copy if it can be made.
 
-    One object that is raised again and again, by several tasks perhaps, would collect the frames of
-    all of them in its traceback, and keep what they hold alive.
+    One object that several tasks raise would collect the frames of all of them in its traceback,
+    and keep alive what they hold.
     """
     if isinstance(error, GnuTLSError):
         return type(error)(error.code, error.detail)
@@ -138,7 +135,7 @@ def fresh(error: BaseException) -> BaseException:
 
 
 def check(code: int, detail: str = "") -> int:
-    """Give back a result of libgnutls, or raise the error that it is.
+    """Return a result of libgnutls, or raise it as an error.
 
     Raises:
         GnuTLSError: `code` is negative.

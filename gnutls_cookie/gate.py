@@ -1,22 +1,21 @@
 """The gate: one datagram of an unknown client in, one verdict out (RFC 6347 4.2.1).
 
-Sans-IO and without state for any client. libgnutls makes each cookie and libgnutls judges it; the
-gate adds the strict reading of the ClientHello, the echo of its two sequence numbers, and a second
-key. The bytes are judged in native/gate.c; reference/gate.py is the same in Python.
+Sans-IO, and without state for any client. libgnutls makes and verifies each cookie; the gate adds
+the strict reading of the ClientHello, the echo of its two sequence numbers, and a second key. The
+bytes are read in native/gate.c; reference/gate.py is the same in Python.
 """
 
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
-from ._convert import view
+from ._convert import readable, readable_or_none
 from ._ffi import ffi, lib
-from .cookie import Prestate, _or_empty, _owner
+from .cookie import Prestate
 from .keys import KeyRing, Keys
 
 if TYPE_CHECKING:
@@ -26,17 +25,16 @@ __all__ = ["Challenge", "CookieGate", "DiscardReason", "Discarded", "GateCounter
 
 _KEYS = ffi.typeof("struct gcookie_keys *")
 _VERDICT = ffi.typeof("struct gcookie_verdict *")
-_PRESTATE = ffi.typeof("gnutls_dtls_prestate_st *")
 _COUNTERS = ffi.typeof("struct gcookie_counters *")
 
 
 class DiscardReason(IntEnum):
-    """Why a datagram gets no answer. Judged in this order; the first that holds is the reason."""
+    """Why a datagram gets no answer. The first of these that applies is the reason."""
 
     RECORD_HEADER = 1
     """Shorter than a record header, 13 bytes (RFC 6347 4.1)."""
     CONTENT_TYPE = 2
-    """The first record is no handshake record (RFC 6347 4.1)."""
+    """The first record is not a handshake record (RFC 6347 4.1)."""
     RECORD_VERSION = 3
     """The version is none of DTLS 1.0 (feff), 1.2 (fefd) and 0.9 (0100) (RFC 6347 4.1)."""
     EPOCH = 4
@@ -46,7 +44,7 @@ class DiscardReason(IntEnum):
     HANDSHAKE_HEADER = 6
     """The record is shorter than a handshake header, 12 bytes (RFC 6347 4.2.2)."""
     HANDSHAKE_TYPE = 7
-    """The handshake message is no ClientHello (RFC 6347 4.2.2)."""
+    """The handshake message is not a ClientHello (RFC 6347 4.2.2)."""
     MESSAGE_SEQ = 8
     """message_seq is above 255, more than libgnutls can echo (RFC 6347 4.2.2)."""
     FRAGMENT_OFFSET = 9
@@ -69,7 +67,7 @@ class Challenge:
 
     Attributes:
         datagram: a HelloVerifyRequest, 44 bytes.
-        presented_cookie: whether the client presented a cookie (no good one, or no more).
+        presented_cookie: whether the client presented a cookie (a wrong one, or one of an old key).
     """
 
     datagram: bytes
@@ -78,7 +76,7 @@ class Challenge:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """The client has shown that it receives at its address: a session is due.
+    """The client has shown that it receives at its address: open a session.
 
     Attributes:
         prestate: for prestate_set() or `Session(prestate=...)`; the datagram is the first thing
@@ -121,10 +119,10 @@ class GateCounters:
 
 
 class CookieGate:
-    """Judges the first datagrams of clients.
+    """Decides what to do with the first datagrams of clients.
 
-    Nothing here raises on what came from the network, whatever its bytes; nothing is kept of it. It
-    may be used by many threads at once.
+    Nothing that comes from the network makes it raise, and nothing is kept of it. Many threads may
+    use it at once.
 
     Args:
         keys: the cookie key (1..2**31-1 bytes), or a KeyRing.
@@ -141,17 +139,17 @@ class CookieGate:
         Discarded(reason=<DiscardReason.CONTENT_TYPE: 2>)
     """
 
-    __slots__ = ("_counters", "_made", "_ring")
+    __slots__ = ("_made", "_ring", "native_counters")
 
     def __init__(self, keys: Buffer | KeyRing) -> None:
         self._ring = keys if isinstance(keys, KeyRing) else _ring(keys)
         self._made: tuple[object, Any] = ("not yet", None)
-        self._counters = ffi.new(_COUNTERS)
+        self.native_counters = ffi.new(_COUNTERS)
 
     @property
     def keys(self) -> KeyRing:
         """The KeyRing in use. Another may be set, from any thread: cookies of the former one are
-        then good no more, which costs a client in mid-exchange one round trip."""
+        no longer accepted, which costs a client in the middle of an exchange one round trip."""
         return self._ring
 
     @keys.setter
@@ -163,7 +161,7 @@ class CookieGate:
     @property
     def counters(self) -> GateCounters:
         """What became of the datagrams so far, a listener's included."""
-        counted = self._counters
+        counted = self.native_counters
         return GateCounters(
             challenged=counted.challenged,
             presented=counted.presented,
@@ -179,13 +177,13 @@ class CookieGate:
     def receive(
         self, datagram: Buffer, client_data: Buffer | None, now: float | None = None
     ) -> Challenge | Verified | Discarded:
-        """Judge a datagram that came from a client without a session.
+        """Decide about a datagram from a client without a session.
 
         Args:
-            datagram: as it came, whole; any bytes of any number.
+            datagram: the whole datagram as it came: any bytes, any size.
             client_data: what identifies the client, usually its address (see
                 `gnutls_cookie.client_data`); may be empty or None.
-            now: seconds since the epoch, for a KeyRing of from_secret(); None asks time.time().
+            now: seconds since the epoch, for a KeyRing of from_secret(); None: now, by time.time().
 
         Returns:
             Challenge: send its datagram to the client and forget it.
@@ -196,70 +194,48 @@ class CookieGate:
             TypeError: datagram or client_data is not bytes-like.
             ValueError: datagram or client_data is not contiguous.
         """
-        made_of, keys = self._made
-        if self._ring.fixed_keys is not made_of:  # replaced, or a matter of time
-            keys = self._native_keys(now)
-        try:
-            seat = _SEATS.pop()
-        except IndexError:  # asking first would leave room for another thread
-            seat = _new_seat()
-        verdict, reply = seat
-        if type(datagram) is bytes and type(client_data) is bytes:
-            kind = _C_GATE(
-                keys, client_data, len(client_data), datagram, len(datagram), verdict,
-                self._counters,
-            )  # fmt: skip
-        else:
-            with (
-                view("datagram", datagram) as d,
-                view("client_data", _or_empty(client_data)) as c,
-            ):
-                kind = _C_GATE(keys, c, len(c), d, len(d), verdict, self._counters)
-        answer: Challenge | Verified | Discarded
+        verdict = ffi.new(_VERDICT)
+        c = readable_or_none("client_data", client_data)
+        d = readable("datagram", datagram)
+        kind = lib.gcookie_gate_counted(
+            self.native_keys(now), c, len(c), d, len(d), verdict, self.native_counters
+        )
         if kind == _CHALLENGE:
-            answer = _new(Challenge)  # a frozen dataclass' own __init__ takes twice as long
-            _set_datagram(answer, reply[:])
-            _set_presented_cookie(answer, verdict.presented != 0)
-        elif kind == _VERIFIED:
-            answer = Verified(_owner(ffi.new(_PRESTATE, verdict.prestate)), verdict.key_age)
-        else:
-            answer = _DISCARDED[verdict.reason]
-        _SEATS.append(seat)
-        return answer
+            return Challenge(ffi.buffer(verdict.reply)[:], verdict.presented != 0)
+        if kind == _VERIFIED:
+            return Verified(Prestate.from_struct(verdict.prestate), verdict.key_age)
+        return _DISCARDED[verdict.reason]
 
-    def __repr__(self) -> str:
-        return f"<CookieGate {self._ring!r}>"
-
-    def _native_keys(self, now: float | None = None) -> Any:
-        """The keys as C wants them. Made anew where they changed, never changed in place: a thread
-        may be at work with the old ones, which are wiped when nobody is any more."""
-        keys = self._ring.fixed_keys
-        if keys is None:
-            keys = self._ring.keys_at(time.time() if now is None else now)
+    def native_keys(self, now: float | None) -> Any:
+        """The keys at a time as C takes them. A change makes a new struct and never changes one in
+        place: another thread may be using the old one, which is wiped when the last user is done.
+        """
+        keys = self._ring.keys_at(now)
         made_of, native = self._made
         if keys is not made_of:
             native = _native(keys)
             self._made = (keys, native)
         return native
 
+    def _decide(self, keys: Any, client_data: Any, datagram: Any, verdict: Any) -> int:
+        kind: int = lib.gcookie_gate_counted(
+            keys,
+            client_data,
+            len(client_data),
+            datagram,
+            len(datagram),
+            verdict,
+            self.native_counters,
+        )
+        return kind
 
-_C_GATE = lib.gcookie_gate_counted
+    def __repr__(self) -> str:
+        return f"<CookieGate {self._ring!r}>"
+
+
 _CHALLENGE: int = lib.GCOOKIE_CHALLENGE
 _VERIFIED: int = lib.GCOOKIE_VERIFIED
 _DISCARDED = {int(reason): Discarded(reason) for reason in DiscardReason}
-
-_new = object.__new__
-_set_datagram = vars(Challenge)["datagram"].__set__
-_set_presented_cookie = vars(Challenge)["presented_cookie"].__set__
-
-# Where C writes its verdicts, each with a view of its reply. A call takes one and gives it back, so
-# that there are as many as threads ever were in receive() at once. list.pop and append are atomic.
-_SEATS: list[tuple[Any, Any]] = []
-
-
-def _new_seat() -> tuple[Any, Any]:
-    verdict = ffi.new(_VERDICT)
-    return verdict, ffi.buffer(verdict.reply)
 
 
 def _ring(key: Buffer) -> KeyRing:

@@ -14,17 +14,18 @@ from typing import Any
 
 from ._ffi import ffi, lib
 
-__all__ = ["LENT", "TABLE", "HandleTable", "Transport", "new_handle"]
+__all__ = ["TABLE", "HandleTable", "Transport"]
 
 _NEXT_HANDLE = lib.gcookie_next_handle
+_CALLS_BELOW = 2  # Python calls between lending() and C's counter; see lending()
 _PSK_NO_SUCH_USER = 1  # lib/auth/psk_passwd.c: libgnutls then goes on with a random key
 
 
 class Transport:
-    """What C's callbacks reach through a lent handle. The defaults send and know nothing.
+    """What C's callbacks reach through a lent handle. The defaults send nothing and know no key.
 
     Attributes:
-        raised: what a callback raised; the call that lent the handle raises it again.
+        raised: what a callback raised; raise_again() raises it after the call.
     """
 
     __slots__ = ("raised",)
@@ -32,21 +33,32 @@ class Transport:
     def __init__(self) -> None:
         self.raised: BaseException | None = None
 
+    def raise_again(self) -> None:
+        """Raise what a callback raised, if one did, as itself."""
+        raised, self.raised = self.raised, None
+        if raised is not None:
+            # The frames of the traceback know this object and `raised`: without the two
+            # assignments they would keep one another alive until the next garbage collection.
+            try:
+                raise raised
+            finally:
+                del raised
+
     def push(self, data: bytes) -> int:
         """gnutls_push_func: the number of bytes sent, negative for a failure."""
         return -1
 
     def psk(self, identity: bytes) -> bytes | None:
-        """gnutls_psk_server_credentials_function: the key of an identity; None for a stranger."""
+        """gnutls_psk_server_credentials_function: the key of an identity; None if there is none."""
         return None
 
 
 class HandleTable:
     """Never-reused integers for Python objects lent to C.
 
-    A number is given once in the life of a process, over all tables and all of its interpreters, so
-    that a stale one can name no other object: C counts them, by one atomic instruction. Safe with
-    threads, with and without the GIL, with signal handlers that raise, and over fork.
+    C counts the numbers by one atomic instruction, for all tables and all interpreters of the
+    process: a stale number cannot name another object. Safe with threads, with and without the GIL,
+    with signal handlers that raise, and over fork.
 
     Example:
         >>> table = HandleTable()
@@ -70,28 +82,46 @@ class HandleTable:
         return handle in self._objects
 
     def lend(self, value: object) -> int:
-        """Keep `value` alive and give the handle (1..UINTPTR_MAX) that finds it until reclaim().
+        """Keep `value` alive and return the handle (1..UINTPTR_MAX) that finds it until reclaim().
 
         Raises:
-            OverflowError: every number that a C pointer can hold was given (32-bit machines, after
-                four thousand million calls).
+            OverflowError: all numbers that a C pointer can hold were given (on 32-bit machines,
+                after four thousand million calls).
         """
-        handle = new_handle()
+        handle = _new_handle()
         self._objects[handle] = value
         return handle
 
     def get(self, handle: int) -> Any:
-        """The object lent as `handle`; None where there is none (any more)."""
+        """The object lent as `handle`; None if it is not lent."""
         return self._objects.get(handle)
 
     def reclaim(self, handle: int) -> None:
         """End the loan; a handle that is not lent is left alone."""
         self._objects.pop(handle, None)
 
+    def lending(self, value: object, function: Any, *arguments: Any) -> Any:
+        """Return function(*arguments, handle), with `value` lent for the length of the call.
+
+        No signal handler that raises can leave the loan open. CPython runs signal handlers as a
+        function is entered and after a call: so the store stands inside the try block, and the
+        finally block is one call into C, which ends before a handler can run.
+
+        C's counter is called several Python calls below this one. Where the stack has room for
+        them it also has room for `function` and for C's callback (which CPython 3.11 counts twice):
+        a RecursionError comes out here, and not in the callback, where nobody would see it.
+        """
+        handle = _new_handle()
+        try:
+            self._objects[handle] = value
+            return function(*arguments, handle)
+        finally:
+            self._objects.pop(handle, None)
+
     @contextmanager
     def lent(self, value: object) -> Iterator[int]:
         """Lend `value` for the length of a with block."""
-        handle = new_handle()
+        handle = _new_handle()
         try:
             self._objects[handle] = value
             yield handle
@@ -99,69 +129,46 @@ class HandleTable:
             self._objects.pop(handle, None)
 
 
-def new_handle() -> int:
-    """A number that was never given before and finds nothing yet.
-
-    Raises:
-        OverflowError: none is left.
-    """
-    handle = _counted()
+def _new_handle() -> int:
+    handle = _counted(_CALLS_BELOW)
     if handle == 0:
         raise OverflowError("all handles were given")
     return handle
 
 
-def _counted() -> int:
-    # A function of its own for its depth: see LENT.
-    handle: int = _NEXT_HANDLE()
+def _counted(calls: int) -> int:
+    handle: int = _NEXT_HANDLE() if calls == 0 else _counted(calls - 1)
     return handle
 
 
-# One for each interpreter, and where no import can lose it: C calls the functions below that were
-# defined last, which find what an earlier import of the package has lent, if its modules were
-# removed from sys.modules since.
-LENT: dict[int, Any] = vars(sys).setdefault("_gnutls_cookie_lent", {})
-"""The dict of TABLE, for calls that a raising signal handler must not leave with a loan open.
-
-CPython runs signal handlers as a function is entered and after a call. So the store stands inside
-the try block, and the finally block is one call into C, which ends before a handler can run:
-
-    handle = new_handle()
-    try:
-        LENT[handle] = value
-        ...
-    finally:
-        LENT.pop(handle, None)
-
-new_handle() is three calls deep. Where there is room on the stack for it there is for C's call and
-the callback (which CPython 3.11 counts twice), so that a RecursionError comes out here, and not
-where nobody sees it.
-"""
-
 TABLE = HandleTable()
-"""What this package lends; empty whenever no call into libgnutls is under way."""
+"""What this package lends; empty while no call into libgnutls is under way."""
 
-TABLE._objects = LENT
+# C calls the functions below that were defined last. They must also find what an earlier import of
+# the package lent, whose modules were removed from sys.modules since: so the objects of TABLE, one
+# dict for each interpreter, are kept where no import replaces them.
+_LENT: dict[int, Any] = vars(sys).setdefault("_gnutls_cookie_lent", TABLE._objects)
+TABLE._objects = _LENT
 
 
 # --- the callbacks --------------------------------------------------------------------------------
 # Each body is a try block that stores whatever was raised (KeyboardInterrupt too) with the lent
-# object and gives C its error. What strikes outside of that block (a signal handler that raises as
-# the function is entered or left) reaches _outside, and is stored just the same. Outside of the try
-# blocks nothing is called: at the end of the stack that would fail.
+# object, and returns C's error. What is raised outside of that block (by a signal handler, as the
+# function is entered or left) reaches _outside, which stores it as well. Nothing is called outside
+# of the try blocks: at the end of the stack a call would fail.
 
 
 def _outside(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     try:
-        LENT[trace.tb_frame.f_locals["handle"]].raised = error  # type: ignore[union-attr]
+        _LENT[trace.tb_frame.f_locals["handle"]].raised = error  # type: ignore[union-attr]
     except (AttributeError, KeyError):
-        raise error from None  # nobody to give it to: cffi reports it
+        raise error from None  # not lent: cffi reports it
 
 
 @ffi.def_extern(error=-1, onerror=_outside)
 def gcookie_py_push(handle: int, data: Any, size: int) -> int:
     try:
-        lent: Transport = LENT[handle]
+        lent: Transport = _LENT[handle]
     except KeyError:
         return -1
     try:
@@ -174,7 +181,7 @@ def gcookie_py_push(handle: int, data: Any, size: int) -> int:
 @ffi.def_extern(error=-1, onerror=_outside)
 def gcookie_py_psk(handle: int, username: Any, size: int, key: Any) -> int:
     try:
-        lent: Transport = LENT[handle]
+        lent: Transport = _LENT[handle]
     except KeyError:
         return -1
     try:

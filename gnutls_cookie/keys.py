@@ -1,26 +1,28 @@
 """The two cookie keys of a server: the one that signs, and the one before it, which still verifies.
 
 A cookie lives for one round trip, so the previous key is needed only for clients that are in
-mid-exchange when the key changes.
+the middle of an exchange when the key changes.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import hmac
 import math
+import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ._convert import to_bytes
-from .cookie import COOKIE_KEY_SIZE, check_key_size, generate_key
+from ._check import bytes_copy, check_key_size, seconds
+from .cookie import COOKIE_KEY_SIZE, generate_key
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["KeyRing", "key_material"]
+__all__ = ["KeyRing", "Keys", "key_material", "use_clock"]
 
 Keys = tuple[bytes, "bytes | None"]
+"""The current key and the previous one."""
 
 _SALT = b"gnutls-cookie"
 _INFO = b"DTLS cookie key"
@@ -43,21 +45,13 @@ class KeyRing:
         >>> ring.rotate(b"second key")
         >>> ring.keys_at(0.0)
         (b'second key', b'first key')
-
-    Attributes:
-        fixed_keys: what keys_at() gives at any time; None where it depends on the time. Not to be
-            set.
     """
 
-    __slots__ = ("_period", "_periods", "_secret", "fixed_keys")
+    __slots__ = ("_source",)
 
     def __init__(self, current: Buffer, previous: Buffer | None = None) -> None:
-        self._secret: bytes | None = None
-        self._period = math.inf
-        self._periods: dict[int, Keys] = {}
-        self.fixed_keys: Keys | None = (
-            _key("current", current),
-            None if previous is None else _key("previous", previous),
+        self._source: _FixedKeys | _KeysOfSecret = _FixedKeys(
+            _key("current", current), None if previous is None else _key("previous", previous)
         )
 
     @classmethod
@@ -83,16 +77,8 @@ class KeyRing:
             ValueError: the secret is shorter than 16 bytes, or the period than a second.
             TypeError: an argument is of another type.
         """
-        ring = cls(b"\0")  # replaced below: a ring of this kind holds no key of its own
-        ring._secret = _key("secret", secret)
-        if len(ring._secret) < 16:
-            raise ValueError(f"secret must be of at least 16 bytes, not {len(ring._secret)}")
-        if isinstance(period, bool) or not isinstance(period, (int, float)):
-            raise TypeError(f"period must be a number of seconds, not {type(period).__name__}")
-        if not 1 <= period < math.inf:
-            raise ValueError(f"period must be at least 1 second, not {period}")
-        ring._period = float(period)
-        ring.fixed_keys = None
+        ring = cls(b"replaced by the next line")
+        ring._source = _KeysOfSecret(secret, period)
         return ring
 
     def rotate(self, key: Buffer | None = None) -> None:
@@ -105,43 +91,87 @@ class KeyRing:
             RuntimeError: the ring was made by from_secret(), and rotates with time alone.
             ValueError, OverflowError, TypeError: as for a new ring.
         """
-        fixed = self.fixed_keys
-        if fixed is None:
-            raise RuntimeError("a ring made by from_secret() rotates with time alone")
-        new = generate_key() if key is None else _key("key", key)
-        self.fixed_keys = (new, fixed[0])
+        self._source = self._source.rotated(key)
 
-    def keys_at(self, now: float) -> Keys:
+    def keys_at(self, now: float | None = None) -> Keys:
         """The current and the previous key (or None) at a time.
 
-        The same tuple object comes back for as long as the keys stay the same.
+        The same tuple object is returned for as long as the keys stay the same.
 
         Args:
             now: seconds since the epoch, as time.time() gives them; it matters to from_secret().
+                None: now.
 
         Raises:
-            ValueError: now is no number at all (NaN).
+            ValueError: now is NaN.
             OverflowError: the number of the period at that time does not fit into 8 bytes.
         """
-        fixed = self.fixed_keys
-        if fixed is not None:
-            return fixed
-        number = math.floor(now / self._period)
-        keys = self._periods.get(number)
-        if keys is None:
-            keys = (self._derived(number), self._derived(number - 1))
-            self._periods = {number: keys}
-        return keys
+        return self._source.at(now)
 
     def __repr__(self) -> str:
-        fixed = self.fixed_keys
-        if fixed is None:
-            return f"<KeyRing from a secret, period {self._period:g} s>"
-        return f"<KeyRing of {1 if fixed[1] is None else 2} keys>"
+        return f"<KeyRing {self._source!r}>"
+
+
+class _FixedKeys:
+    """Keys that a caller gives and changes."""
+
+    __slots__ = ("_keys",)
+
+    def __init__(self, current: bytes, previous: bytes | None) -> None:
+        self._keys: Keys = (current, previous)
+
+    def at(self, now: float | None) -> Keys:
+        return self._keys
+
+    def rotated(self, key: Buffer | None) -> _FixedKeys:
+        new = generate_key() if key is None else _key("key", key)
+        return _FixedKeys(new, self._keys[0])
+
+    def __repr__(self) -> str:
+        return f"of {1 if self._keys[1] is None else 2} keys"
+
+
+class _KeysOfSecret:
+    """Keys that follow from a secret and the time."""
+
+    __slots__ = ("_last", "_period", "_secret")
+
+    def __init__(self, secret: Buffer, period: float) -> None:
+        self._secret = _key("secret", secret)
+        if len(self._secret) < 16:
+            raise ValueError(f"secret must be of at least 16 bytes, not {len(self._secret)}")
+        self._period = seconds("period", period, 1, sys.float_info.max)
+        self._last: dict[int, Keys] = {}  # those of one period, by its number
+
+    def at(self, now: float | None) -> Keys:
+        number = math.floor((_clock() if now is None else now) / self._period)
+        keys = self._last.get(number)
+        if keys is None:
+            keys = (self._derived(number), self._derived(number - 1))
+            self._last = {number: keys}
+        return keys
+
+    def rotated(self, key: Buffer | None) -> _FixedKeys:
+        raise RuntimeError("a ring made by from_secret() rotates with time alone")
+
+    def __repr__(self) -> str:
+        return f"from a secret, period {self._period:g} s"
 
     def _derived(self, number: int) -> bytes:
-        assert self._secret is not None
         return _hkdf(self._secret, _INFO + number.to_bytes(8, "big", signed=True), COOKIE_KEY_SIZE)
+
+
+def _no_clock() -> float:
+    raise RuntimeError("no clock: give the time, or call use_clock() first")
+
+
+_clock: Callable[[], float] = _no_clock
+
+
+def use_clock(clock: Callable[[], float]) -> None:
+    """Set what is asked for the time where a caller gives None; the package sets time.time()."""
+    global _clock
+    _clock = clock
 
 
 def key_material(secret: bytes) -> bytes:
@@ -156,9 +186,7 @@ def _hkdf(secret: bytes, info: bytes, length: int) -> bytes:
 
 
 def _key(name: str, value: Buffer) -> bytes:
-    with contextlib.suppress(TypeError):  # below
-        check_key_size(name, memoryview(value).nbytes)  # before it is copied
-    key = to_bytes(name, value)
+    key = bytes_copy(name, value, check_key_size)
     if not key:
         raise ValueError(f"{name} must not be empty")
     return key

@@ -14,39 +14,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ._check import integer, seconds_to_wait
 from ._ffi import ffi, lib
 from .address import SocketAddress, client_data
-from .cookie import Prestate, _owner
+from .arrival import Arrival
+from .cookie import Prestate
 from .gate import CookieGate
 from .locks import OwnedLock
 
 __all__ = ["Arrival", "CookieListener", "ListenerCounters"]
 
 _WAIT_MS = 50  # of waiting in C: a signal that another thread took, or close(), is seen after it
-_FOREVER_S = 10**9  # seconds; a longer wait has no end
 _WORK_MS = 5  # of work in C while datagrams keep coming: what an event loop has to bear
 _DATAGRAM_CAPACITY = 65535  # bytes; no UDP datagram is longer (RFC 768)
 _MAX_BATCH = 1024  # messages in one recvmmsg (UIO_MAXIOV of Linux)
 
 _COUNTERS = ffi.typeof("struct gcookie_udp_counters *")
-_PRESTATE = ffi.typeof("gnutls_dtls_prestate_st *")
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """A datagram that passed.
-
-    Attributes:
-        address: where it came from, as Python's socket module gives it: (ip, port), or (ip, port,
-            flowinfo, scope_id).
-        datagram: its bytes, all of them.
-        prestate: of a verified client: open a session with it, `Session(prestate=...)`, whose first
-            datagram is this one. None: a datagram for the session of an admitted peer.
-    """
-
-    address: SocketAddress
-    datagram: bytes
-    prestate: Prestate | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +101,8 @@ class CookieListener:
         if not isinstance(gate, CookieGate):
             raise TypeError(f"gate must be a CookieGate, not {type(gate).__name__}")
         self._family = _family(sock)
-        _check_number("batch", batch, _MAX_BATCH)
-        _check_number("max_peers", max_peers, 0xFFFFFFFF)
+        integer("batch", batch, 1, _MAX_BATCH)
+        integer("max_peers", max_peers, 1, 0xFFFFFFFF)
         self._batch = batch
         self._sock = sock
         self._gate = gate
@@ -132,7 +115,7 @@ class CookieListener:
 
     @property
     def gate(self) -> CookieGate:
-        """The CookieGate that judges."""
+        """The CookieGate in use."""
         return self._gate
 
     @property
@@ -195,7 +178,7 @@ class CookieListener:
                 other threads of the parent were at.
         """
         deadline = _deadline(timeout)
-        _check_number("limit", limit, None)
+        integer("limit", limit, 1)
         token = self._turn.token()
         try:
             if not self._turn.take(token, 0):
@@ -255,7 +238,7 @@ class CookieListener:
         return f"<CookieListener on {self._sock.fileno()}, {self.peers} peers, {self._gate!r}>"
 
     def _poll(self, native: Any, deadline: float | None, limit: int) -> list[Arrival]:
-        run, keys, counters = lib.gcookie_udp_run, self._gate._native_keys, self._gate._counters
+        run, gate = lib.gcookie_udp_run, self._gate
         arrivals: list[Arrival] = []
         lib.gcookie_udp_begin(native)
         wait = _milliseconds_until(deadline)
@@ -264,7 +247,9 @@ class CookieListener:
             want = min(limit - len(arrivals), _MAX_BATCH)
             # The descriptor is asked for each time: once the socket is closed, its number may be
             # that of another file.
-            number = run(native, self._sock.fileno(), keys(), counters, want, wait, work)
+            keys = gate.native_keys(time.time())
+            counters = gate.native_counters
+            number = run(native, self._sock.fileno(), keys, counters, want, wait, work)
             if number < 0:
                 if arrivals:
                     break  # the error comes again
@@ -316,17 +301,8 @@ def _arrival(found: Any) -> Arrival:
     else:
         host = socket.inet_ntop(socket.AF_INET6, ip)
         address = (host, found.port, found.flowinfo, found.scope_id)
-    arrival = _new(Arrival)  # a frozen dataclass' own __init__ takes twice as long
-    _set_address(arrival, address)
-    _set_datagram(arrival, ffi.buffer(found.datagram, found.size)[:])
-    _set_prestate(arrival, _owner(ffi.new(_PRESTATE, found.prestate)) if found.verified else None)
-    return arrival
-
-
-_new = object.__new__
-_set_address = vars(Arrival)["address"].__set__
-_set_datagram = vars(Arrival)["datagram"].__set__
-_set_prestate = vars(Arrival)["prestate"].__set__
+    prestate = Prestate.from_struct(found.prestate) if found.verified else None
+    return Arrival(address, ffi.buffer(found.datagram, found.size)[:], prestate)
 
 
 def _family(sock: socket.socket) -> int:
@@ -342,15 +318,8 @@ def _family(sock: socket.socket) -> int:
 
 
 def _deadline(timeout: float | None) -> float | None:
-    if timeout is None:
-        return None
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-        raise TypeError(f"timeout must be a number of seconds or None, not {timeout!r}")
-    if timeout > _FOREVER_S:
-        return None
-    if not timeout >= 0:
-        raise ValueError(f"timeout must not be negative, nor NaN: {max(timeout, -_FOREVER_S)}")
-    return time.monotonic() + timeout
+    seconds = seconds_to_wait("timeout", timeout, least=0)
+    return None if seconds is None else time.monotonic() + seconds
 
 
 def _milliseconds_until(deadline: float | None) -> int:
@@ -359,10 +328,3 @@ def _milliseconds_until(deadline: float | None) -> int:
         return _WAIT_MS
     left = deadline - time.monotonic()
     return 0 if left <= 0 else _WAIT_MS if left * 1000 >= _WAIT_MS else int(left * 1000) + 1
-
-
-def _check_number(name: str, value: int, most: int | None) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
-    if value < 1 or (most is not None and value > most):
-        raise ValueError(f"{name} must be at least 1{f', at most {most}' if most else ''}: {value}")

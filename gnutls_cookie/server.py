@@ -19,11 +19,11 @@ from enum import Enum
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from ._convert import check_seconds
+from ._check import integer, seconds
 from .address import SocketAddress
+from .arrival import Arrival
 from .cookie import Prestate
 from .errors import TimedOutError
-from .listener import Arrival
 from .session import TICK, Credentials, Session
 
 if TYPE_CHECKING:
@@ -273,9 +273,9 @@ class Server:
         max_queue_bytes: int = 256 << 10,
         retransmit_timeout: float = 1.0,
     ) -> None:
-        _check_limit("max_sessions", max_sessions)
-        _check_limit("max_queue", max_queue)
-        _check_limit("max_queue_bytes", max_queue_bytes)
+        integer("max_sessions", max_sessions, 1)
+        integer("max_queue", max_queue, 1)
+        integer("max_queue_bytes", max_queue_bytes, 1)
         self._credentials = credentials
         self._priority = priority
         self._verify_peer = verify_peer
@@ -283,9 +283,7 @@ class Server:
         self._handshake_timeout = handshake_timeout
         self._retransmit_timeout = retransmit_timeout
         self.max_sessions = max_sessions
-        self._idle_timeout = check_seconds(
-            "idle_timeout", idle_timeout, sys.float_info.min, math.inf
-        )
+        self._idle_timeout = seconds("idle_timeout", idle_timeout, sys.float_info.min, math.inf)
         self._max_queue = max_queue
         self._max_queue_bytes = max_queue_bytes
         self._peers: dict[SocketAddress, _Peer] = {}
@@ -607,7 +605,7 @@ def _is_ours(trace: TracebackType) -> bool:
 
 def _check_now(now: float) -> None:
     if type(now) is not float or not -_LATEST <= now <= _LATEST:
-        check_seconds("now", now, -_LATEST, _LATEST)
+        seconds("now", now, -_LATEST, _LATEST)
 
 
 def _hello_of(datagram: bytes) -> bytes:
@@ -616,10 +614,3 @@ def _hello_of(datagram: bytes) -> bytes:
     for _ in range(2):
         end += 1 + datagram[end] if end < len(datagram) else 0
     return datagram[_RANDOM_AT:end]
-
-
-def _check_limit(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
-    if not value > 0:
-        raise ValueError(f"{name} must be above 0, not {value}")

@@ -14,12 +14,13 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from ._convert import c_string, c_text, check_seconds, to_bytes
+from ._check import bytes_copy, integer, seconds, utf8
+from ._convert import c_text
 from ._ffi import ffi, lib
 from .cookie import Prestate, prestate_set
 from .credentials import CertificateCredentials, PSKCredentials, identity_text, psk_key
 from .errors import check, error_from_code
-from .handles import LENT, Transport, new_handle
+from .handles import TABLE, Transport
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -150,11 +151,11 @@ class Session:
         self._dropped = 0
         lookup = _lookup(listed) if is_server else None
         self._lookup = None if lookup is None else _Lookup(lookup)
-        self._handshake_timeout = check_seconds(
+        self._handshake_timeout = seconds(
             "handshake_timeout", handshake_timeout, TICK, _LONGEST_TIMEOUT
         )
         self._deadline: float | None = None
-        self._retransmit_timeout = check_seconds(
+        self._retransmit_timeout = seconds(
             "retransmit_timeout", retransmit_timeout, TICK, _LONGEST_TIMEOUT
         )
         self._interval = self._retransmit_timeout  # until the next retransmission, in seconds
@@ -199,7 +200,7 @@ class Session:
         Raises:
             TypeError: data is not bytes-like.
         """
-        datagram = data if type(data) is bytes else to_bytes("data", data)
+        datagram = data if type(data) is bytes else bytes_copy("data", data)
         size = whole = len(datagram)
         if size < _RECORD_HEADER or size != _RECORD_HEADER + (datagram[11] << 8 | datagram[12]):
             # More than one record, or none. A record lies within one datagram (RFC 6347 4.1.1).
@@ -324,7 +325,7 @@ class Session:
             GnuTLSError: the handshake is not complete, or the session is closed.
             TypeError: data is not bytes-like.
         """
-        message = data if type(data) is bytes else to_bytes("data", data)
+        message = data if type(data) is bytes else bytes_copy("data", data)
         if self._failed or self._closed or not self._established:
             self._check_usable(established=True)
         seat = _take_seat()
@@ -483,11 +484,7 @@ class Session:
 
     @mtu.setter
     def mtu(self, value: int) -> None:
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"mtu must be an int, not {type(value).__name__}")
-        if not MTU_MIN <= value <= MTU_MAX:
-            raise ValueError(f"mtu must be in {MTU_MIN}..{MTU_MAX}, not {value}")
-        lib.gnutls_dtls_set_mtu(self._pointer, value)
+        lib.gnutls_dtls_set_mtu(self._pointer, integer("mtu", value, MTU_MIN, MTU_MAX))
 
     @property
     def data_mtu(self) -> int:
@@ -534,7 +531,7 @@ class Session:
         lib.gcookie_wire_begin_at(self._wire, prestate.hsk_read_seq)
 
     def _set_priority(self, text: str, kinds: tuple[int, ...], alive: list[Any]) -> None:
-        priority, exchanges = _priority(c_string("priority", text))
+        priority, exchanges = _priority(utf8("priority", text))
         if not any(exchanges & _EXCHANGES[kind] for kind in kinds):
             names = {
                 lib.GNUTLS_CRD_CERTIFICATE: "a certificate",
@@ -551,7 +548,7 @@ class Session:
         certificates = any(isinstance(one, CertificateCredentials) for one in alive[0])
         name = b""
         if server_name is not None:
-            name = c_string("server_name", server_name)
+            name = utf8("server_name", server_name)
             if len(name) > 255:  # RFC 1035 2.3.4
                 raise ValueError(f"server_name must be of 1..255 bytes, not {len(name)}")
             if not _is_ip_address(server_name):
@@ -645,21 +642,17 @@ class Session:
         lookup = self._lookup
         if lookup is None:
             return self._call(seat, _HANDSHAKE, 0, datagram, len(datagram), is_due)
-        handle = _deep_handle()
+        code: int = TABLE.lending(lookup, self._shake_with, seat, datagram, is_due)
         try:
-            LENT[handle] = lookup
-            code = self._call(seat, _HANDSHAKE, handle, datagram, len(datagram), is_due)
-        finally:
-            LENT.pop(handle, None)
-        raised, lookup.raised = lookup.raised, None
-        if raised is not None:
+            lookup.raise_again()
+        except BaseException:
             self._failed = True
             self._alert(lib.GNUTLS_AL_FATAL, lib.GNUTLS_A_INTERNAL_ERROR)
-            try:
-                raise raised
-            finally:
-                del raised
+            raise
         return code
+
+    def _shake_with(self, seat: _Seat, datagram: bytes, is_due: bool, handle: int) -> int:
+        return self._call(seat, _HANDSHAKE, handle, datagram, len(datagram), is_due)
 
     def _say(self, function: Any, *arguments: Any) -> None:
         """A call that only sends; an alert that cannot be sent is lost."""
@@ -693,11 +686,6 @@ class Session:
             return bytes(ffi.buffer(out.data, out.size)).decode("utf-8", "replace").strip("\0 ")
         finally:
             lib.gcookie_free(out.data)
-
-
-def _deep_handle() -> int:
-    """new_handle(), as deep on the stack as _call() calls C: see LENT."""
-    return new_handle()
 
 
 class _Deinit:

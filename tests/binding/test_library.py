@@ -27,7 +27,7 @@ def text(pointer: object) -> str:
 
 
 def judge(**changed: str) -> list[str]:
-    """The warnings of judge() with one thing changed from a case where all is well."""
+    """The warnings of check_versions() with one thing changed from a case where all is well."""
     versions = {
         "package": "1.2.3",
         "compiled": "1.2.3",
@@ -37,7 +37,7 @@ def judge(**changed: str) -> list[str]:
     }
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        _library.judge(**{**versions, **changed})
+        _library.check_versions(**{**versions, **changed})
     assert all(warning.category is RuntimeWarning for warning in caught)
     return [str(warning.message) for warning in caught]
 

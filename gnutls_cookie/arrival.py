@@ -1,0 +1,30 @@
+"""Arrival: what the gate lets through, as the listener returns it and a server takes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .cookie import Prestate
+
+if TYPE_CHECKING:
+    from .address import SocketAddress
+
+__all__ = ["Arrival"]
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A datagram that passed the gate.
+
+    Attributes:
+        address: where it came from, as Python's socket module gives it: (ip, port), or (ip, port,
+            flowinfo, scope_id).
+        datagram: all of its bytes.
+        prestate: of a verified client: open a session with it, `Session(prestate=...)`, whose first
+            datagram is this one. None: a datagram for the session of an admitted peer.
+    """
+
+    address: SocketAddress
+    datagram: bytes
+    prestate: Prestate | None
