@@ -10,8 +10,15 @@ import pytest
 from tests.support.common import ROOT
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-BASES = (ROOT, ROOT / "gnutls_cookie", ROOT / "gnutls_cookie" / "native", ROOT / "docs")
-BASES = (*BASES, *(ROOT / "tests" / room for room in ("house", "binding", "cli")))
+FOLDERS = (
+    "gnutls_cookie",
+    "gnutls_cookie/native",
+    "docs",
+    "tests/house",
+    "tests/binding",
+    "tests/cli",
+)
+BASES = [ROOT, *(ROOT / folder for folder in FOLDERS)]
 
 
 def files_named(text: str) -> set[str]:
