@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ._check import bytes_copy, utf8
 from ._convert import view
 from ._ffi import ffi, lib
+from ._owned import owned
 from .errors import GnuTLSError, check, error_from_code
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class CertificateCredentials:
             raise ValueError("more_pairs needs certificate and key")
         out = ffi.new("gnutls_certificate_credentials_t *")
         check(lib.gnutls_certificate_allocate_credentials(out))
-        self._pointer = ffi.gc(out[0], lib.gnutls_certificate_free_credentials)
+        self._box, self._owner = out, owned(out, lib.gnutls_certificate_free_credentials)
         self.has_certificate = bool(pairs)
         secret = ffi.NULL if password is None else utf8("password", password, least=0)
         for number, pair in enumerate(pairs, 1):
@@ -127,11 +128,17 @@ class CertificateCredentials:
     def __repr__(self) -> str:
         return f"<CertificateCredentials certificate={self.has_certificate}>"
 
-    def _of_role(self, role: str) -> tuple[int, Any]:
-        """Kind and C pointer, as gnutls_credentials_set takes them."""
+    @property
+    def _pointer(self) -> Any:
+        return self._box[0]
+
+    def _of_role(self, role: str) -> tuple[int, Any, Any]:
+        """Kind and a box with the C pointer for gnutls_credentials_set, and the box's owner."""
         if role == "server" and not self.has_certificate:
             raise ValueError("credentials: a server needs certificate and key")
-        return lib.GNUTLS_CRD_CERTIFICATE, self._pointer
+        if self._box[0] == ffi.NULL:
+            raise ReferenceError("credentials: the garbage collector has freed them")
+        return lib.GNUTLS_CRD_CERTIFICATE, self._box, self._owner
 
 
 class PSKCredentials:
@@ -193,27 +200,30 @@ class PSKCredentials:
     def __repr__(self) -> str:
         return f"<PSKCredentials identity={self.identity!r}>"
 
-    def _of_role(self, role: str) -> tuple[int, Any]:
-        """Kind and C pointer, as gnutls_credentials_set takes them; a new one for each session."""
+    def _of_role(self, role: str) -> tuple[int, Any, Any]:
+        """Kind and a box with the C pointer for gnutls_credentials_set, and the box's owner; new
+        ones for each session."""
         if role == "server":
             out = ffi.new("gnutls_psk_server_credentials_t *")
             check(lib.gnutls_psk_allocate_server_credentials(out))
-            pointer = ffi.gc(out[0], lib.gnutls_psk_free_server_credentials)
+            owner = owned(out, lib.gnutls_psk_free_server_credentials)
+            pointer = out[0]
             lib.gcookie_psk_set_callback(pointer)
             if self._hint is not None:
                 check(lib.gnutls_psk_set_server_credentials_hint(pointer, self._hint), "hint")
-            return lib.GNUTLS_CRD_PSK, pointer
+            return lib.GNUTLS_CRD_PSK, out, owner
         if self._client is None:
             raise ValueError("credentials: a client needs identity and key")
         out = ffi.new("gnutls_psk_client_credentials_t *")
         check(lib.gnutls_psk_allocate_client_credentials(out))
-        pointer = ffi.gc(out[0], lib.gnutls_psk_free_client_credentials)
+        owner = owned(out, lib.gnutls_psk_free_client_credentials)
+        pointer = out[0]
         with _datum("identity", self._client[0]) as name, _datum("key", self._client[1]) as secret:
             code = lib.gnutls_psk_set_client_credentials2(
                 pointer, name.pointer, secret.pointer, lib.GNUTLS_PSK_KEY_RAW
             )
         check(code, "identity and key")
-        return lib.GNUTLS_CRD_PSK, pointer
+        return lib.GNUTLS_CRD_PSK, out, owner
 
 
 class _datum:

@@ -143,7 +143,7 @@ class CookieGate:
 
     def __init__(self, keys: Buffer | KeyRing) -> None:
         self._ring = keys if isinstance(keys, KeyRing) else _ring(keys)
-        self._made: tuple[object, Any] = ("not yet", None)
+        self._made: tuple[object, Any, Any] = ("not yet", None, None)
         self.native_counters = ffi.new(_COUNTERS)
 
     @property
@@ -211,10 +211,10 @@ class CookieGate:
         place: another thread may be using the old one, which is wiped when the last user is done.
         """
         keys = self._ring.keys_at(now)
-        made_of, native = self._made
-        if keys is not made_of:
-            native = _native(keys)
-            self._made = (keys, native)
+        made_of, native, _ = self._made
+        if keys is not made_of or not native.current.size:  # or wiped, and this is a finalizer
+            native, memory = _native(keys)
+            self._made = (keys, native, memory)
         return native
 
     def _decide(self, keys: Any, client_data: Any, datagram: Any, verdict: Any) -> int:
@@ -250,15 +250,18 @@ def _ring(key: Buffer) -> KeyRing:
         raise OverflowError(str(error).replace("current", "keys", 1)) from None
 
 
-def _native(keys: Keys) -> Any:
-    native = ffi.gc(ffi.new(_KEYS), _wipe)
+def _native(keys: Keys) -> tuple[Any, Any]:
+    """The keys, wiped with the last reference to them, and their memory, which can be looked at
+    after that: see _owned."""
+    memory = ffi.new(_KEYS)
+    native = ffi.gc(memory, _wipe)
     for field, key in (native.current, keys[0]), (native.previous, keys[1]):
         if key is not None:
             if len(key) > lib.GCOOKIE_KEY_CAPACITY:
                 key = hashlib.sha1(key).digest()  # what HMAC-SHA1 makes of it (RFC 2104 2)
             ffi.memmove(field.data, key, len(key))
             field.size = len(key)
-    return native
+    return native, memory
 
 
 def _wipe(native: Any) -> None:

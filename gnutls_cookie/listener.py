@@ -16,6 +16,7 @@ from typing import Any
 
 from ._check import integer, seconds_to_wait
 from ._ffi import ffi, lib
+from ._owned import owned
 from .address import SocketAddress, client_data
 from .arrival import Arrival
 from .cookie import Prestate
@@ -26,6 +27,7 @@ __all__ = ["Arrival", "CookieListener", "ListenerCounters"]
 
 _WAIT_MS = 50  # of waiting in C: a signal that another thread took, or close(), is seen after it
 _WORK_MS = 5  # of work in C while datagrams keep coming: what an event loop has to bear
+_UDP = ffi.typeof("struct gcookie_udp **")
 _DATAGRAM_CAPACITY = 65535  # bytes; no UDP datagram is longer (RFC 768)
 _MAX_BATCH = 1024  # messages in one recvmmsg (UIO_MAXIOV of Linux)
 
@@ -97,7 +99,7 @@ class CookieListener:
     def __init__(
         self, sock: socket.socket, gate: CookieGate, *, batch: int = 64, max_peers: int = 1 << 20
     ) -> None:
-        self._native: Any = None
+        self._native: tuple[Any, Any] | None = None
         if not isinstance(gate, CookieGate):
             raise TypeError(f"gate must be a CookieGate, not {type(gate).__name__}")
         self._family = _family(sock)
@@ -110,8 +112,10 @@ class CookieListener:
         native = lib.gcookie_udp_new(batch, _DATAGRAM_CAPACITY, max_peers)
         if native == ffi.NULL:
             raise MemoryError(f"no memory for {batch} datagrams of {_DATAGRAM_CAPACITY} bytes")
+        box = ffi.new(_UDP)
+        box[0] = native
         # Freed with the last reference: a call in another thread has one of its own.
-        self._native = ffi.gc(native, lib.gcookie_udp_free)
+        self._native = box, owned(box, lib.gcookie_udp_free)
 
     @property
     def gate(self) -> CookieGate:
@@ -126,7 +130,8 @@ class CookieListener:
             ValueError: the listener is closed.
         """
         counted = ffi.new(_COUNTERS)
-        lib.gcookie_udp_count(self._opened(), counted)
+        native, _owner = self._opened()
+        lib.gcookie_udp_count(native, counted)
         return ListenerCounters(
             received=counted.received,
             replies=counted.replies,
@@ -143,7 +148,8 @@ class CookieListener:
         Raises:
             ValueError: the listener is closed.
         """
-        return int(lib.gcookie_udp_peers(self._opened()))
+        native, _owner = self._opened()
+        return int(lib.gcookie_udp_peers(native))
 
     @property
     def closed(self) -> bool:
@@ -185,7 +191,8 @@ class CookieListener:
                 raise RuntimeError(
                     "poll() is under way already; one listener has one poll() at a time"
                 )
-            return self._poll(self._opened(), deadline, limit)
+            native, _owner = self._opened()
+            return self._poll(native, deadline, limit)
         finally:
             self._turn.give(token)
 
@@ -205,7 +212,8 @@ class CookieListener:
             TypeError: address is of another type.
         """
         raw = client_data.sockaddr(address, self._family)
-        code = lib.gcookie_udp_admit(self._opened(), raw, len(raw))
+        native, _owner = self._opened()
+        code = lib.gcookie_udp_admit(native, raw, len(raw))
         if code == -errno.ENOSPC:
             raise OverflowError("max_peers are admitted; forget() one first")
         if code == -errno.ENOMEM:
@@ -219,7 +227,8 @@ class CookieListener:
             TypeError: address is of another type.
         """
         raw = client_data.sockaddr(address, self._family)
-        lib.gcookie_udp_forget(self._opened(), raw, len(raw))
+        native, _owner = self._opened()
+        lib.gcookie_udp_forget(native, raw, len(raw))
 
     def close(self) -> None:
         """Wipe and free all memory, and end a poll() of another thread within 50 ms. The socket is
@@ -269,11 +278,12 @@ class CookieListener:
                 break
         return arrivals
 
-    def _opened(self) -> Any:
+    def _opened(self) -> tuple[Any, Any]:
+        """What C works on, and its owner, to be kept for the length of the call."""
         native = self._native
-        if native is None:
+        if native is None or native[0][0] == ffi.NULL:  # or freed, and this is a finalizer
             raise ValueError("the listener is closed")
-        return native
+        return native[0][0], native[1]
 
 
 def send_each(sock: socket.socket, datagrams: Sequence[bytes], names: Sequence[bytes]) -> int:

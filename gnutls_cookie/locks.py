@@ -31,6 +31,8 @@ __all__ = ["OwnedLock"]
 _MAIN_WAIT_MS = 100  # in C at a time, in the one thread that runs signal handlers
 _WAIT_MS = 10_000  # and in the others: nothing but their time ends their wait
 
+_BOX = ffi.typeof("struct gcookie_lock **")
+
 _now = time.monotonic
 
 
@@ -58,20 +60,27 @@ class OwnedLock:
         True
     """
 
-    __slots__ = ("_await", "_news", "_notify", "_take", "give", "token")
+    __slots__ = ("_await", "_news", "_notify", "_owner", "_take", "give", "token")
 
     def __init__(self) -> None:
-        native = lib.gcookie_lock_new()
-        if native == ffi.NULL:
+        # The box outlives the lock that it holds (see _owned), and C looks into it each time.
+        box = ffi.new(_BOX)
+        if lib.gcookie_lock_new(box) < 0:
             raise MemoryError("no memory for a lock")
-        native = ffi.gc(native, lib.gcookie_lock_free)
+        self._owner = ffi.gc(box, lib.gcookie_lock_free)
+
+        def call(function: Any) -> Any:
+            bound = partial(function, box)
+            vars(bound)["owner"] = self._owner  # for as long as anybody can call it
+            return bound
+
         # Each a call into C without a frame of Python in between, on which the promise rests.
         self.token: Callable[[], int] = lib.gcookie_lock_token
-        self.give: Callable[[int], None] = partial(lib.gcookie_lock_give, native)
-        self._take: Any = partial(lib.gcookie_lock_take, native)
-        self._news: Any = partial(lib.gcookie_lock_news, native)
-        self._await: Any = partial(lib.gcookie_lock_await, native)
-        self._notify: Any = partial(lib.gcookie_lock_notify, native)
+        self.give: Callable[[int], None] = call(lib.gcookie_lock_give)
+        self._take: Any = call(lib.gcookie_lock_take)
+        self._news: Any = call(lib.gcookie_lock_news)
+        self._await: Any = call(lib.gcookie_lock_await)
+        self._notify: Any = call(lib.gcookie_lock_notify)
 
     def take(self, token: int, timeout: float | None = None) -> bool:
         """Make `token` the owner, as soon as nobody else is.
@@ -96,6 +105,8 @@ class OwnedLock:
                 taken = self._take(token, wait)
         if taken == -errno.EDEADLK:
             raise RuntimeError("this thread holds the lock already")
+        if taken == -errno.EBADF:
+            raise ReferenceError("the garbage collector has freed this lock")
         if taken < 0:
             raise ValueError("token must be of token()")
         return bool(taken)

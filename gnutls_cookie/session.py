@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from ._check import bytes_copy, integer, seconds, utf8
 from ._convert import c_text
 from ._ffi import ffi, lib
+from ._owned import owned
 from .cookie import Prestate, prestate_set
 from .credentials import CertificateCredentials, PSKCredentials, identity_text, psk_key
-from .errors import check, error_from_code
+from .errors import GnuTLSError, check, error_from_code
 from .handles import TABLE, Transport
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ _SIZE = ffi.sizeof("uint32_t")  # bytes; stands before each datagram that a call
 _FIRST: int = lib.GCOOKIE_FIRST  # bytes
 _SESSION = ffi.typeof("gnutls_session_t *")
 _WIRE = ffi.typeof("struct gcookie_wire *")
+_SEAT = ffi.typeof("struct gcookie_seat *")
 _HANDSHAKE, _RECEIVE, _SEND = (
     lib.gcookie_wire_handshake,
     lib.gcookie_wire_receive,
@@ -52,6 +54,7 @@ _HANDSHAKE, _RECEIVE, _SEND = (
 )
 _AGAIN: int = lib.GNUTLS_E_AGAIN
 _BUSY: int = lib.GCOOKIE_BUSY
+_GONE: int = lib.GCOOKIE_GONE
 
 # NORMAL still has DTLS 1.0, which RFC 8996 forbids. It lacks AES-128-CCM-8, mandatory for PSK in
 # CoAP (RFC 7252 9.1.3.1), and the CBC-SHA256 suites of small devices (RFC 5487 3.1). What is added
@@ -176,11 +179,12 @@ class Session:
         flags = lib.GNUTLS_SERVER if is_server else lib.GNUTLS_CLIENT
         flags |= lib.GNUTLS_DATAGRAM | lib.GNUTLS_NONBLOCK | lib.GNUTLS_NO_SIGNAL
         check(lib.gnutls_init(out, flags))
-        self._pointer = ffi.gc(out[0], deinit)
-        lib.gcookie_wire_attach(self._pointer, self._wire, is_server)
-        for kind, pointer in kinds_and_pointers:
-            check(lib.gnutls_credentials_set(self._pointer, kind, pointer))
-        kinds = tuple(sorted(kind for kind, _ in kinds_and_pointers))
+        self._native = ffi.gc(out[0], deinit)
+        lib.gcookie_wire_attach(self._native, self._wire, is_server)
+        self._credentials = [box for _, box, _ in kinds_and_pointers]
+        for kind, box, _ in kinds_and_pointers:
+            check(lib.gnutls_credentials_set(self._pointer, kind, box[0]))
+        kinds = tuple(sorted(kind for kind, _, _ in kinds_and_pointers))
         self._set_priority(_PRIORITY[kinds] if priority is None else priority, kinds, alive)
         self._set_verification(server_name, verify_peer, alive)
         if mtu is not None:
@@ -259,6 +263,8 @@ class Session:
         if self._established:
             return True
         self._check_usable()
+        if ffi.NULL in [box[0] for box in self._credentials]:
+            raise _gone()
         now = time.monotonic()
         if self._deadline is None:
             self._deadline = now + self._handshake_timeout
@@ -391,7 +397,7 @@ class Session:
         During the handshake user_canceled goes before it (RFC 5246 7.2.2). What the peer sent
         before its own goodbye can still be received.
         """
-        if self._closed or self._failed:
+        if self.closed:
             return
         self._closed = True
         if self._established:
@@ -410,7 +416,7 @@ class Session:
     @property
     def closed(self) -> bool:
         """Whether close() was called, the session failed, or the peer's goodbye was answered."""
-        return self._closed or self._failed
+        return self._closed or self._failed or self._wire.session == ffi.NULL
 
     @property
     def peer_closed(self) -> bool:
@@ -500,7 +506,9 @@ class Session:
 
     def __repr__(self) -> str:
         state = (
-            "failed"
+            "freed"
+            if self._wire.session == ffi.NULL
+            else "failed"
             if self._failed
             else "closed"
             if self._closed
@@ -511,6 +519,17 @@ class Session:
         return f"<Session {self.role} {state}>"
 
     # --- helpers ----------------------------------------------------------------------------------
+
+    @property
+    def _pointer(self) -> Any:
+        """The gnutls_session_t.
+
+        Raises:
+            GnuTLSError: the collector has freed it; this is a finalizer of the same cycle.
+        """
+        if self._wire.session == ffi.NULL:
+            raise _gone()
+        return self._native
 
     def _gnutls_session_address(self) -> int:
         """The address of the gnutls_session_t, for prestate_set()."""
@@ -540,7 +559,7 @@ class Session:
             what = " or ".join(names[kind] for kind in kinds)
             raise ValueError(f"priority allows no key exchange with {what}: {text!r}")
         alive.append(priority)
-        check(lib.gnutls_priority_set(self._pointer, priority), "priority")
+        check(lib.gnutls_priority_set(self._pointer, priority[0]), "priority")
 
     def _set_verification(
         self, server_name: str | None, verify_peer: bool | None, alive: list[Any]
@@ -585,9 +604,11 @@ class Session:
     def _call(self, seat: _Seat, function: Any, *arguments: Any) -> int:
         """One call of libgnutls on this session by native/wire.c; what it sent is kept."""
         native = seat[0]
-        code: int = function(self._pointer, self._wire, native, *arguments)
+        code: int = function(self._native, self._wire, native, *arguments)
         if code == _BUSY:
             raise RuntimeError("another call of this session is under way")
+        if code == _GONE:
+            raise _gone()
         size = native.out_size
         if size:
             sent = seat[2] if size <= _FIRST else ffi.buffer(native.out, size)
@@ -696,9 +717,14 @@ class _Deinit:
         self._alive = alive
 
     def __call__(self, pointer: Any) -> None:
+        self._wire.session = ffi.NULL
         lib.gnutls_deinit(pointer)
         lib.gcookie_wire_clear(self._wire)
         self._alive.clear()
+
+
+def _gone() -> GnuTLSError:
+    return error_from_code(lib.GNUTLS_E_INVALID_SESSION, "the garbage collector has freed it")
 
 
 class _Lookup(Transport):
@@ -717,7 +743,7 @@ class _Lookup(Transport):
 
 # What calls need for their length, each with views of its message and of what it sent first. A call
 # takes one and gives it back, so that there are as many as calls ever were under way at once.
-_Seat = tuple[Any, Any, Any]
+_Seat = tuple[Any, Any, Any, Any]
 _SEATS: list[_Seat] = []
 
 
@@ -725,11 +751,10 @@ def _take_seat() -> _Seat:
     try:
         return _SEATS.pop()
     except IndexError:
-        native = lib.gcookie_seat_new()
-        if native == ffi.NULL:
-            raise MemoryError("no memory for a call of a session") from None
-        native = ffi.gc(native, lib.gcookie_seat_free)
-        return native, ffi.buffer(native.message), ffi.buffer(native.first)
+        native = ffi.new(_SEAT)
+        lib.gcookie_seat_init(native)
+        owner = ffi.gc(native, lib.gcookie_seat_clear)
+        return native, ffi.buffer(native.message), ffi.buffer(native.first), owner
 
 
 @functools.lru_cache(maxsize=64)
@@ -744,12 +769,12 @@ def _priority(text: bytes) -> tuple[Any, frozenset[int]]:
         raise ValueError(
             f"priority is not understood{rest}: {text.decode('utf-8', 'surrogateescape')!r}"
         )
-    priority = ffi.gc(out[0], lib.gnutls_priority_deinit)
-    if not _DTLS.intersection(_numbers(lib.gnutls_priority_protocol_list, priority)):
+    priority = owned(out, lib.gnutls_priority_deinit)
+    if not _DTLS.intersection(_numbers(lib.gnutls_priority_protocol_list, priority[0])):
         raise ValueError(
             f"priority allows no version of DTLS: {text.decode('utf-8', 'surrogateescape')!r}"
         )
-    return priority, frozenset(_numbers(lib.gnutls_priority_kx_list, priority))
+    return priority, frozenset(_numbers(lib.gnutls_priority_kx_list, priority[0]))
 
 
 def _numbers(function: Any, priority: Any) -> list[int]:

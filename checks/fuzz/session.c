@@ -173,7 +173,7 @@ static void open_side(struct side *side, int is_server) {
     const unsigned int flags = GNUTLS_DATAGRAM | GNUTLS_NONBLOCK | GNUTLS_NO_SIGNAL;
     memset(side, 0, sizeof *side);
     side->is_server = is_server;
-    side->seat = gcookie_seat_new();
+    side->seat = calloc(1, sizeof *side->seat);
     MUST(side->seat != NULL);
     MUST(gnutls_init(&side->session, flags | (is_server ? GNUTLS_SERVER : GNUTLS_CLIENT)) == 0);
     gcookie_wire_attach(side->session, &side->wire, is_server);
@@ -189,7 +189,8 @@ static void close_side(struct side *side) {
     gnutls_deinit(side->session);
     gcookie_wire_clear(&side->wire);
     MUST(side->wire.guard.kept == 0);
-    gcookie_seat_free(side->seat);
+    gcookie_seat_clear(side->seat);
+    free(side->seat);
     for (unsigned int at = 0; at < side->queued; at++) {
         free(side->queue[at].bytes);
     }

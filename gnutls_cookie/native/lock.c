@@ -66,14 +66,14 @@ static int make_conditions(struct gcookie_lock *lock) {
     return error;
 }
 
-struct gcookie_lock *gcookie_lock_new(void) {
+int gcookie_lock_new(struct gcookie_lock **box) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     struct gcookie_lock *lock = calloc(1, sizeof *lock);
 
     pthread_once(&once, watch_forks);
     if (lock == NULL || fork_error != 0 || make_conditions(lock) != 0) {
         free(lock);
-        return NULL;
+        return -ENOMEM;
     }
     pthread_mutex_lock(&guard);
     lock->next = locks;
@@ -81,13 +81,17 @@ struct gcookie_lock *gcookie_lock_new(void) {
         locks->previous = lock;
     locks = lock;
     pthread_mutex_unlock(&guard);
-    return lock;
+    *box = lock;
+    return 0;
 }
 
-void gcookie_lock_free(struct gcookie_lock *lock) {
+void gcookie_lock_free(struct gcookie_lock **box) {
+    struct gcookie_lock *lock = *box;
+
     if (lock == NULL)
         return;
     pthread_mutex_lock(&guard);
+    *box = NULL;
     if (lock->next != NULL)
         lock->next->previous = lock->previous;
     if (lock->previous != NULL)
@@ -142,10 +146,13 @@ static int wait_until(pthread_cond_t *condition, const struct timespec *end) {
 #endif
 }
 
-int gcookie_lock_take(struct gcookie_lock *lock, uint64_t token, unsigned int wait_ms) {
+int gcookie_lock_take(struct gcookie_lock **box, uint64_t token, unsigned int wait_ms) {
     const struct timespec end = later(wait_ms);
+    struct gcookie_lock *lock = *box;
     int result = 1;
 
+    if (lock == NULL)
+        return -EBADF;
     if (token == 0)
         return -EINVAL;
     pthread_mutex_lock(&guard);
@@ -163,7 +170,11 @@ int gcookie_lock_take(struct gcookie_lock *lock, uint64_t token, unsigned int wa
     return result;
 }
 
-void gcookie_lock_give(struct gcookie_lock *lock, uint64_t token) {
+void gcookie_lock_give(struct gcookie_lock **box, uint64_t token) {
+    struct gcookie_lock *lock = *box;
+
+    if (lock == NULL)
+        return;
     pthread_mutex_lock(&guard);
     if (token != 0 && lock->owner == token) {
         lock->owner = 0;
@@ -172,18 +183,25 @@ void gcookie_lock_give(struct gcookie_lock *lock, uint64_t token) {
     pthread_mutex_unlock(&guard);
 }
 
-uint64_t gcookie_lock_news(struct gcookie_lock *lock) {
+uint64_t gcookie_lock_news(struct gcookie_lock **box) {
+    struct gcookie_lock *lock = *box;
     uint64_t news;
+
+    if (lock == NULL)
+        return 0;
     pthread_mutex_lock(&guard);
     news = lock->news;
     pthread_mutex_unlock(&guard);
     return news;
 }
 
-int gcookie_lock_await(struct gcookie_lock *lock, uint64_t news, unsigned int wait_ms) {
+int gcookie_lock_await(struct gcookie_lock **box, uint64_t news, unsigned int wait_ms) {
     const struct timespec end = later(wait_ms);
+    struct gcookie_lock *lock = *box;
     int changed;
 
+    if (lock == NULL)
+        return 1;
     pthread_mutex_lock(&guard);
     while (lock->news == news && wait_until(&lock->changed, &end) == 0)
         ;
@@ -192,7 +210,11 @@ int gcookie_lock_await(struct gcookie_lock *lock, uint64_t news, unsigned int wa
     return changed;
 }
 
-void gcookie_lock_notify(struct gcookie_lock *lock) {
+void gcookie_lock_notify(struct gcookie_lock **box) {
+    struct gcookie_lock *lock = *box;
+
+    if (lock == NULL)
+        return;
     pthread_mutex_lock(&guard);
     lock->news++;
     pthread_cond_broadcast(&lock->changed);

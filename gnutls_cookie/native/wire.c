@@ -174,30 +174,22 @@ size_t gcookie_whole_records(const unsigned char *datagram, size_t size, size_t 
 
 /* --- calls ------------------------------------------------------------------------------------ */
 
-struct gcookie_seat *gcookie_seat_new(void) {
-    struct gcookie_seat *seat = calloc(1, sizeof *seat);
-    if (seat != NULL) {
-        seat->out = seat->first;
-        seat->out_capacity = sizeof seat->first;
-    }
-    return seat;
+void gcookie_seat_init(struct gcookie_seat *seat) {
+    seat->out = seat->first;
+    seat->out_capacity = sizeof seat->first;
+    seat->out_size = 0;
 }
 
 /* Nothing is sent yet. */
 static void clear(struct gcookie_seat *seat) {
     if (seat->out != seat->first)
         free(seat->out);
-    seat->out = seat->first;
-    seat->out_capacity = sizeof seat->first;
-    seat->out_size = 0;
+    gcookie_seat_init(seat);
 }
 
-void gcookie_seat_free(struct gcookie_seat *seat) {
-    if (seat == NULL)
-        return;
+void gcookie_seat_clear(struct gcookie_seat *seat) {
     gnutls_memset(seat->message, 0, sizeof seat->message);
     clear(seat);
-    free(seat);
 }
 
 void gcookie_wire_attach(gnutls_session_t session, struct gcookie_wire *wire, int is_server) {
@@ -220,13 +212,15 @@ void gcookie_wire_clear(struct gcookie_wire *wire) {
     gcookie_guard_clear(&wire->guard);
 }
 
-/* The call has the session to itself, or (0) does nothing. */
+/* 0: the call has the session to itself. Else it does nothing but return what this gives. */
 static int enter(struct gcookie_wire *wire, struct gcookie_seat *seat) {
-    if (__atomic_exchange_n(&wire->busy, 1, __ATOMIC_ACQUIRE) != 0)
-        return 0;
     clear(seat);
+    if (wire->session == NULL)
+        return GCOOKIE_GONE;
+    if (__atomic_exchange_n(&wire->busy, 1, __ATOMIC_ACQUIRE) != 0)
+        return GCOOKIE_BUSY;
     wire->seat = seat;
-    return 1;
+    return 0;
 }
 
 static void feed(struct gcookie_wire *wire, const unsigned char *in, size_t in_size) {
@@ -251,10 +245,10 @@ static int waits(int code) {
 int gcookie_wire_handshake(gnutls_session_t session, struct gcookie_wire *wire,
                            struct gcookie_seat *seat, uintptr_t handle, const unsigned char *in,
                            size_t in_size, int due) {
-    int code = GNUTLS_E_AGAIN;
+    int code = GNUTLS_E_AGAIN, entered;
 
-    if (!enter(wire, seat))
-        return GCOOKIE_BUSY;
+    if ((entered = enter(wire, seat)) != 0)
+        return entered;
     feed(wire, in, in_size);
     wire->handle = handle;
     wire->due = due;
@@ -318,9 +312,10 @@ static ssize_t take(gnutls_packet_t packet, struct gcookie_seat *seat) {
 ssize_t gcookie_wire_receive(gnutls_session_t session, struct gcookie_wire *wire,
                              struct gcookie_seat *seat, const unsigned char *in, size_t in_size) {
     ssize_t code = GNUTLS_E_AGAIN;
+    int entered;
 
-    if (!enter(wire, seat))
-        return GCOOKIE_BUSY;
+    if ((entered = enter(wire, seat)) != 0)
+        return entered;
     feed(wire, in, in_size);
     wire->wants_flight = 0;
     for (int step = 0; step < STEPS; step++) {
@@ -372,8 +367,9 @@ size_t gcookie_wire_data_mtu(gnutls_session_t session) {
 ssize_t gcookie_wire_send(gnutls_session_t session, struct gcookie_wire *wire,
                           struct gcookie_seat *seat, const void *data, size_t size) {
     ssize_t code;
-    if (!enter(wire, seat))
-        return GCOOKIE_BUSY;
+    int entered;
+    if ((entered = enter(wire, seat)) != 0)
+        return entered;
     code = size > gcookie_wire_data_mtu(session) ? GNUTLS_E_LARGE_PACKET
                                                  : gnutls_record_send(session, data, size);
     leave(wire);
@@ -382,9 +378,9 @@ ssize_t gcookie_wire_send(gnutls_session_t session, struct gcookie_wire *wire,
 
 int gcookie_wire_bye(gnutls_session_t session, struct gcookie_wire *wire,
                      struct gcookie_seat *seat) {
-    int code;
-    if (!enter(wire, seat))
-        return GCOOKIE_BUSY;
+    int code, entered;
+    if ((entered = enter(wire, seat)) != 0)
+        return entered;
     code = gnutls_bye(session, GNUTLS_SHUT_WR);
     leave(wire);
     return code;
@@ -392,9 +388,9 @@ int gcookie_wire_bye(gnutls_session_t session, struct gcookie_wire *wire,
 
 int gcookie_wire_alert(gnutls_session_t session, struct gcookie_wire *wire,
                        struct gcookie_seat *seat, int level, int description) {
-    int code;
-    if (!enter(wire, seat))
-        return GCOOKIE_BUSY;
+    int code, entered;
+    if ((entered = enter(wire, seat)) != 0)
+        return entered;
     code = gnutls_alert_send(session, (gnutls_alert_level_t)level,
                              (gnutls_alert_description_t)description);
     leave(wire);
@@ -403,9 +399,9 @@ int gcookie_wire_alert(gnutls_session_t session, struct gcookie_wire *wire,
 
 int gcookie_wire_alert_for(gnutls_session_t session, struct gcookie_wire *wire,
                            struct gcookie_seat *seat, int error) {
-    int code;
-    if (!enter(wire, seat))
-        return GCOOKIE_BUSY;
+    int code, entered;
+    if ((entered = enter(wire, seat)) != 0)
+        return entered;
     code = gnutls_alert_send_appropriate(session, error);
     leave(wire);
     return code;

@@ -48,12 +48,16 @@ struct gcookie_wire {
 
 /* Answers that are none of libgnutls'. */
 enum {
-    GCOOKIE_BUSY = -1000001,   /* another call of this session is under way; nothing was done */
-    GCOOKIE_GOODBYE = -1000002 /* gcookie_wire_receive: the peer said close_notify */
+    GCOOKIE_BUSY = -1000001,    /* another call of this session is under way; nothing was done */
+    GCOOKIE_GOODBYE = -1000002, /* gcookie_wire_receive: the peer said close_notify */
+    GCOOKIE_GONE = -1000003     /* wire->session is NULL: it is freed; nothing was done */
 };
 
-struct gcookie_seat *gcookie_seat_new(void); /* NULL: no memory */
-void gcookie_seat_free(struct gcookie_seat *seat);
+/* Before the first call. */
+void gcookie_seat_init(struct gcookie_seat *seat);
+
+/* Wipes it, and frees what it points to. It can be used again. */
+void gcookie_seat_clear(struct gcookie_seat *seat);
 
 /* Before the first call. The session's timers are the caller's from then on: libgnutls' own look at
  * CLOCK_REALTIME, which may be set. */

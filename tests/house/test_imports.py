@@ -19,7 +19,7 @@ PACKAGE = ROOT / "gnutls_cookie"
 # package; a folder stands here as a whole. Names of modules still to come do no harm.
 LAYERS = (
     {"_check", "_early", "_ffi", "_version"},
-    {"_convert"},
+    {"_convert", "_owned"},
     {"_library", "address", "errors", "locks"},
     {"credentials", "handles"},
     {"cookie"},
