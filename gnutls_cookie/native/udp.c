@@ -64,9 +64,9 @@ struct gcookie_udp {
     struct gcookie_peers *peers;
 };
 
-static unsigned int judge(struct gcookie_udp *udp, const struct gcookie_keys *keys,
-                          struct gcookie_counters *seen, unsigned int received,
-                          unsigned int *replies);
+static unsigned int pass_gate(struct gcookie_udp *udp, const struct gcookie_keys *keys,
+                              struct gcookie_counters *seen, unsigned int received,
+                              unsigned int *replies);
 static unsigned int collect(struct gcookie_udp *udp, struct gcookie_counters *seen,
                             unsigned int received);
 static int is_whole(struct gcookie_udp *udp, const struct message *message,
@@ -169,7 +169,7 @@ int gcookie_udp_run(struct gcookie_udp *udp, int fd, const struct gcookie_keys *
             any = 1;
             failures = 0;
             gcookie_add(&udp->counters.received, (uint64_t)received);
-            arrived = judge(udp, keys, &seen, (unsigned int)received, &replies);
+            arrived = pass_gate(udp, keys, &seen, (unsigned int)received, &replies);
             error = reply(udp, fd, replies);
             if (arrived > 0) {
                 break;
@@ -227,9 +227,9 @@ void gcookie_udp_count(struct gcookie_udp *udp, struct gcookie_udp_counters *out
 
 /* Every datagram goes through the gate, from whatever address: an admitted peer that lost its state
  * begins anew with a ClientHello (RFC 6347 4.2.8). Returns the number of arrivals. */
-static unsigned int judge(struct gcookie_udp *udp, const struct gcookie_keys *keys,
-                          struct gcookie_counters *seen, unsigned int received,
-                          unsigned int *replies) {
+static unsigned int pass_gate(struct gcookie_udp *udp, const struct gcookie_keys *keys,
+                              struct gcookie_counters *seen, unsigned int received,
+                              unsigned int *replies) {
     unsigned int challenges = 0;
     for (unsigned int at = 0; at < received; at++) {
         struct message *message = &udp->incoming[at];
@@ -321,8 +321,8 @@ static void arrive(struct gcookie_udp *udp, unsigned int at, unsigned int number
     }
 }
 
-/* Sends what judge() laid out. A reply that cannot be sent is lost, as UDP loses datagrams; those
- * behind it are not. Returns 0, or the errno of a socket that is no more. */
+/* Sends what pass_gate() laid out. A reply that cannot be sent is lost, as UDP loses datagrams;
+ * those behind it are not. Returns 0, or the errno of a socket that is no more. */
 static int reply(struct gcookie_udp *udp, int fd, unsigned int replies) {
     unsigned int done = 0;
     unsigned int lost = 0;

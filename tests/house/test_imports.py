@@ -252,6 +252,28 @@ def test_one_section_of_the_cdef_is_extern_python() -> None:
     assert len(re.findall(r'extern\s+"Python', without_comments)) == 1
 
 
+def test_every_name_of_the_cdef_is_used() -> None:
+    """Functions and constants, by `lib.NAME` in the package or in a test of C itself."""
+    text = (PACKAGE / "native" / "ffi.cdef").read_text(encoding="utf-8")
+    text = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL).partition("extern ")[0]
+    names = set(
+        re.findall(
+            r"^#define (\w+) \.\.\.$|^(?!typedef|struct \w+;)\w[\w *]*?(\w+)[(;]",
+            text,
+            re.MULTILINE,
+        )
+    )
+    given = {constant or function for constant, function in names}
+    assert {"GNUTLS_E_BAD_COOKIE", "gnutls_init", "gcookie_package_version"} <= given
+    sources = [path for path in ROOT.rglob("*.py") if ".venv" not in path.parts]
+    used = {
+        name
+        for path in sources
+        for name in re.findall(r"\blib\.(\w+)", path.read_text(encoding="utf-8"))
+    }
+    assert given - used == set()
+
+
 def test_build_file_does_not_import_the_package() -> None:
     """cffi runs it before there is one to import."""
     for name in ("build_ffi.py", "setup.py"):
