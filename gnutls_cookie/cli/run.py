@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 from gnutls_cookie.keys import KeyRing, key_material
 
 from . import writer
-from .secret import secret_file
+from .credentials import secret_file
 from .writer import printable
 
 __all__ = ["Handed", "add_arguments", "add_stats_arguments", "find_preload", "hand_over", "run"]

@@ -40,7 +40,7 @@ from .console import (
     open_standard_files,
     reason,
 )
-from .secret import secret_file, warn_of_readers
+from .credentials import secret_file, warn_of_readers
 from .workers import Signals, Worker, Workers
 
 __all__ = ["add_arguments", "psk_file", "run", "secret_file"]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from gnutls_cookie import KeyRing
-from gnutls_cookie.cli.secret import SECRET_MAX_SIZE, secret_file
+from gnutls_cookie.cli.credentials import SECRET_MAX_SIZE, secret_file
 from gnutls_cookie.differential import LIBGNUTLS, case_of_json
 from gnutls_cookie.reference import wire
 from tests.support.common import compile_peer, cookie_of
