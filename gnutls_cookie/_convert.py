@@ -10,7 +10,7 @@ from ._ffi import ffi
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["c_text", "readable", "readable_key", "readable_or_none", "view"]
+__all__ = ["c_text", "readable", "readable_client_data", "readable_key", "view"]
 
 _BYTES = ffi.typeof("unsigned char[]")
 
@@ -41,18 +41,18 @@ def readable(name: str, value: Buffer) -> Any:
     return value if type(value) is bytes else view(name, value)
 
 
-def readable_or_none(name: str, value: Buffer | None) -> Any:
-    """readable(), where None stands for no bytes."""
-    return value if type(value) is bytes else b"" if value is None else view(name, value)
+def readable_client_data(value: Buffer | None) -> Any:
+    """readable() for the argument `client_data`, where None stands for no bytes."""
+    return value if type(value) is bytes else b"" if value is None else view("client_data", value)
 
 
-def readable_key(name: str, value: Buffer) -> Any:
-    """readable() for a cookie key. Raises as check_key_size() does, too."""
-    key = value if type(value) is bytes else view(name, value)
+def readable_key(value: Buffer) -> Any:
+    """readable() for the argument `key`. Raises as check_key_size() does, too."""
+    key = value if type(value) is bytes else view("key", value)
     if len(key) > INT_MAX:
         size = len(key)
         del key
-        check_key_size(name, size)
+        check_key_size("key", size)
     return key
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._check import UINT_MAX, fits
-from ._convert import c_text, readable, readable_key, readable_or_none
+from ._convert import c_text, readable, readable_client_data, readable_key
 from ._ffi import ffi, lib
 from .errors import PushError, check
 from .handles import TABLE, Transport
@@ -203,12 +203,7 @@ def cookie_send(
     if not callable(push):
         raise TypeError(f"push must be callable, not {type(push).__name__}")
     call = _Send(transport, push)
-    code = _c_send(
-        call,
-        readable_key("key", key),
-        readable_or_none("client_data", client_data),
-        _struct_of(prestate),
-    )
+    code = _c_send(call, readable_key(key), readable_client_data(client_data), _struct_of(prestate))
     if call.raised is not None:
         call.raise_again()
     return check(code)
@@ -243,10 +238,7 @@ def cookie_reply(key: Buffer, client_data: Buffer | None, prestate: Prestate) ->
     """
     reply = ffi.new(_REPLY, HELLO_VERIFY_REQUEST_SIZE)
     code = _c_reply(
-        readable_key("key", key),
-        readable_or_none("client_data", client_data),
-        _struct_of(prestate),
-        reply,
+        readable_key(key), readable_client_data(client_data), _struct_of(prestate), reply
     )
     return bytes(ffi.buffer(reply, check(code)))
 
@@ -273,7 +265,7 @@ def cookie_verify(
         hsk_write_seq 0. Give it to the session by prestate_set().
 
     Raises:
-        BadCookieError: there is no cookie, or it is another one.
+        BadCookieError: there is no cookie, or a wrong one.
         UnexpectedPacketLengthError: the datagram is too short for its fields (59 bytes and less,
             and so on), or its session id is longer than 32 bytes.
         InvalidRequestError: the key is empty.
@@ -285,8 +277,8 @@ def cookie_verify(
     """
     filled = Prestate() if prestate is None else prestate
     code = _c_verify(
-        readable_key("key", key),
-        readable_or_none("client_data", client_data),
+        readable_key(key),
+        readable_client_data(client_data),
         readable("message", message),
         _struct_of(filled),
     )
@@ -349,23 +341,19 @@ class _Send(Transport):
         return sent
 
 
-def _c_send(call: _Send, key: Any, client_data: Any, struct: Any) -> int:
-    code: int = TABLE.lending(
-        call, lib.gcookie_send, key, len(key), client_data, len(client_data), struct
-    )
+def _c_send(call: _Send, key: Any, client: Any, struct: Any) -> int:
+    code: int = TABLE.lending(call, lib.gcookie_send, key, len(key), client, len(client), struct)
     return code
 
 
-def _c_reply(key: Any, client_data: Any, struct: Any, reply: Any) -> int:
-    code: int = lib.gcookie_reply(
-        key, len(key), client_data, len(client_data), struct, reply, len(reply)
-    )
+def _c_reply(key: Any, client: Any, struct: Any, reply: Any) -> int:
+    code: int = lib.gcookie_reply(key, len(key), client, len(client), struct, reply, len(reply))
     return code
 
 
-def _c_verify(key: Any, client_data: Any, message: Any, struct: Any) -> int:
+def _c_verify(key: Any, client: Any, message: Any, struct: Any) -> int:
     code: int = lib.gcookie_verify(
-        key, len(key), client_data, len(client_data), message, len(message), struct
+        key, len(key), client, len(client), message, len(message), struct
     )
     return code
 

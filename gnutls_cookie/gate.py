@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
-from ._convert import readable, readable_or_none
+from ._convert import readable, readable_client_data
 from ._ffi import ffi, lib
 from .cookie import Prestate
 from .keys import KeyRing, Keys
@@ -195,7 +195,7 @@ class CookieGate:
             ValueError: datagram or client_data is not contiguous.
         """
         verdict = ffi.new(_VERDICT)
-        c = readable_or_none("client_data", client_data)
+        c = readable_client_data(client_data)
         d = readable("datagram", datagram)
         kind = lib.gcookie_gate_counted(
             self.native_keys(now), c, len(c), d, len(d), verdict, self.native_counters

@@ -75,13 +75,13 @@ class CookieListener:
     Args:
         sock: a bound UDP socket (AF_INET or AF_INET6, dual stack too), from wherever. It need not
             be non-blocking; nothing is set on it, and close() leaves it open.
-        gate: judges the datagrams; may be shared.
+        gate: decides about the datagrams; may be shared.
         batch: datagrams in one system call, 1..1024.
         max_peers: admitted peers at most. The default is a bound on memory (100 MB), far above
             what one process serves; how many sessions are wanted is for the server to say.
 
     Raises:
-        ValueError: sock is no bound UDP socket over IP, or a number is out of range.
+        ValueError: sock is not a bound UDP socket over IP, or a number is out of range.
         TypeError: an argument is of another type.
 
     Example:

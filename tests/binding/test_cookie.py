@@ -25,13 +25,13 @@ from gnutls_cookie import (
     PushError,
     UnexpectedPacketLengthError,
     client_data,
+    cookie_reply,
     cookie_send,
     cookie_verify,
     generate_key,
     library_version,
 )
 from gnutls_cookie._ffi import ffi, lib
-from gnutls_cookie.cookie import cookie_reply
 from tests.support.common import (
     cookie_of,
     gnutls_cli,

@@ -107,6 +107,37 @@ def test_with_block_ends_the_loan_also_when_it_raises() -> None:
     assert len(table) == 0
 
 
+def test_lending_lends_for_the_length_of_a_call() -> None:
+    """The handle comes last, finds the object within, and is reclaimed on return and on errors."""
+    table = HandleTable()
+
+    def call(first: str, second: str, handle: int) -> tuple[str, str, object, int]:
+        return first, second, table.get(handle), len(table)
+
+    def fail(handle: int) -> None:
+        assert table.get(handle) == "lent"
+        raise ZeroDivisionError
+
+    assert table.lending("lent", call, "a", "b") == ("a", "b", "lent", 1)
+    with pytest.raises(ZeroDivisionError):
+        table.lending("lent", fail)
+    assert len(table) == 0
+
+
+def test_lendings_within_one_another_have_handles_of_their_own() -> None:
+    """A callback may call back into the binding."""
+    table = HandleTable()
+
+    def inner(outer: int, handle: int) -> tuple[object, object, int]:
+        return table.get(outer), table.get(handle), len(table)
+
+    def call(handle: int) -> object:
+        return table.lending("inner", inner, handle)
+
+    assert table.lending("outer", call) == ("outer", "inner", 2)
+    assert len(table) == 0
+
+
 def test_none_can_be_lent() -> None:
     """None as a value is found in the table, though get() cannot tell it from nothing."""
     table = HandleTable()
@@ -125,6 +156,8 @@ def test_numbers_run_out_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
         table.lend("one too many")
     with pytest.raises(OverflowError), table.lent("one too many"):
         pass
+    with pytest.raises(OverflowError):
+        table.lending("one too many", lambda handle: None)
     assert len(table) == 0
 
 
