@@ -40,6 +40,7 @@ _INBOX_LIMIT_BYTES = 1 << 20  # of these; one datagram always has room
 TICK = 0.001  # seconds; the shortest time between two looks at a timer
 _LONGEST_TIMEOUT = 4_000_000.0  # seconds; six weeks
 _LONGEST_INTERVAL = 60.0  # seconds between two retransmissions (RFC 6347 4.2.4.1)
+_TRIES = 100  # to make a session; each fails where it is interrupted at one moment of its making
 _STEPS = 1024  # calls of libgnutls in one call of ours
 _SIZE = ffi.sizeof("uint32_t")  # bytes; stands before each datagram that a call sent
 
@@ -170,23 +171,11 @@ class Session:
         self._closed = False
         self._peer_closed = False
 
-        kinds_and_pointers = [one._of_role(role) for one in listed]
-        out = ffi.new(_SESSION)
-        self._wire = ffi.new(_WIRE)
-        # The destructor holds what C looks at: it goes when the session is gone, not before.
-        alive: list[Any] = [listed, kinds_and_pointers]
-        deinit = _Deinit(self._wire, alive)
-        flags = lib.GNUTLS_SERVER if is_server else lib.GNUTLS_CLIENT
-        flags |= lib.GNUTLS_DATAGRAM | lib.GNUTLS_NONBLOCK | lib.GNUTLS_NO_SIGNAL
-        check(lib.gnutls_init(out, flags))
-        self._native = ffi.gc(out[0], deinit)
-        lib.gcookie_wire_attach(self._native, self._wire, is_server)
-        self._credentials = [box for _, box, _ in kinds_and_pointers]
-        for kind, box, _ in kinds_and_pointers:
-            check(lib.gnutls_credentials_set(self._pointer, kind, box[0]))
-        kinds = tuple(sorted(kind for kind, _, _ in kinds_and_pointers))
-        self._set_priority(_PRIORITY[kinds] if priority is None else priority, kinds, alive)
-        self._set_verification(server_name, verify_peer, alive)
+        for _ in range(_TRIES):
+            code = self._open(listed, priority, server_name, verify_peer)
+            if code != lib.GNUTLS_E_TIMEDOUT:
+                break
+        check(code)
         if mtu is not None:
             self.mtu = mtu
         if prestate is not None:
@@ -271,10 +260,13 @@ class Session:
         elif now >= self._deadline:
             self._fail(lib.GNUTLS_E_TIMEDOUT)
         inbox, wire = self._inbox, self._wire
+        if self.role == "client" and not wire.ever_sent and inbox:
+            # What comes before a client's hello answers nothing, and libgnutls would fail on some.
+            self._dropped += len(inbox)
+            self._inbox_bytes = 0
+            inbox.clear()
         for _ in range(_STEPS):
-            # What comes before a client's hello answers nothing; libgnutls fails on some of it.
-            has_begun = wire.ever_sent or self.role == "server"
-            datagram = inbox[0] if inbox and has_begun else b""
+            datagram = inbox[0] if inbox else b""
             is_due = self._due_at is not None and now >= self._due_at
             sent = len(self._outbox)
             seat = _take_seat()
@@ -544,6 +536,34 @@ class Session:
         """
         if self._established or self._wire.ever_sent:
             raise ValueError("session has sent something: its prestate can be set only before")
+
+    def _open(
+        self,
+        listed: list[Credentials],
+        priority: str | None,
+        server_name: str | None,
+        verify_peer: bool | None,
+    ) -> int:
+        """Make the gnutls_session_t; gives the code of gcookie_wire_begin()."""
+        kinds_and_pointers = [one._of_role(self.role) for one in listed]
+        is_server = self.role == "server"
+        out = ffi.new(_SESSION)
+        self._wire = ffi.new(_WIRE)
+        # The destructor holds what C looks at: it goes when the session is gone, not before.
+        alive: list[Any] = [listed, kinds_and_pointers]
+        deinit = _Deinit(self._wire, alive)
+        flags = lib.GNUTLS_SERVER if is_server else lib.GNUTLS_CLIENT
+        flags |= lib.GNUTLS_DATAGRAM | lib.GNUTLS_NONBLOCK | lib.GNUTLS_NO_SIGNAL
+        check(lib.gnutls_init(out, flags))
+        self._native = ffi.gc(out[0], deinit)
+        lib.gcookie_wire_attach(self._native, self._wire, is_server)
+        self._credentials = [box for _, box, _ in kinds_and_pointers]
+        for kind, box, _ in kinds_and_pointers:
+            check(lib.gnutls_credentials_set(self._pointer, kind, box[0]))
+        kinds = tuple(sorted(kind for kind, _, _ in kinds_and_pointers))
+        self._set_priority(_PRIORITY[kinds] if priority is None else priority, kinds, alive)
+        self._set_verification(server_name, verify_peer, alive)
+        return int(lib.gcookie_wire_begin(self._pointer, self._wire))
 
     def _note_prestate(self, prestate: Any) -> None:
         """What prestate_set() told libgnutls: which message comes first."""

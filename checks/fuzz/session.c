@@ -169,7 +169,7 @@ int gcookie_py_psk(uintptr_t handle, const unsigned char *username, unsigned int
 /* --- sides
  * ---------------------------------------------------------------------------------------- */
 
-static void open_side(struct side *side, int is_server) {
+static int try_side(struct side *side, int is_server) {
     const unsigned int flags = GNUTLS_DATAGRAM | GNUTLS_NONBLOCK | GNUTLS_NO_SIGNAL;
     memset(side, 0, sizeof *side);
     side->is_server = is_server;
@@ -183,6 +183,7 @@ static void open_side(struct side *side, int is_server) {
     if (options & (SMALL_MTU | LARGE_MTU)) {
         gnutls_dtls_set_mtu(side->session, (options & SMALL_MTU) ? 128 : 16384);
     }
+    return gcookie_wire_begin(side->session, &side->wire);
 }
 
 static void close_side(struct side *side) {
@@ -193,6 +194,12 @@ static void close_side(struct side *side) {
     free(side->seat);
     for (unsigned int at = 0; at < side->queued; at++) {
         free(side->queue[at].bytes);
+    }
+}
+
+static void open_side(struct side *side, int is_server) {
+    while (try_side(side, is_server) == GNUTLS_E_TIMEDOUT) { /* interrupted at the wrong moment */
+        close_side(side);
     }
 }
 

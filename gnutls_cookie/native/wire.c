@@ -66,8 +66,10 @@ static int64_t realtime(void) {
 
 /* libgnutls would end a handshake and send flights again by CLOCK_REALTIME. Neither happens: its
  * total time is for ever, the time to the next retransmission is none, and pull_timeout says when
- * that is wanted. (lib/dtls.c: 0 is no end for the deadline that the first gnutls_handshake sets,
- * and the shortest time thereafter. So the longest is set within that call.) */
+ * that is wanted. The first gnutls_handshake takes 0 for no deadline, and what comes after it takes
+ * 0 for the shortest time and UINT_MAX for the longest. So that is set within this call: as a
+ * client's first message is made, or as a server reads. Before a server reads, a millisecond that
+ * passes is the end of its time (lib/handshake.c, lib/dtls.h): gcookie_wire_begin tells. */
 static void turn_timers_off(struct gcookie_wire *wire) {
     if (wire->timers_off)
         return;
@@ -204,6 +206,15 @@ void gcookie_wire_attach(gnutls_session_t session, struct gcookie_wire *wire, in
     gnutls_dtls_set_timeouts(session, 0, 0);
 }
 
+int gcookie_wire_begin(gnutls_session_t session, struct gcookie_wire *wire) {
+    int code;
+    if (!wire->guard.is_server)
+        return 0;
+    wire->began[0] = realtime();
+    code = gnutls_handshake(session);
+    return code == GNUTLS_E_AGAIN ? 0 : code;
+}
+
 void gcookie_wire_begin_at(struct gcookie_wire *wire, unsigned int hsk_read_seq) {
     wire->guard.next = hsk_read_seq;
 }
@@ -254,18 +265,13 @@ int gcookie_wire_handshake(gnutls_session_t session, struct gcookie_wire *wire,
     wire->due = due;
     wire->resent = 0;
     for (int step = 0; step < STEPS; step++) {
-        const int was_due = wire->due, had_input = has_more(wire), had_timers = !wire->timers_off;
+        const int was_due = wire->due, had_input = has_more(wire);
         wire->starved = 0;
         if (!wire->timers_off)
             wire->began[0] = realtime();
         else
             wait_for_another_time(wire);
         code = gnutls_handshake(session);
-        if (code == GNUTLS_E_TIMEDOUT && had_timers) { /* a server's first, before it has read */
-            turn_timers_off(wire);
-            code = GNUTLS_E_AGAIN;
-            continue;
-        }
         if (code == 0) {
             wire->established = 1;
             wire->starved = wire->input.left == 0;

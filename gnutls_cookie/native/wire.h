@@ -63,6 +63,11 @@ void gcookie_seat_clear(struct gcookie_seat *seat);
  * CLOCK_REALTIME, which may be set. */
 void gcookie_wire_attach(gnutls_session_t session, struct gcookie_wire *wire, int is_server);
 
+/* After credentials and priorities are set: a server's first gnutls_handshake, with nothing to
+ * read. 0, an error, or GNUTLS_E_TIMEDOUT: the thread was interrupted at the wrong moment, and the
+ * session is lost (see wire.c); then another one is to be made. */
+int gcookie_wire_begin(gnutls_session_t session, struct gcookie_wire *wire);
+
 /* What gnutls_dtls_prestate_set was given: the message that is the first. */
 void gcookie_wire_begin_at(struct gcookie_wire *wire, unsigned int hsk_read_seq);
 

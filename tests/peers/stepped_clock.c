@@ -1,6 +1,7 @@
 /* To preload: CLOCK_REALTIME, gettimeofday and time are off by what stands in the file that
  * STEPPED_CLOCK names, a number of milliseconds (int64_t): a test steps the clock as NTP or a user
- * does, under way. Every other clock is the machine's own. */
+ * does, under way. A second number in it is how many looks at the clock there are from one step of
+ * a second to the next; 0: none. Every other clock is the machine's own. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -13,13 +14,14 @@
 #include <unistd.h>
 
 static const volatile int64_t *offset;
+static int64_t looks, steps;
 
 __attribute__((constructor)) static void map(void) {
     const char *path = getenv("STEPPED_CLOCK");
     int fd = path == NULL ? -1 : open(path, O_RDONLY | O_CLOEXEC);
     void *found = MAP_FAILED;
     if (fd >= 0) {
-        found = mmap(NULL, sizeof *offset, PROT_READ, MAP_SHARED, fd, 0);
+        found = mmap(NULL, 2 * sizeof *offset, PROT_READ, MAP_SHARED, fd, 0);
         close(fd);
     }
     if (found != MAP_FAILED)
@@ -27,7 +29,12 @@ __attribute__((constructor)) static void map(void) {
 }
 
 static void step(struct timespec *now) {
-    const int64_t milliseconds = offset == NULL ? 0 : *offset;
+    int64_t milliseconds = 0;
+    if (offset != NULL) {
+        if (offset[1] > 0 && ++looks % offset[1] == 0)
+            steps++;
+        milliseconds = offset[0] + 1000 * steps;
+    }
     int64_t nanoseconds = now->tv_nsec + milliseconds % 1000 * 1000000;
     now->tv_sec += milliseconds / 1000;
     for (; nanoseconds < 0; nanoseconds += 1000000000)

@@ -424,6 +424,49 @@ def test_beyond_max_sessions_clients_are_refused_in_silence_and_counted() -> Non
     assert len(bench.server) == 2
 
 
+def test_returning_client_needs_no_place_of_its_own_beside_the_one_it_leaves() -> None:
+    """At the limit a second return takes the place of the first, which is under way."""
+    bench = Bench(max_sessions=2)
+    client = bench.connected()
+    first, second = bench.client(address=client.address), bench.client(address=client.address)
+    bench.at_server_hello(first)
+    bench.lose()
+    bench.at_server_hello(second)
+    assert bench.server.counters.refused == 0
+    assert closed_by(bench.server) == {CloseReason.REPLACED: 1}
+    bench.talk(second)
+    assert bench.echoes(second)
+
+
+def test_replaced_connection_gets_no_datagram_more() -> None:
+    """Not the one, either, that completed the handshake of its successor: no message can come from
+    a connection whose end was told."""
+    bench = Bench()
+    old = bench.connected()
+    session = bench.connection(old).session
+    given: list[bool] = []
+
+    def receive_datagram(data: bytes) -> None:
+        given.append(session is bench.server._peers[old.address].current.session)  # type: ignore[union-attr]
+        Session.receive_datagram(session, data)
+
+    session.receive_datagram = receive_datagram  # type: ignore[method-assign, assignment]
+    new = bench.client(address=old.address)
+    bench.talk(new)
+    assert closed_by(bench.server) == {CloseReason.REPLACED: 1}
+    assert given
+    assert all(given)
+
+
+def test_timers_of_closed_connections_do_not_pile_up() -> None:
+    """Each would lie there until its idle time is over."""
+    bench = Bench(idle_timeout=DAY)
+    for _ in range(300):
+        bench.server.close(bench.connection(bench.connected()))
+        bench.events.clear()
+        assert len(bench.server._timers) < 80
+
+
 def test_max_sessions_may_be_set_anew() -> None:
     """More from then on, or fewer: those that there are stay."""
     bench = Bench(max_sessions=1)

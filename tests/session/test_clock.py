@@ -75,7 +75,7 @@ for client, server, network in networks:
 def run(program: str, folder: Path, *arguments: str) -> str:
     """Run a program whose realtime clock stands in folder/clock, in milliseconds to add."""
     clock = folder / "clock"
-    clock.write_bytes(struct.pack("=q", 0))
+    clock.write_bytes(struct.pack("=qq", 0, 0))
     library = compile_peer("stepped_clock.c", "-shared", "-fPIC")
     env = {"LD_PRELOAD": str(library), "STEPPED_CLOCK": str(clock)}
     return python_in_silence(START + program, str(clock), *arguments, env=env, timeout=120)
@@ -187,3 +187,19 @@ def test_a_clock_set_back_to_just_before_a_handshake_began_does_not_end_it(tmp_p
     """libgnutls takes a difference of -1 ms for its longest time. On a busy machine the moment may
     lie within a call; without the wait it ends one in twenty of these handshakes."""
     assert int(run(BEFORE_IT_BEGAN, tmp_path)) <= 2
+
+
+STEPS_ANYWHERE = """
+from tests.support.peers import KINDS, echoes, pair, shake
+
+for number in range(60):
+    os.pwrite(clock, struct.pack("=q", 2 + number % 30), 8)
+    client, server = pair(KINDS[number % 2], handshake_timeout=60.0)
+    shake(client, server)
+    assert echoes(client, server)
+"""
+
+
+def test_the_clock_may_step_between_any_two_looks_at_it(tmp_path: Path) -> None:
+    """Within a call of libgnutls, too: in its first, as a session is made, most of all."""
+    run(STEPS_ANYWHERE, tmp_path)

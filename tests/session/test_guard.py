@@ -36,6 +36,7 @@ from tests.support.peers import (
     echoes,
     established,
     pair,
+    server_of,
     shake,
     wait_for_timer,
 )
@@ -615,15 +616,30 @@ def test_forged_records_make_nobody_send_a_flight_again_and_again() -> None:
 
 
 def test_alert_before_a_hello_is_ignored() -> None:
-    """A client that has said nothing, and a server that has heard nothing."""
+    """To a client that has said nothing, and to a server that has heard nothing."""
     fatal = record(CONTENT_ALERT, b"\2\50", 0)
     client, server = pair()
-    for session in (client, server):
-        session.receive_datagram(fatal)
-    assert server.handshake() is False
-    fresh, _ = pair()
-    shake(fresh, server)
-    assert echoes(fresh, server)
+    for _ in range(3):
+        server.receive_datagram(fatal)
+        assert server.handshake() is False
+    client.receive_datagram(fatal)
+    shake(client, server)
+    assert echoes(client, server)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_forged_hello_for_later_does_not_wait_there(role: str) -> None:
+    """Whole, with the numbers that other messages will have."""
+    client, server = pair()
+    victim, kind = (server, CLIENT_HELLO) if role == "server" else (client, SERVER_HELLO)
+    victim.handshake()
+    for seq in range(1, 8):
+        one = record(CONTENT_HANDSHAKE, fragment(kind, 60, seq, 0, bytes(60)), seq)
+        victim.receive_datagram(one)
+        assert victim.handshake() is False
+    assert (victim.records_refused, kept(victim)) == (7, 0)
+    shake(client, server)
+    assert echoes(client, server)
 
 
 def test_fatal_alert_in_the_clear_ends_a_handshake() -> None:
@@ -659,3 +675,55 @@ def test_renegotiation_attempts_leave_no_memory_behind() -> None:
     server.send(b"and back")
     deliver(server, client)
     assert client.receive() == b"and back"
+
+
+@pytest.mark.parametrize(
+    ("role", "kind", "most"),
+    [
+        ("server", CERTIFICATE, 48 << 10),
+        ("server", CLIENT_KEY_EXCHANGE, 68 << 10),
+        ("server", CERTIFICATE_VERIFY, 16 << 10),
+        ("client", SERVER_HELLO, 16 << 10),
+        ("client", HELLO_VERIFY_REQUEST, 258),
+    ],
+)
+def test_no_message_is_longer_than_its_sender_may_send(role: str, kind: int, most: int) -> None:
+    """By role and type; the longest is kept, one byte more is refused."""
+    client, server, flight = waiting_server() if role == "server" else waiting_client()
+    victim = server if role == "server" else client
+    for length, refused in ((most, 0), (most + 1, 1)):
+        part = fragment(kind, length, flight[0][18], 1, b"x")
+        victim.receive_datagram(record(CONTENT_HANDSHAKE, part, 5))
+        assert victim.handshake() is False
+        assert victim.records_refused == refused
+    assert most <= kept(victim) <= most + most // 8 + 1
+
+
+def test_no_hello_is_longer_than_16_kib() -> None:
+    """The first fragment, too, that comes with the cookie."""
+    for length, refused in ((16 << 10, 0), ((16 << 10) + 1, 1)):
+        server = server_of("PSK")
+        part = fragment(CLIENT_HELLO, length, 0, 0, bytes(100))
+        server.receive_datagram(record(CONTENT_HANDSHAKE, part, 0))
+        assert server.handshake() is False
+        assert server.records_refused == refused
+
+
+def test_a_peer_that_repeats_itself_gets_the_flight_again_before_the_timer() -> None:
+    """Its own flight was not answered, so ours is missing (RFC 6347 4.2.4); whatever the timer has
+    grown to by then."""
+    client, server = pair(retransmit_timeout=0.05, handshake_timeout=60.0)
+    client.handshake()
+    (hello,) = client.datagrams_to_send()
+    server.receive_datagram(hello)
+    server.handshake()
+    deadline = time.monotonic() + 30
+    while (server.timeout() or 0) < 0.5:
+        assert time.monotonic() < deadline
+        wait_for_timer(server)
+    server.datagrams_to_send()
+    time.sleep(0.06)
+    assert (server.timeout() or 0) > 0.2
+    server.receive_datagram(hello)
+    server.handshake()
+    assert server.datagrams_to_send()[0][13] == SERVER_HELLO

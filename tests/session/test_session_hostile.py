@@ -381,6 +381,28 @@ def test_call_that_finds_nothing_to_read_comes_back_at_once(
     assert calls - before <= 2
 
 
+@pytest.mark.parametrize("state", ["handshake", "established"])
+def test_one_call_into_c_is_bounded_work(state: str) -> None:
+    """A thread that is in C hears no signal: after 1024 records Python has its turn, and the rest
+    of the datagram waits."""
+    client, server = pair()
+    client.handshake()
+    deliver(client, server)
+    if state == "established":
+        shake(client, server)
+    else:
+        server.handshake()
+    alert = RecordHeader(CONTENT_ALERT, DTLS_1_2, 1, 7, 5).encode() + bytes(5)
+    full = alert * 3000
+    server.receive_datagram(full)
+    for calls in (1, 2):
+        assert not (server.receive() if state == "established" else server.handshake())
+        (rest,) = server._inbox
+        assert len(rest) == len(full) - calls * 1024 * len(alert)
+    assert not (server.receive() if state == "established" else server.handshake())
+    assert not server._inbox
+
+
 def test_established_session_ignores_a_datagram_full_of_warnings() -> None:
     """They are of a past epoch."""
     client, server = established()
