@@ -558,9 +558,10 @@ def _check_numbers(options: argparse.Namespace) -> None:
     if stats is not None and not _STATS_MIN_SECONDS <= stats < math.inf:
         least = "0" if not stats > 0 else f"{_STATS_MIN_SECONDS} and finite"
         raise _Unusable(f"--stats must be above {least}, not {stats:g} seconds")
-    if not math.isfinite(options.rotate):
-        raise _Unusable(f"--rotate must be a period of finite seconds, not {options.rotate}")
+    if not 1 <= options.rotate < math.inf:
+        least = "a period of at least 1 second, and finite"
+        raise _Unusable(f"--rotate must be {least}, not {options.rotate}")
     if not options.idle_timeout > 0:
         raise _Unusable(f"--idle-timeout must be above 0, not {options.idle_timeout:g} seconds")
-    if options.max_sessions > _MAX_SESSIONS:
+    if not 1 <= options.max_sessions <= _MAX_SESSIONS:
         raise _Unusable(f"--max-sessions must be in 1..{_MAX_SESSIONS}, not {options.max_sessions}")

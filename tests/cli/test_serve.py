@@ -378,7 +378,7 @@ REFUSED: dict[str, tuple[list[str], int, str]] = {
     "stats": (["--stats", "0"], 2, "--stats must be above 0"),
     "port": (["--port", "65536"], 2, "a port must be in 0..65535"),
     "workers": (["--workers", "0"], 2, "workers must be in 1..1024"),
-    "sessions": (["--max-sessions", "0"], 2, "max_sessions must be above 0"),
+    "sessions": (["--max-sessions", "0"], 2, "--max-sessions must be in 1.."),
     "host": (["--host", "no.such.host.invalid"], 1, "cannot serve on no.such.host.invalid"),
 }  # fmt: skip
 
