@@ -27,14 +27,10 @@ class Command(NamedTuple):
     Attributes:
         help: one line for `gnutls-cookie --help`.
         module: where it is, relative to the package gnutls_cookie.
-        add_arguments: name of the module's function that adds the options to a parser.
-        run: name of the module's function that runs the command.
     """
 
     help: str
     module: str
-    add_arguments: str = "add_arguments"
-    run: str = "run"
 
 
 COMMANDS = {
@@ -44,12 +40,7 @@ COMMANDS = {
     "probe": Command("audit a DTLS server from outside", ".cli.probe.command"),
     "diff": Command("compare an implementation with libgnutls", ".cli.diff"),
     "run": Command("run an unmodified server with the gate in front", ".cli.run"),
-    "stats": Command(
-        "print the counters of a server under `run --stats`",
-        ".cli.run",
-        "add_stats_arguments",
-        "run_stats",
-    ),
+    "stats": Command("print the counters of a server under `run --stats`", ".cli.stats"),
 }
 
 
@@ -131,8 +122,8 @@ def _run(arguments: Sequence[str]) -> int:
         subparsers[name] = subparser
         if name == asked:
             module = importlib.import_module(command.module, "gnutls_cookie")
-            getattr(module, command.add_arguments)(subparser)
-            run = getattr(module, command.run)
+            module.add_arguments(subparser)
+            run = module.run
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
         subparsers[options.command].error(f"unrecognized arguments: {' '.join(unknown)}")

@@ -16,20 +16,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gnutls_cookie.blocking import Connection, connect
-from gnutls_cookie.credentials import CertificateCredentials, PSKCredentials
 from gnutls_cookie.errors import GnuTLSError
-from gnutls_cookie.session import Credentials
 
 from .console import (
-    LineHandler,
     Output,
     complain,
     default_sigint,
     end_by,
-    number_in,
+    log_to,
     open_standard_files,
     reason,
 )
+from .credentials import client_credentials
+from .options import add_psk_arguments, add_session_arguments, number_in
 
 __all__ = ["add_arguments", "run"]
 
@@ -50,10 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--x509keyfile", metavar="FILE", type=Path, help="its private key")
     add("--insecure", action="store_true", help="take any certificate")
     add("--verify-hostname", metavar="NAME", help="the name in the server's certificate (HOST)")
-    add("--pskusername", metavar="TEXT", help="PSK identity")
-    add("--pskkey", metavar="HEX", help="PSK key")
-    add("--priority", metavar="TEXT", help="GnuTLS priority string")
-    add("--mtu", metavar="BYTES", type=int, help="largest datagram to send (1200)")
+    add_psk_arguments(parser)
+    add_session_arguments(parser)
     add("--timeout", metavar="SECONDS", type=float, default=60.0, help="for the handshake (60)")
     add(
         "--wait",
@@ -62,8 +59,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=1.0,
         help="for further messages, once stdin has ended; inf: until the server ends it (1)",
     )
-    add("-d", "--debug", metavar="LEVEL", type=int, default=0, help="above 0: log more")
-    add("--udp", "-u", action="store_true", help=argparse.SUPPRESS)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -79,10 +74,10 @@ def run(options: argparse.Namespace) -> int:
     open_standard_files()
     level = logging.DEBUG if options.debug else logging.INFO
     error_output = Output(None if sys.stderr is None else 2)
-    logging.basicConfig(level=level, handlers=[LineHandler(error_output, options.debug > 0)])
+    log_to(error_output, level, tracebacks=options.debug > 0)
     try:
         _check(options)
-        credentials = _credentials(options)
+        credentials = client_credentials(options)
     except (OSError, ValueError, GnuTLSError) as error:
         return _failed(2, error)
     # Until there is a server to say goodbye to, Ctrl-C ends this process at once, a look-up of a
@@ -235,22 +230,3 @@ def _poll(descriptor: int, what: int) -> None:
     poll = select.poll()
     poll.register(descriptor, what)
     poll.poll()
-
-
-def _credentials(options: argparse.Namespace) -> Credentials:
-    if (options.pskusername is None) != (options.pskkey is None):
-        raise ValueError("--pskusername and --pskkey go together")
-    if (options.x509certfile is None) != (options.x509keyfile is None):
-        raise ValueError("--x509certfile and --x509keyfile go together")
-    if options.pskusername is not None:
-        try:
-            key = bytes.fromhex(options.pskkey)
-        except ValueError:
-            raise ValueError("--pskkey must be hexadecimal") from None
-        return PSKCredentials(options.pskusername, key)
-    return CertificateCredentials.from_files(
-        options.x509certfile,
-        options.x509keyfile,
-        trust=options.x509cafile,
-        system_trust=options.x509cafile is None and not options.insecure,
-    )

@@ -3,7 +3,6 @@ what is wrong, and the three standard files where some are closed."""
 
 from __future__ import annotations
 
-import argparse
 import errno
 import io
 import logging
@@ -25,7 +24,7 @@ __all__ = [
     "complain",
     "default_sigint",
     "end_by",
-    "number_in",
+    "log_to",
     "one_line",
     "open_standard_files",
     "reason",
@@ -69,17 +68,6 @@ def reason(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return "no memory"
     return one_line(str(error)) or type(error).__name__
-
-
-def number_in(name: str, least: int, most: int) -> Callable[[str], int]:
-    """A type for argparse: whole numbers from `least` to `most`, in ASCII digits."""
-
-    def number(text: str) -> int:
-        if text.isascii() and text.isdecimal() and len(text) < 20 and least <= int(text) <= most:
-            return int(text)
-        raise argparse.ArgumentTypeError(f"{name} must be in {least}..{most}, not {text!r}")
-
-    return number
 
 
 def default_sigint() -> Any:
@@ -265,6 +253,11 @@ class Output:
         poll = select.poll()
         poll.register(self._descriptor, select.POLLOUT)
         return bool(poll.poll(seconds * 1000))
+
+
+def log_to(output: Output, level: int, tracebacks: bool) -> None:
+    """Have the process's log go to `output`, a line a record."""
+    logging.basicConfig(level=level, handlers=[LineHandler(output, tracebacks)])
 
 
 class LineHandler(logging.Handler):

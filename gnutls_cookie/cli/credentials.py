@@ -1,18 +1,35 @@
-"""The cookie secret of a fleet, as every command reads it from a file."""
+"""Credentials and secrets of the command line: the files that options name, read."""
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import stat
+import time
 from pathlib import Path
 
-__all__ = ["SECRET_MAX_SIZE", "SECRET_MIN_SIZE", "secret_file", "warn_of_readers"]
+from gnutls_cookie import CertificateCredentials, PSKCredentials
+from gnutls_cookie.credentials import certificate_validity
+from gnutls_cookie.session import Credentials
+
+__all__ = [
+    "SECRET_MAX_SIZE",
+    "SECRET_MIN_SIZE",
+    "client_credentials",
+    "psk_credentials",
+    "psk_file",
+    "secret_file",
+    "server_credentials",
+    "warn_of_readers",
+    "warn_of_times",
+]
 
 _log = logging.getLogger("gnutls_cookie")
 
 SECRET_MIN_SIZE = 16  # bytes, as KeyRing.from_secret() has it
 SECRET_MAX_SIZE = 65536  # bytes; no secret is that long, and a wrong file or device often is longer
+_MAX_FILE_BYTES = 1 << 24  # of credentials; a device or another wrong file is often longer
 
 
 def secret_file(path: Path) -> bytes:
@@ -58,3 +75,143 @@ def warn_of_readers(path: Path, status: os.stat_result) -> None:
     others = stat.S_IRWXO | (stat.S_IRWXG if status.st_uid == os.geteuid() else 0)
     if stat.S_ISREG(status.st_mode) and status.st_mode & others:
         _log.warning("%s: others than its owner can read it", path)
+
+
+# --- of a client ----------------------------------------------------------------------------------
+
+
+def psk_credentials(options: argparse.Namespace) -> PSKCredentials | None:
+    """The credentials of --pskusername and --pskkey; None if neither is given.
+
+    Raises:
+        ValueError: one is missing, or cannot be used.
+    """
+    if (options.pskusername is None) != (options.pskkey is None):
+        raise ValueError("--pskusername and --pskkey go together")
+    if options.pskusername is None:
+        return None
+    try:
+        key = bytes.fromhex(options.pskkey)
+    except ValueError:
+        raise ValueError("--pskkey must be hexadecimal") from None
+    return PSKCredentials(options.pskusername, key)
+
+
+def client_credentials(options: argparse.Namespace) -> Credentials:
+    """The credentials of `connect`: a pre-shared key, or certificates.
+
+    Raises:
+        ValueError, OSError, GnuTLSError: an option is missing, or cannot be used.
+    """
+    psk = psk_credentials(options)
+    if (options.x509certfile is None) != (options.x509keyfile is None):
+        raise ValueError("--x509certfile and --x509keyfile go together")
+    if psk is not None:
+        return psk
+    return CertificateCredentials.from_files(
+        options.x509certfile,
+        options.x509keyfile,
+        trust=options.x509cafile,
+        system_trust=options.x509cafile is None and not options.insecure,
+    )
+
+
+# --- of a server ----------------------------------------------------------------------------------
+
+
+def server_credentials(options: argparse.Namespace) -> list[Credentials]:
+    """The credentials of the files that `serve` is given; none of them gives an empty list.
+
+    Raises:
+        ValueError, OSError, GnuTLSError: a file cannot be read or used.
+    """
+    found: list[Credentials] = []
+    if options.x509certfile:
+        first, *more = zip(options.x509certfile, options.x509keyfile, strict=True)
+        found.append(
+            CertificateCredentials.from_files(*first, more_pairs=more, trust=options.x509cafile)
+        )
+    if options.pskpasswd is not None:
+        found.append(PSKCredentials(lookup=psk_file(options.pskpasswd), hint=options.pskhint))
+    return found
+
+
+def psk_file(path: Path) -> dict[str, bytes]:
+    """Identities and keys of a file as psktool writes it: lines `identity:hex`.
+
+    An identity that starts with # is in hex itself; where it is not, the line is a comment. Of two
+    lines with one identity the first counts. So libgnutls reads it (lib/auth/psk_passwd.c). Blank
+    lines, carriage returns, and a byte order mark at the start do not count.
+
+    Raises:
+        ValueError: a line is of another form; the text has the line's number and nothing secret.
+        OSError: the file cannot be read.
+    """
+    keys: dict[str, bytes] = {}
+    lines: dict[str, int] = {}
+    for number, line in enumerate(_read(path).removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
+        where = f"{path}, line {number}"
+        entry = _psk_line(line.rstrip(), where)
+        if entry is None:
+            continue
+        identity, key = entry
+        if identity in keys:
+            first = lines[identity]
+            _log.warning("%s: the identity of line %d again, which counts", where, first)
+            continue
+        keys[identity], lines[identity] = key, number
+    if not keys:
+        raise ValueError(f"{path}: no keys in it")
+    return keys
+
+
+def _psk_line(line: bytes, where: str) -> tuple[str, bytes] | None:
+    """Identity and key of a line; None for a blank line or a comment."""
+    if not line.startswith(b"#"):
+        if line.lstrip()[:1] in (b"", b"#"):
+            return None
+        raw, colon, text = line.rpartition(b":")
+        key = _unhex(text) if colon else None
+    else:
+        name, colon, text = line[1:].partition(b":")
+        in_hex, key = _unhex(name), _unhex(text)
+        words = name != name.strip() and key is None  # "# Cafe: closed on Sundays"
+        if not in_hex or not colon or words:
+            if colon and key and _unhex(b"0" + name):
+                _log.warning("%s: a comment, as an odd number of digits is no identity", where)
+            return None
+        raw = in_hex
+    if key is None:
+        raise ValueError(f"{where}: not identity:hexadecimal key")
+    if not 0 < len(key) <= 0xFFFF:
+        raise ValueError(f"{where}: a key has 1..65535 bytes, not {len(key)}")
+    return raw.decode("utf-8", "surrogateescape"), key
+
+
+def _unhex(text: bytes) -> bytes | None:
+    try:
+        return bytes.fromhex(text.decode("ascii"))
+    except ValueError:
+        return None
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        content = file.read(_MAX_FILE_BYTES + 1)
+    if len(content) > _MAX_FILE_BYTES:
+        raise ValueError(f"{path}: larger than {_MAX_FILE_BYTES} bytes")
+    return content
+
+
+def warn_of_times(path: Path) -> None:
+    """Log a warning where a certificate is not valid yet, or no longer."""
+    if not path.is_file():
+        return  # a pipe, and read already
+    start, end = certificate_validity(path.read_bytes())
+    for seconds, wrong, what in (
+        (start, start > time.time(), "is not valid before"),
+        (end, end < time.time(), "expired on"),
+    ):
+        if wrong:
+            date = time.strftime("%Y-%m-%d", time.gmtime(seconds))
+            _log.warning("%s: the certificate %s %s", path, what, date)

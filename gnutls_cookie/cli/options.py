@@ -1,12 +1,11 @@
-"""Options that several commands share, and what is made of them."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
-from gnutls_cookie import PSKCredentials
-
-__all__ = ["add_psk_arguments", "psk_credentials"]
+__all__ = ["add_psk_arguments", "add_session_arguments", "number_in"]
 
 
 def add_psk_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,18 +14,22 @@ def add_psk_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pskkey", metavar="HEX", help="PSK key")
 
 
-def psk_credentials(options: argparse.Namespace) -> PSKCredentials | None:
-    """The credentials of --pskusername and --pskkey; None if neither is given.
+def add_session_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of whoever has DTLS sessions; their names are gnutls-cli's and gnutls-serv's."""
+    parser.add_argument("--priority", metavar="TEXT", help="GnuTLS priority string")
+    parser.add_argument("--mtu", metavar="BYTES", type=int, help="largest datagram to send (1200)")
+    parser.add_argument(
+        "-d", "--debug", metavar="LEVEL", type=int, default=0, help="above 0: log more"
+    )
+    parser.add_argument("-u", "--udp", action="store_true", help=argparse.SUPPRESS)
 
-    Raises:
-        ValueError: one is missing, or cannot be used.
-    """
-    if (options.pskusername is None) != (options.pskkey is None):
-        raise ValueError("--pskusername and --pskkey go together")
-    if options.pskusername is None:
-        return None
-    try:
-        key = bytes.fromhex(options.pskkey)
-    except ValueError:
-        raise ValueError("--pskkey must be hexadecimal") from None
-    return PSKCredentials(options.pskusername, key)
+
+def number_in(name: str, least: int, most: int) -> Callable[[str], int]:
+    """A type for argparse: whole numbers from `least` to `most`, in ASCII digits."""
+
+    def number(text: str) -> int:
+        if text.isascii() and text.isdecimal() and len(text) < 20 and least <= int(text) <= most:
+            return int(text)
+        raise argparse.ArgumentTypeError(f"{name} must be in {least}..{most}, not {text!r}")
+
+    return number

@@ -1,19 +1,15 @@
 """gnutls-cookie run -- COMMAND...: an unmodified server over libgnutls, with the gate in front.
 
 Looks whether COMMAND can be preloaded into at all, makes the memory that the preloaded library
-(native/preload/) shares with the writer of its files (writer.py), and becomes COMMAND. Also
-`gnutls-cookie stats FILE`.
+(native/preload/) shares with the writer of its files (writer.py), and becomes COMMAND.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import errno
 import fcntl
-import json
 import os
-import re
 import secrets
 import shutil
 import signal
@@ -21,18 +17,18 @@ import stat
 import struct
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from gnutls_cookie.keys import KeyRing, key_material
 
 from . import writer
+from .console import complain
 from .credentials import secret_file
-from .writer import printable
 
-__all__ = ["Handed", "add_arguments", "add_stats_arguments", "find_preload", "hand_over", "run"]
-__all__ += ["run_stats"]
+__all__ = ["Handed", "add_arguments", "find_preload", "hand_over", "run"]
+
+_PROGRAM = "gnutls-cookie run"
 
 SETTINGS = "GNUTLS_COOKIE_PRELOAD"  # native/preload/settings.c reads it
 LIBRARY = "libgnutls.so.30"
@@ -42,7 +38,6 @@ _RING_UNITS = 65536  # a power of 2; with 512 bytes each, 32 MiB of address spac
 
 _LOADER_S = 10
 _WRITER_S = 30
-_MAX_STATS_SIZE = 65536  # bytes
 
 # env(1)
 _NOT_RUNNABLE, _NOT_FOUND = 126, 127
@@ -73,12 +68,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("command_line", metavar="COMMAND", nargs=argparse.REMAINDER, help="the server")
 
 
-def add_stats_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `stats`."""
-    parser.add_argument("file", metavar="FILE", type=Path, help="what `run --stats` writes")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-
-
 def run(options: argparse.Namespace) -> int:
     """Become COMMAND.
 
@@ -98,13 +87,13 @@ def run(options: argparse.Namespace) -> int:
         _check(program, library)
         handed = hand_over(options, library)
         if options.record is not None:
-            _say(f"cookie keys go into {options.record}")
+            complain(_PROGRAM, f"cookie keys go into {options.record}")
         return _become(program, command, handed)
     except _Refused as error:
-        _say(str(error))
+        complain(_PROGRAM, str(error))
         return error.code
     except (OSError, ValueError) as error:
-        _say(str(error))
+        complain(_PROGRAM, str(error))
         return _UNUSABLE
 
 
@@ -120,13 +109,6 @@ def _become(program: str, command: list[str], handed: Handed) -> int:
             f"{program}: {error.strerror}",
             _NOT_FOUND if error.errno == errno.ENOENT else _NOT_RUNNABLE,
         ) from None
-
-
-def _say(text: str) -> None:
-    """A line on stderr, whatever that is; sys.stderr would be None if it is closed."""
-    line = f"gnutls-cookie run: {printable(text)}\n"
-    with contextlib.suppress(OSError):
-        os.write(2, line.encode("utf-8", "backslashreplace"))
 
 
 def find_preload() -> Path:
@@ -466,83 +448,3 @@ def _start_writer(options: argparse.Namespace, memory: int, folder: int, record:
         child.kill()
         child.wait()
         raise _Refused("the process that writes the files does not start") from None
-
-
-# --- stats ----------------------------------------------------------------------------------------
-
-
-def run_stats(options: argparse.Namespace) -> int:
-    """Print the counters of a server under `run`.
-
-    Returns:
-        0; 2 where there are none; 1 where they cannot be printed.
-    """
-    try:
-        counters = read_stats(options.file)
-    except (OSError, ValueError) as error:
-        text = getattr(error, "strerror", None) or str(error)
-        print(printable(f"gnutls-cookie stats: {options.file}: {text}"), file=sys.stderr)
-        return 2
-    try:
-        if sys.stdout is None:
-            raise OSError(errno.EBADF, "it is closed")
-        print(json.dumps(counters) if options.json else _counters_text(counters), flush=True)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        print(f"gnutls-cookie stats: stdout: {error.strerror}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def _counters_text(counters: dict[str, Any]) -> str:
-    discarded = counters["discarded"]
-    lines = [
-        f"{counters['challenged']} challenged ({counters['presented']} with a cookie), "
-        f"{counters['verified']} verified, {counters['verified_previous']} with the previous key, "
-        f"{sum(discarded.values())} discarded, {counters['left_alone']} left alone"
-    ]
-    if counters.get("not_recorded"):
-        lines.append(f"{counters['not_recorded']} calls not recorded: they came too fast")
-    for reason, number in sorted(discarded.items(), key=lambda one: -one[1]):
-        lines.append(f"  {number:>10} {reason}")
-    return "\n".join(lines)
-
-
-def read_stats(path: Path) -> dict[str, Any]:
-    """The counters in a file: numbers by name, and under "discarded" numbers by reason.
-
-    Raises:
-        ValueError: it is not a file of counters.
-        OSError: it cannot be read.
-    """
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    try:
-        if not stat.S_ISREG(os.fstat(file).st_mode):
-            raise ValueError("not a file")
-        data = b""
-        while len(data) <= _MAX_STATS_SIZE and (more := os.read(file, _MAX_STATS_SIZE)):
-            data += more
-    finally:
-        os.close(file)
-    try:
-        if len(data) > _MAX_STATS_SIZE:
-            raise ValueError
-        found = json.loads(data)
-    except (ValueError, RecursionError):
-        found = None
-    if (
-        not isinstance(found, dict)
-        or not _are_counters(numbers := {k: v for k, v in found.items() if k != "discarded"})
-        or not _are_counters(found.get("discarded"))
-        or not set(writer.COUNTERS) <= set(numbers)
-    ):
-        raise ValueError("not the counters that `run --stats` writes")
-    return found
-
-
-def _are_counters(found: Any) -> bool:
-    return isinstance(found, Mapping) and all(
-        re.fullmatch("[a-z_]{1,40}", name) and type(number) is int and 0 <= number < 2**64
-        for name, number in found.items()
-    )

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from gnutls_cookie.aio import Connection, DTLSServer, start_server
-from gnutls_cookie.credentials import CertificateCredentials, PSKCredentials, certificate_validity
+from gnutls_cookie.credentials import PSKCredentials
 from gnutls_cookie.endpoint import bound
 from gnutls_cookie.errors import GnuTLSError
 from gnutls_cookie.keys import KeyRing
@@ -32,18 +32,18 @@ from gnutls_cookie.server import Server
 from gnutls_cookie.session import Credentials
 
 from .console import (
-    LineHandler,
     Output,
     complain,
     default_sigint,
-    number_in,
+    log_to,
     open_standard_files,
     reason,
 )
-from .credentials import secret_file, warn_of_readers
+from .credentials import secret_file, server_credentials, warn_of_readers, warn_of_times
+from .options import add_session_arguments, number_in
 from .workers import Signals, Worker, Workers
 
-__all__ = ["add_arguments", "psk_file", "run", "secret_file"]
+__all__ = ["add_arguments", "run"]
 
 _log = logging.getLogger("gnutls_cookie")
 
@@ -51,7 +51,6 @@ _PROGRAM = "gnutls-cookie serve"
 _PORT = 5556  # gnutls-serv's
 _MAX_WORKERS = 1024
 _MAX_SESSIONS = 0xFFFFFFFF
-_MAX_FILE_BYTES = 1 << 24  # of credentials; a device or another wrong file is often longer
 _STATS_MIN_SECONDS = 0.01
 _LISTEN_FDS_START = 3  # sd_listen_fds(3)
 
@@ -89,8 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-r", "--require-client-cert", action="store_true", help="and such a one is demanded")
     add("--pskpasswd", metavar="FILE", type=Path, help="pre-shared keys, a line identity:hex each")
     add("--pskhint", metavar="TEXT", help="identity hint to send")
-    add("--priority", metavar="TEXT", help="GnuTLS priority string")
-    add("--mtu", metavar="BYTES", type=int, help="largest datagram to send (1200)")
+    add_session_arguments(parser)
     add("--cookie-secret-file", metavar="FILE", type=Path, help="cookie keys of a fleet")
     add(
         "--rotate", metavar="SECONDS", type=float, default=3600.0, help="a cookie key's life (3600)"
@@ -108,11 +106,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--stats", metavar="SECONDS", type=float, help="print counters every SECONDS")
     add("--json", action="store_true", help="what is printed is JSON, an object a line")
     add("-q", "--quiet", action="store_true", help="log warnings only")
-    add("-d", "--debug", metavar="LEVEL", type=int, default=0, help="above 0: log more")
     # What gnutls-serv has besides, and is so here anyway.
     for name in ("--echo", "--nodb", "--noticket", "--x509fmtder"):
         add(name, action="store_true", help=argparse.SUPPRESS)
-    add("-u", "--udp", action="store_true", help=argparse.SUPPRESS)
     add("-a", "--disable-client-cert", action="store_true", help=argparse.SUPPRESS)
 
 
@@ -127,7 +123,7 @@ def run(options: argparse.Namespace) -> int:
     out = Output(None if sys.stdout is None else 1)
     err = Output(None if sys.stderr is None else 2)
     level = logging.WARNING if options.quiet else logging.DEBUG if options.debug else logging.INFO
-    logging.basicConfig(level=level, handlers=[LineHandler(err, options.debug > 0)])
+    log_to(err, level, tracebacks=options.debug > 0)
     # Until there is somebody to say goodbye to, SIGINT ends this process at once, a look-up of a
     # name in C included. SIGHUP would end it too, and waits until it can be heeded.
     former = default_sigint()
@@ -158,89 +154,6 @@ def run(options: argparse.Namespace) -> int:
     signal.signal(signal.SIGINT, former)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     return code
-
-
-# --- files ----------------------------------------------------------------------------------------
-
-
-def psk_file(path: Path) -> dict[str, bytes]:
-    """Identities and keys of a file as psktool writes it: lines `identity:hex`.
-
-    An identity that starts with # is in hex itself; where it is not, the line is a comment. Of two
-    lines with one identity the first counts. So libgnutls reads it (lib/auth/psk_passwd.c). Blank
-    lines, carriage returns, and a byte order mark at the start do not count.
-
-    Raises:
-        ValueError: a line is of another form; the text has the line's number and nothing secret.
-        OSError: the file cannot be read.
-    """
-    keys: dict[str, bytes] = {}
-    lines: dict[str, int] = {}
-    for number, line in enumerate(_read(path).removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
-        where = f"{path}, line {number}"
-        entry = _psk_line(line.rstrip(), where)
-        if entry is None:
-            continue
-        identity, key = entry
-        if identity in keys:
-            first = lines[identity]
-            _log.warning("%s: the identity of line %d again, which counts", where, first)
-            continue
-        keys[identity], lines[identity] = key, number
-    if not keys:
-        raise ValueError(f"{path}: no keys in it")
-    return keys
-
-
-def _psk_line(line: bytes, where: str) -> tuple[str, bytes] | None:
-    """Identity and key of a line; None for a blank line or a comment."""
-    if not line.startswith(b"#"):
-        if line.lstrip()[:1] in (b"", b"#"):
-            return None
-        raw, colon, text = line.rpartition(b":")
-        key = _unhex(text) if colon else None
-    else:
-        name, colon, text = line[1:].partition(b":")
-        in_hex, key = _unhex(name), _unhex(text)
-        words = name != name.strip() and key is None  # "# Cafe: closed on Sundays"
-        if not in_hex or not colon or words:
-            if colon and key and _unhex(b"0" + name):
-                _log.warning("%s: a comment, as an odd number of digits is no identity", where)
-            return None
-        raw = in_hex
-    if key is None:
-        raise ValueError(f"{where}: not identity:hexadecimal key")
-    if not 0 < len(key) <= 0xFFFF:
-        raise ValueError(f"{where}: a key has 1..65535 bytes, not {len(key)}")
-    return raw.decode("utf-8", "surrogateescape"), key
-
-
-def _unhex(text: bytes) -> bytes | None:
-    try:
-        return bytes.fromhex(text.decode("ascii"))
-    except ValueError:
-        return None
-
-
-def _read(path: Path) -> bytes:
-    with path.open("rb") as file:
-        content = file.read(_MAX_FILE_BYTES + 1)
-    if len(content) > _MAX_FILE_BYTES:
-        raise ValueError(f"{path}: larger than {_MAX_FILE_BYTES} bytes")
-    return content
-
-
-def _warn_of_times(path: Path) -> None:
-    if not path.is_file():
-        return  # a pipe, and read already
-    start, end = certificate_validity(path.read_bytes())
-    for seconds, wrong, what in (
-        (start, start > time.time(), "is not valid before"),
-        (end, end < time.time(), "expired on"),
-    ):
-        if wrong:
-            date = time.strftime("%Y-%m-%d", time.gmtime(seconds))
-            _log.warning("%s: the certificate %s %s", path, what, date)
 
 
 # --- what is served -------------------------------------------------------------------------------
@@ -383,7 +296,7 @@ class _Service:
         """Warn of what is right and may be a mistake all the same."""
         options = self.options
         for path in options.x509certfile or ():
-            _warn_of_times(path)
+            warn_of_times(path)
         for path in [*(options.x509keyfile or ()), options.pskpasswd]:
             if path is not None:
                 warn_of_readers(path, os.stat(path))
@@ -405,18 +318,8 @@ class _Service:
             )
         if options.require_client_cert and options.x509cafile is None:
             raise _Unusable("--require-client-cert needs --x509cafile")
-        found: list[Credentials] = []
         try:
-            if certificates:
-                first, *more = zip(certificates, keys, strict=True)
-                found.append(
-                    CertificateCredentials.from_files(
-                        *first, more_pairs=more, trust=options.x509cafile
-                    )
-                )
-            if options.pskpasswd is not None:
-                psk = psk_file(options.pskpasswd)
-                found.append(PSKCredentials(lookup=psk, hint=options.pskhint))
+            found = server_credentials(options)
         except (OSError, ValueError, GnuTLSError) as error:
             raise _Unusable(f"credentials: {reason(error)}") from None
         if self._made_psk is not None:

@@ -20,7 +20,8 @@ import pytest
 
 from gnutls_cookie import KeyRing, client_data
 from gnutls_cookie.cli import main
-from gnutls_cookie.cli.run import find_preload, read_stats
+from gnutls_cookie.cli.run import find_preload
+from gnutls_cookie.cli.stats import read_stats
 from gnutls_cookie.differential import LIBGNUTLS, REFERENCE, case_of_json
 from gnutls_cookie.differential.datagrams import CLIENTS, with_cookie
 from gnutls_cookie.reference import cookie as reference

@@ -18,7 +18,7 @@ import pytest
 
 from gnutls_cookie import HELLO_VERIFY_REQUEST_SIZE, GnuTLSError
 from gnutls_cookie.blocking import connect
-from gnutls_cookie.cli.serve import psk_file, secret_file
+from gnutls_cookie.cli.credentials import psk_file, secret_file
 from gnutls_cookie.reference import wire
 from tests.support.common import (
     free_udp_port,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gnutls_cookie.cli.serve import psk_file
+from gnutls_cookie.cli.credentials import psk_file
 from tests.support.common import peer_required
 from tests.support.peers import CERTS, IDENTITY, PSK_KEY
 from tests.support.serve import CERT, SECONDS, client, echoes, serving

@@ -27,7 +27,7 @@ def parser(name: str) -> argparse.ArgumentParser:
 
     made = argparse.ArgumentParser(prog=name)
     module = importlib.import_module(COMMANDS[name].module, "gnutls_cookie")
-    getattr(module, COMMANDS[name].add_arguments)(made)
+    module.add_arguments(made)
     return made
 
 

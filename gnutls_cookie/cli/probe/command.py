@@ -20,7 +20,9 @@ from pathlib import Path
 from gnutls_cookie import CertificateCredentials, GnuTLSError, PSKCredentials
 from gnutls_cookie.address import SocketAddress
 from gnutls_cookie.blocking import connect
-from gnutls_cookie.cli.options import add_psk_arguments, psk_credentials
+from gnutls_cookie.cli.console import complain
+from gnutls_cookie.cli.credentials import psk_credentials
+from gnutls_cookie.cli.options import add_psk_arguments
 from gnutls_cookie.reference.wire import RANDOM_SIZE
 
 from .judging import Finding, Verdict, assess
@@ -105,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _unusable(why: str) -> int:
-    print(f"gnutls-cookie probe: {why}", file=sys.stderr)
+    complain("gnutls-cookie probe", why)
     return _UNUSABLE
 
 
