@@ -1,4 +1,4 @@
-"""client_data as servers in C write it, so that their cookies and ours are the same bytes."""
+"""client_data as C servers write it, so that their cookies and ours are the same bytes."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class KeyRing:
 
     Args:
         current: the key that signs, 1..2**31-1 bytes; 16 random ones are usual.
-        previous: the key that verifies as well; None for no other.
+        previous: the key that verifies as well; None: only `current` does.
 
     Raises:
         ValueError: a key is empty.

@@ -1,7 +1,7 @@
 """CookieListener: one UDP socket, the gate in front of it, and only what passed it in Python.
 
-The loop is in native/udp.c and runs with the GIL released. Here is the time, which it is given in
-slices, so that signals and other threads get their turn under flood as well.
+The loop is in native/udp.c and runs with the GIL released. This module calls it for short slices of
+time, so that signals and other threads get their turn under flood as well.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from .locks import OwnedLock
 
 __all__ = ["Arrival", "CookieListener", "ListenerCounters"]
 
-_WAIT_MS = 50  # of waiting in C: a signal that another thread took, or close(), is seen after it
-_WORK_MS = 5  # of work in C while datagrams keep coming: what an event loop has to bear
+_WAIT_MS = 50  # longest wait in C; then close(), or a signal that another thread took, is seen
+_WORK_MS = 5  # longest work in C while datagrams keep coming; an event loop waits for it
 _UDP = ffi.typeof("struct gcookie_udp **")
 _DATAGRAM_CAPACITY = 65535  # bytes; no UDP datagram is longer (RFC 768)
 _MAX_BATCH = 1024  # messages in one recvmmsg (UIO_MAXIOV of Linux)
@@ -36,15 +36,15 @@ _COUNTERS = ffi.typeof("struct gcookie_udp_counters *")
 
 @dataclass(frozen=True, slots=True)
 class ListenerCounters:
-    """What passed through the socket so far; what was made of it says `CookieGate.counters`.
+    """What passed through the socket so far. `CookieGate.counters` has the verdicts.
 
     Attributes:
         received: datagrams received, all of them.
         replies: HelloVerifyRequests sent.
         reply_errors: HelloVerifyRequests that the kernel did not take (ENOBUFS, EPERM, ...).
-        receive_errors: errors received in the place of a datagram (of ICMP, mostly).
-        truncated: datagrams cut by the kernel, and so dropped. UDP has none of that length.
-        arrivals: datagrams given out by poll().
+        receive_errors: errors received instead of a datagram (mostly from ICMP).
+        truncated: datagrams cut by the kernel, and dropped. No UDP datagram is that long.
+        arrivals: datagrams returned by poll().
     """
 
     received: int
@@ -56,15 +56,15 @@ class ListenerCounters:
 
 
 class CookieListener:
-    """Answers unknown clients on a UDP socket itself, and gives out what verified ones sent.
+    """Answers unknown clients on a UDP socket, and returns what verified ones sent.
 
-    A ClientHello without a good cookie is answered with a HelloVerifyRequest, whatever else comes
-    from an unknown address meets silence; both happen in C, and leave nothing behind but counts.
+    A ClientHello without a good cookie is answered with a HelloVerifyRequest; everything else from
+    an unknown address is dropped. Both happen in C, and leave only counts behind.
     A ClientHello goes through the gate from every address, an admitted one too (RFC 6347 4.2.8).
     client_data is the kernel's sockaddr, `client_data.sockaddr(address)`.
 
-    All memory is taken at once: 64 KiB for each datagram of a batch, and later some 100 bytes for
-    each admitted peer.
+    Memory: 64 KiB for each datagram of a batch, allocated at once, and some 100 bytes for each
+    admitted peer.
 
     Where floods are expected, give the socket a large SO_RCVBUF (some MB): the default holds less
     than comes in while Python does the work of one handshake.
@@ -73,8 +73,8 @@ class CookieListener:
     socket to each, not one to the wildcard.
 
     Args:
-        sock: a bound UDP socket (AF_INET or AF_INET6, dual stack too), from wherever. It need not
-            be non-blocking; nothing is set on it, and close() leaves it open.
+        sock: a bound UDP socket (AF_INET or AF_INET6, also dual-stack). It need not be
+            non-blocking; no option of it is changed, and close() leaves it open.
         gate: decides about the datagrams; may be shared.
         batch: datagrams in one system call, 1..1024.
         max_peers: admitted peers at most. The default is a bound on memory (100 MB), far above
@@ -159,16 +159,15 @@ class CookieListener:
     def poll(self, timeout: float | None = None, limit: int = 1024) -> list[Arrival]:
         """Answer unknown clients until others have sent something.
 
-        Comes back as soon as there is an arrival; with more than one where more wait. Fits any
+        Returns as soon as there is an arrival, with more than one if more wait. Fits any
         event loop: with timeout 0, whenever fileno() is readable.
 
         A client that was verified counts as admitted until the next call of poll(), so that the
         rest of a fragmented ClientHello is not lost: admit() it by then, or it is forgotten.
 
         Args:
-            timeout: seconds to wait for an arrival; None, infinity and numbers above 10**9 (thirty
-                years): for ever; 0: not at all, and then it works for at most 5 ms on what is
-                there.
+            timeout: seconds to wait for an arrival. None, infinity and numbers above 10**9 (thirty
+                years): without end. 0: not at all; it then spends at most 5 ms on what is there.
             limit: arrivals at most; the rest stays in the socket.
 
         Returns:
@@ -176,12 +175,12 @@ class CookieListener:
             was called meanwhile.
 
         Raises:
-            OSError: the socket is closed, shut down or no socket. Errors of single datagrams are
-                counted and never raised.
+            OSError: the socket is closed or shut down. Errors of single datagrams are counted and
+                never raised.
             ValueError: the listener is closed, timeout is negative, or limit less than 1.
             TypeError: an argument is of another type.
             RuntimeError: another poll() is under way. In the child of a fork none is, whatever the
-                other threads of the parent were at.
+                other threads of the parent were doing.
         """
         deadline = _deadline(timeout)
         integer("limit", limit, 1)
@@ -189,7 +188,7 @@ class CookieListener:
         try:
             if not self._turn.take(token, 0):
                 raise RuntimeError(
-                    "poll() is under way already; one listener has one poll() at a time"
+                    "poll() is under way already; a listener has one poll() at a time"
                 )
             native, _owner = self._opened()
             return self._poll(native, deadline, limit)
@@ -208,7 +207,7 @@ class CookieListener:
 
         Raises:
             OverflowError: there are max_peers already.
-            ValueError: no numeric address of the socket's family, or the listener is closed.
+            ValueError: not a numeric address of the socket's family, or the listener is closed.
             TypeError: address is of another type.
         """
         raw = client_data.sockaddr(address, self._family)
@@ -223,7 +222,7 @@ class CookieListener:
         """Take back admit(); no error where the address is not admitted. From any thread.
 
         Raises:
-            ValueError: no numeric address of the socket's family, or the listener is closed.
+            ValueError: not a numeric address of the socket's family, or the listener is closed.
             TypeError: address is of another type.
         """
         raw = client_data.sockaddr(address, self._family)
@@ -231,8 +230,8 @@ class CookieListener:
         lib.gcookie_udp_forget(native, raw, len(raw))
 
     def close(self) -> None:
-        """Wipe and free all memory, and end a poll() of another thread within 50 ms. The socket is
-        its owner's, and stays open. A second close() does nothing."""
+        """Wipe and free all memory, and end a poll() of another thread within 50 ms. The socket
+        stays open. A second close() does nothing."""
         self._native = None
 
     def __enter__(self) -> CookieListener:
@@ -267,8 +266,8 @@ class CookieListener:
             for at in range(number):
                 arrivals.append(_arrival(found[at]))
             if arrivals:
-                # Whole batches of arrivals: there may be more. Who floods makes no such batches,
-                # and so nobody waits for the end of a flood.
+                # After a whole batch of arrivals there may be more. A flood makes no such batches,
+                # so that this does not wait for its end.
                 if number < self._batch or len(arrivals) >= limit:
                     break
                 wait, work = 0, 0
