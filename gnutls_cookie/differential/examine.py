@@ -46,6 +46,10 @@ class Asker(Protocol):
     def running(self) -> bool:
         """Whether there is a process that remembers what it was asked."""
 
+    @property
+    def busy(self) -> bool:
+        """Whether there are more answers to collect."""
+
     def renew(self) -> None:
         """Start it anew, unless it is fresh."""
 
@@ -252,13 +256,14 @@ class _Examination:
             batch = sequence[place : place + size]
             self._asker.post(batch)
             expected = [self._oracle.answer(one) for one in batch]
-            answers = self._asker.collect(expected)
-            for number, answer in enumerate(answers):
-                if not same(expected[number], answer):
-                    if self._counts(sequence, place + number, expected[number], answer):
-                        return place + number, answer
-                    return None
-            place += len(answers)
+            first = place
+            while place == first or self._asker.busy:
+                for answer in self._asker.collect(expected[place - first :]):
+                    right = expected[place - first]
+                    if not same(right, answer):
+                        counts = self._counts(sequence, place, right, answer)
+                        return (place, answer) if counts else None
+                    place += 1
         return None
 
     def _counts(

@@ -362,21 +362,22 @@ class Comparison:
             asker.post(batch)
             expected = [self._oracle.answer(case) for case in batch]
             make(size)
-            answers = asker.collect(expected)
-            seconds = time.monotonic() - begun
-            done = len(answers)
-            for number, answer in enumerate(answers):
-                if expected[number] is answer or same(expected[number], answer):
-                    continue
-                at = place + number
-                self._tell(before + at + 1)
-                history = _History(asker, source, since, at)
-                if self._differs(asker, batch[number], expected[number], answer, history):
-                    # Other processes have been asked meanwhile, and this one has to be fresh.
-                    done = number + 1
+            done = 0
+            while True:
+                for answer in asker.collect(expected[done:]):
+                    right, at = expected[done], place + done
+                    done += 1
+                    if right is answer or same(right, answer):
+                        continue
+                    self._tell(before + at + 1)
+                    history = _History(asker, source, since, at)
+                    if self._differs(asker, batch[done - 1], right, answer, history):
+                        break  # other processes have been asked meanwhile: on with a fresh one
+                self._tell(before + place + done)
+                if not asker.busy or self._over():
                     break
+            seconds = time.monotonic() - begun
             place += done
-            self._tell(before + place)
             if self._over():
                 return
             pending[:0] = batch[done:]  # it came to its end, or ran out of room

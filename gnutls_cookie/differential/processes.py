@@ -36,6 +36,9 @@ _READY_SECONDS = 60.0  # for an interpreter to start, on a machine that has much
 _ORDER_SECONDS = 10.0  # for the warden to do as it is told; killing takes it 5 at most
 _STATUS_SECONDS = 1.0  # for the word of how a target ended, once its socket is closed
 _HELLO_SIZE_MAX = 1 << 16
+_PART_SECONDS = 0.25  # after which the bench looks at the answers that there are
+
+_NOT_OURS: Outcome = ("wrong", "it wrote into the memory of the bench")
 
 # A module of the user's stands where he does, but does not shadow ours or those of Python.
 _START_MODULE = """
@@ -248,14 +251,27 @@ class Batched:
         self._channel: socket.socket | None = None
         self._memory = _shared_memory()
         self._shared = mmap.mmap(self._memory, SIZE)
-        self._asked = 0
+        self._asked = self._given = (
+            0  # cases of the batch, and answers that were given to the bench
+        )
+        self._at = FIRST_ANSWER  # where the next one stands
         self._failed: Outcome | None = None
+        self._busy = False
+        self._moved = (
+            0,
+            0.0,
+        )  # how many answers there were when one was last seen to come, and when
         self.fresh = False
 
     @property
     def running(self) -> bool:
         """Whether there is a process that remembers what it was asked."""
         return self._channel is not None
+
+    @property
+    def busy(self) -> bool:
+        """Whether it works on cases that it was asked for: collect() has more answers to give."""
+        return self._busy
 
     def renew(self) -> None:
         """Start the target anew: what comes next is the first that it is asked."""
@@ -264,12 +280,14 @@ class Batched:
 
     def post(self, batch: Sequence[Case]) -> None:
         """Ask for cases; it works on them while the bench does other things."""
-        if self._channel is None:
+        if self._channel is None or self._busy:
             self._start()
         assert self._channel is not None
         self.fresh = False
-        self._asked = len(batch)
+        self._asked, self._given, self._at = len(batch), 0, FIRST_ANSWER
         self._failed = None
+        self._busy = True
+        self._moved = (0, time.monotonic())
         COUNT.pack_into(self._shared, 0, 0)
         data = marshal.dumps([tuple(case) for case in batch])
         self._channel.settimeout(self.timeout)
@@ -284,24 +302,27 @@ class Batched:
             raise
 
     def collect(self, expected: Sequence[Outcome]) -> list[Outcome]:
-        """The answers to the first of the cases asked for, as many as there are by now.
+        """The answers to the next of the cases asked for, as many as there are after a while.
 
         There is one at least. The last may be ("died", how) or ("hangs", how): then the process has
-        ended.
+        ended. Where it is not busy() then, it has not answered the rest, and is to be asked again.
 
         Args:
             expected: the likely answers, which are quickly recognised.
         """
         try:
             end = self._failed or self._wait()
+            first = self._given
             answers = self._answers(expected)
         except BaseException:
             self.close()
             raise
+        if end is None and not answers:
+            end = _NOT_OURS
         if end is not None:
             self.stop()
             # A process that ended after the last answer ended in that case, as far as can be told.
-            answers[self._asked - 1 :] = [end]
+            answers[self._asked - 1 - first :] = [end]
         return answers
 
     def finish(self) -> Outcome | None:
@@ -365,15 +386,19 @@ class Batched:
                 self.stop()
 
     def _wait(self) -> Outcome | None:
-        """Wait until a batch is done (None), or how it came to its end."""
+        """Wait until a batch is done or some of it is (None), or how it came to its end."""
         assert self._channel is not None
-        count, since = 0, time.monotonic()
-        while not _readable(self._channel, self.timeout / 8):
-            (now,) = COUNT.unpack_from(self._shared, 0)
-            if now != count:
-                count, since = now, time.monotonic()
-            elif time.monotonic() - since >= self.timeout:
+        begun = time.monotonic()
+        while not _readable(self._channel, min(self.timeout / 8, _PART_SECONDS)):
+            (count,) = COUNT.unpack_from(self._shared, 0)
+            now = time.monotonic()
+            if count != self._moved[0]:
+                self._moved = (count, now)
+            elif now - self._moved[1] >= self.timeout:
                 return ("hangs", f"no answer in {self.timeout:g} s")
+            if count > self._given and now - begun >= _PART_SECONDS:
+                return None
+        self._busy = False
         received = _received(self._channel)
         if received == b".":
             return None
@@ -393,20 +418,23 @@ class Batched:
         """What stands in the shared memory, in which the target may have written anything."""
         shared = self._shared
         (count,) = COUNT.unpack_from(shared, 0)
-        at = FIRST_ANSWER
+        at = self._at
         found: list[Outcome] = []
-        for number in range(min(count, self._asked)):
+        for number in range(min(count, self._asked) - self._given):
             start = at + LENGTH.size
             if start > SIZE:
                 break
-            at = start + LENGTH.unpack_from(shared, at)[0]
-            if at > SIZE:
+            end = start + LENGTH.unpack_from(shared, at)[0]
+            if end > SIZE:
                 break
-            answer = shared[start:at]
+            answer = shared[start:end]
+            at = end
             if number < len(expected) and answer == repr(expected[number]).encode():
                 found.append(expected[number])
             else:
                 found.append(_parsed(answer))
+        self._at = at
+        self._given += len(found)
         return found
 
     def stop(self) -> None:
@@ -416,7 +444,7 @@ class Batched:
             self._warden.kill()
 
     def _disconnect(self) -> None:
-        self.fresh = False
+        self.fresh = self._busy = False
         channel, self._channel = self._channel, None
         if channel is not None:
             channel.close()
@@ -463,7 +491,7 @@ def _parsed(answer: bytes) -> Outcome:
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         found = None
     if not isinstance(found, tuple) or not found or not isinstance(found[0], str):
-        return ("wrong", "it wrote into the memory of the bench")
+        return _NOT_OURS
     return found
 
 

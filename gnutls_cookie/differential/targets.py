@@ -51,6 +51,7 @@ __all__ = [
 ]
 
 _LINE_SIZE_MAX = 1 << 20  # bytes of a program's answer
+_PART_SECONDS = 0.25  # after which the bench looks at the answers that there are
 _SETTLE_SECONDS = 0.05  # for a second answer to arrive
 
 
@@ -176,7 +177,7 @@ class ExecTarget:
         self._memory = memory
         self._pipe: _Pipe | None = None
         self._warden: Warden | None = None
-        self._batch: Sequence[Case] = ()
+        self._batch: list[Case] = []
         self.fresh = False
         try:
             self._words = shlex.split(command)
@@ -209,21 +210,28 @@ class ExecTarget:
 
     def post(self, batch: Sequence[Case]) -> None:
         """Say what collect() is to ask."""
-        self._batch = batch
+        self._batch = list(batch)
+
+    @property
+    def busy(self) -> bool:
+        """Whether collect() has more to ask."""
+        return self.running and self._batch != []
 
     def collect(self, expected: Sequence[Outcome]) -> list[Outcome]:
-        """The answers to the cases; the last is ("died", how) or the like where it is the last."""
+        """The answers to the next of the cases, one at least, as many as there is time for.
+
+        Where the last is ("died", how) or the like the process has ended.
+        """
         del expected
+        deadline = time.monotonic() + _PART_SECONDS
         if self._pipe is None:
             self._start()
         assert self._pipe is not None
         self.fresh = False
         found: list[Outcome] = []
         try:
-            for case in self._batch:
-                found.append(self._ask(case))
-                if not self.running:
-                    break
+            while self._batch and self.running and (not found or time.monotonic() < deadline):
+                found.append(self._ask(self._batch.pop(0)))
         except BaseException:
             self.close()
             raise

@@ -671,3 +671,42 @@ def test_findings_are_printed_as_they_are_made(module: Path) -> None:
         finally:
             process.kill()
     assert "returned 7" in out
+
+
+@pytest.mark.parametrize("kind", ["module", "program"])
+def test_slow_target_is_compared_as_it_answers(kind: str, tmp_path: Path) -> None:
+    """Ctrl-C counts what was answered, however long the rest of a batch takes."""
+    late = "if {}: open('ready', 'w').close()\nif {}: time.sleep(0.1)\n"
+    if kind == "module":
+        code = in_verify(late.format("calls == 60", "calls > 40"))
+        arguments = ["mine", "--operation", "verify"]
+    else:
+        code = "from gnutls_cookie.reference import cookie\n" + program(
+            late.format("number == 60", "number > 40") + ANSWER
+        )
+        arguments = ["--exec", f"{sys.executable} mine.py"]
+    (tmp_path / "mine.py").write_text(code)
+    with started(tmp_path, *arguments, "--seed", "1", "--json") as process:
+        try:
+            until(tmp_path / "ready")
+            time.sleep(1)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert (process.returncode, err) == (130, "gnutls-cookie diff: interrupted\n")
+    assert json.loads(out)["compared"] >= 50
+
+
+ANSWER = """
+given = cookie.Prestate(*question["prestate"])
+try:
+    data = bytes.fromhex(question["client_data"] or "")
+    message = bytes.fromhex(question["message"])
+    cookie.cookie_verify(bytes.fromhex(question["key"]), data, message, given)
+    code = 0
+except cookie.CookieError as error:
+    code = error.code
+after = [given.record_seq, given.hsk_read_seq, given.hsk_write_seq]
+say(json.dumps({"result": code, "prestate": after}))
+"""
