@@ -9,6 +9,7 @@ from . import _library as _library
 from ._version import __version__
 from .address import client_data
 from .arrival import Arrival
+from .client import Client
 from .cookie import (
     COOKIE_KEY_SIZE,
     COOKIE_SIZE,
@@ -23,9 +24,14 @@ from .cookie import (
 )
 from .errors import (
     BadCookieError,
+    CertificateVerificationError,
+    ConnectionClosedError,
+    FatalAlertError,
     GnuTLSError,
     InvalidRequestError,
+    LargePacketError,
     PushError,
+    TimedOutError,
     UnexpectedPacketLengthError,
 )
 from .gate import Challenge, CookieGate, Discarded, DiscardReason, Verified
@@ -33,7 +39,15 @@ from .handles import HandleTable
 from .keys import KeyRing
 from .keys import use_clock as _use_clock
 from .listener import CookieListener
-from .server import Server
+from .server import (
+    Closed,
+    CloseReason,
+    Connected,
+    HandshakeFailure,
+    MessageReady,
+    Server,
+    ServerCounters,
+)
 from .session import CertificateCredentials, PSKCredentials, Session
 
 __all__ = [
@@ -43,20 +57,32 @@ __all__ = [
     "Arrival",
     "BadCookieError",
     "CertificateCredentials",
+    "CertificateVerificationError",
     "Challenge",
+    "Client",
+    "CloseReason",
+    "Closed",
+    "Connected",
+    "ConnectionClosedError",
     "CookieGate",
     "CookieListener",
     "DiscardReason",
     "Discarded",
+    "FatalAlertError",
     "GnuTLSError",
     "HandleTable",
+    "HandshakeFailure",
     "InvalidRequestError",
     "KeyRing",
+    "LargePacketError",
+    "MessageReady",
     "PSKCredentials",
     "Prestate",
     "PushError",
     "Server",
+    "ServerCounters",
     "Session",
+    "TimedOutError",
     "UnexpectedPacketLengthError",
     "Verified",
     "__version__",

@@ -1,8 +1,8 @@
 """A sans-IO DTLS server: sessions by address, with timers and limits.
 
 Verified clients and datagrams of admitted peers go in as Arrivals, datagrams and events come out.
-No socket. `now` is what time.monotonic() gives, in seconds; sessions ask it themselves. Of another
-clock it may be anything within 10**12, and else is a ValueError or TypeError.
+No socket, no clock: `now` is the time in seconds, of one clock that is never set back, such as
+time.monotonic(); within 10**12, and else a ValueError or TypeError.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from ._check import integer, seconds
-from .address import SocketAddress
 from .arrival import Arrival
 from .cookie import Prestate
 from .errors import TimedOutError
-from .session import TICK, Credentials, Session
+from .session import LATEST, TICK, Credentials, Session
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+    from .address import SocketAddress
 
 __all__ = [
     "CloseReason",
@@ -50,8 +51,6 @@ _RANDOM_AT, _SESSION_ID_AT = 27, 59
 # has started again, with a random number generator that does so, too (4.2.8). What is late is so by
 # less than this; and who waits for an answer has it when it says its hello again.
 _REPETITION_SECONDS = 2.0
-
-_LATEST = 1e12  # seconds, of `now` either way: sums with a TICK are exact enough up to there
 
 _DEAD_TIMERS = 64  # cancelled timers tolerated before the heap is rebuilt
 _FAILURES_LIMIT = 256  # failed handshakes that wait for failures(); the oldest give way
@@ -472,7 +471,7 @@ class Server:
             if datagram is not None:
                 session.receive_datagram(datagram)
             if not session.established:
-                is_complete = session.handshake()
+                is_complete = session.handshake(now)
                 if session._messages_read != connection._messages_read:
                     if connection._messages_read:  # the hello was before
                         connection._moved_on = now
@@ -480,7 +479,7 @@ class Server:
                 if is_complete:
                     self._establish(connection, now)
                 else:
-                    self._schedule(connection, now + max(session.timeout() or 0.0, TICK))
+                    self._schedule(connection, now + max(session.timeout(now) or 0.0, TICK))
             if session.established:
                 self._take_messages(connection, now)
             self._collect(connection)
@@ -604,8 +603,8 @@ def _is_ours(trace: TracebackType) -> bool:
 
 
 def _check_now(now: float) -> None:
-    if type(now) is not float or not -_LATEST <= now <= _LATEST:
-        seconds("now", now, -_LATEST, _LATEST)
+    if type(now) is not float or not -LATEST <= now <= LATEST:
+        seconds("now", now, -LATEST, LATEST)
 
 
 def _hello_of(datagram: bytes) -> bytes:

@@ -1,20 +1,21 @@
 """A sans-IO DTLS session over libgnutls: datagrams go in and come out as bytes.
 
-No socket and no thread: who owns the socket gives what arrived to receive_datagram() and sends what
-datagrams_to_send() gives. Retransmissions (RFC 6347 4.2.4) are timed here, by time.monotonic();
-timeout() says when handle_timeout() wants to be called.
+No socket, no thread, no clock: who owns the socket gives what arrived to receive_datagram() and
+sends what datagrams_to_send() gives. Retransmissions (RFC 6347 4.2.4) are timed by the `now` that
+handshake(), timeout() and handle_timeout() are given, in seconds of one clock that is never set
+back; time.monotonic() where it is None. timeout() says when handle_timeout() wants to be called.
 """
 
 from __future__ import annotations
 
 import functools
 import sys
-import time
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from ._check import bytes_copy, integer, seconds, utf8
+from ._clock import monotonic
 from ._convert import c_text
 from ._ffi import ffi, lib
 from ._owned import owned
@@ -41,6 +42,7 @@ TICK = 0.001  # seconds; the shortest time between two looks at a timer
 _LONGEST_TIMEOUT = 4_000_000.0  # seconds; six weeks
 _LONGEST_INTERVAL = 60.0  # seconds between two retransmissions (RFC 6347 4.2.4.1)
 _TRIES = 100  # to make a session; each fails where it is interrupted at one moment of its making
+LATEST = 1e12  # seconds, of `now` either way: sums with a TICK are exact enough up to there
 _STEPS = 1024  # calls of libgnutls in one call of ours
 _SIZE = ffi.sizeof("uint32_t")  # bytes; stands before each datagram that a call sent
 
@@ -234,8 +236,11 @@ class Session:
 
     # --- the handshake ----------------------------------------------------------------------------
 
-    def handshake(self) -> bool:
+    def handshake(self, now: float | None = None) -> bool:
         """Go on with the handshake as far as the datagrams at hand allow (gnutls_handshake).
+
+        Args:
+            now: the time in seconds; None: time.monotonic().
 
         Returns:
             True once it is complete, False while more datagrams are needed.
@@ -254,7 +259,7 @@ class Session:
         self._check_usable()
         if ffi.NULL in [box[0] for box in self._credentials]:
             raise _gone()
-        now = time.monotonic()
+        now = _time(now)
         if self._deadline is None:
             self._deadline = now + self._handshake_timeout
         elif now >= self._deadline:
@@ -286,25 +291,31 @@ class Session:
                 return False
         return False
 
-    def timeout(self) -> float | None:
+    def timeout(self, now: float | None = None) -> float | None:
         """Seconds until handle_timeout() wants to be called; None where no timer runs.
 
         A timer runs from the first handshake() to the end of the handshake.
+
+        Args:
+            now: as for handshake().
         """
         if self._deadline is None or self._established or self.closed:
             return None
         due_at = self._deadline if self._due_at is None else min(self._deadline, self._due_at)
-        return max(0.0, due_at - time.monotonic())
+        return max(0.0, due_at - _time(now))
 
-    def handle_timeout(self) -> None:
+    def handle_timeout(self, now: float | None = None) -> None:
         """Send the last flight again where its time is over (RFC 6347 4.2.4).
+
+        Args:
+            now: as for handshake().
 
         Raises:
             TimedOutError: handshake_timeout is over.
             GnuTLSError: as handshake().
         """
-        if self.timeout() is not None:
-            self.handshake()
+        if self.timeout(now) is not None:
+            self.handshake(now)
 
     # --- messages ---------------------------------------------------------------------------------
 
@@ -741,6 +752,10 @@ class _Deinit:
         lib.gnutls_deinit(pointer)
         lib.gcookie_wire_clear(self._wire)
         self._alive.clear()
+
+
+def _time(now: float | None) -> float:
+    return monotonic() if now is None else seconds("now", now, -LATEST, LATEST)
 
 
 def _gone() -> GnuTLSError:
