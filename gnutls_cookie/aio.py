@@ -11,7 +11,7 @@ import warnings
 import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from ._check import seconds_to_wait
 from .address import SocketAddress
@@ -30,6 +30,7 @@ from .endpoint import (
 from .errors import GnuTLSError, connection_closed, fresh, timed_out
 from .gate import CookieGate
 from .keys import KeyRing
+from .options import ClientOptions, ServerOptions, check_names
 from .server import Closed, Connected, Event, MessageReady, Server
 from .server import Connection as Served
 from .session import TICK, Credentials, Session
@@ -205,7 +206,7 @@ async def start_server(
     sock: socket.socket | None = None,
     reuse_port: bool = False,
     grace: float = 5.0,
-    **limits: Any,
+    **limits: Unpack[ServerOptions],
 ) -> DTLSServer:
     """Start a DTLS server that challenges strangers and gives verified clients to `handler`.
 
@@ -250,6 +251,7 @@ async def start_server(
         ...     async with await start_server(echo, "::1", 5684, credentials=credentials) as server:
         ...         await server.serve_forever()
     """
+    check_names("start_server", limits, ServerOptions)
     if (sock is None) == (host is None):
         raise ValueError("either host (and port) or sock is needed")
     gate = gate_for(keys)
@@ -279,7 +281,7 @@ class DTLSServer:
         gate: CookieGate,
         grace: float,
         credentials: Credentials | Sequence[Credentials],
-        limits: dict[str, Any],
+        limits: ServerOptions,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._gate = gate
@@ -541,7 +543,7 @@ async def connect(
     credentials: Credentials | Sequence[Credentials],
     server_name: str | None = None,
     local_address: tuple[str, int] | None = None,
-    **options: Any,
+    **options: Unpack[ClientOptions],
 ) -> Connection:
     """Connect to a DTLS server and complete the handshake.
 
@@ -570,13 +572,14 @@ async def connect(
             what each of them gave.
         ValueError, TypeError: an argument is out of range or of another type.
     """
+    check_names("connect", options, ClientOptions)
     host_and_port(host, port, 1)
     if local_address is not None:
         if not isinstance(local_address, tuple) or len(local_address) < 2:
             raise TypeError("local_address must be a tuple (ip, port)")
         host_and_port(*local_address[:2], prefix="local_address: ")
     loop = asyncio.get_running_loop()
-    options = {"handshake_timeout": 60.0} | options
+    options.setdefault("handshake_timeout", 60.0)
     name = server_name_for(host, server_name)
     session = Session("client", credentials, server_name=name, **options)
     found = await _resolve(host, port)

@@ -20,7 +20,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from ._check import seconds_to_wait
 from .address import SocketAddress
@@ -39,6 +39,7 @@ from .endpoint import (
 from .errors import GnuTLSError, connection_closed, fresh, timed_out
 from .keys import KeyRing
 from .locks import OwnedLock
+from .options import ClientOptions, ServerOptions, check_names
 from .server import Closed, Connected, Server
 from .server import Connection as Served
 from .session import TICK, Credentials, Session
@@ -146,7 +147,7 @@ def serve(
     stop: threading.Event | None = None,
     started: Callable[[SocketAddress], object] | None = None,
     grace: float = 5.0,
-    **limits: Any,
+    **limits: Unpack[ServerOptions],
 ) -> None:
     """Serve until `stop` is set or an exception (Ctrl-C, say) ends it; then say goodbye to all.
 
@@ -174,6 +175,7 @@ def serve(
         OSError: the address cannot be bound.
         ValueError, TypeError: an argument is out of range or of another type.
     """
+    check_names("serve", limits, ServerOptions)
     if (sock is None) == (host is None):
         raise ValueError("either host (and port) or sock is needed")
     if host is not None:
@@ -544,7 +546,7 @@ def connect(
     *,
     credentials: Credentials | Sequence[Credentials],
     server_name: str | None = None,
-    **options: Any,
+    **options: Unpack[ClientOptions],
 ) -> Connection:
     """Connect to a DTLS server and complete the handshake.
 
@@ -572,8 +574,9 @@ def connect(
             what each of them gave.
         ValueError, TypeError: an argument is out of range or of another type.
     """
+    check_names("connect", options, ClientOptions)
     host_and_port(host, port, 1)
-    options = {"handshake_timeout": 60.0} | options
+    options.setdefault("handshake_timeout", 60.0)
     name = server_name_for(host, server_name)
     session = Session("client", credentials, server_name=name, **options)
     found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)

@@ -27,7 +27,7 @@ LAYERS = (
     {"gate"},
     {"listener"},
     {"server"},
-    {"client"},
+    {"client", "options"},
     {"endpoint"},
     {"aio", "blocking", "reference"},
     {"differential"},
