@@ -39,6 +39,7 @@ COMMANDS = {
     "connect": Command("a DTLS client, a line at a time", ".cli.connect"),
     "probe": Command("audit a DTLS server from outside", ".cli.probe.command"),
     "diff": Command("compare an implementation with libgnutls", ".cli.diff"),
+    "vectors": Command("print chosen cases with libgnutls' answers", ".cli.vectors"),
     "run": Command("run an unmodified server with the gate in front", ".cli.run"),
     "stats": Command("print the counters of a server under `run --stats`", ".cli.stats"),
 }

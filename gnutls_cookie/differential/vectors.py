@@ -1,29 +1,28 @@
 """A chosen set of cases, each with a reason, and libgnutls' answers to them as a file of JSON.
 
-`python -m gnutls_cookie.differential.vectors` prints such a file for the libgnutls that it runs
-with; with `--case JSON` the answer to that case alone. Those of some versions are kept in
-tests/vectors.
+The command `gnutls-cookie vectors` prints such a file for the libgnutls that it runs with, and adds
+that version to a file that has the same answers: tests/vectors/libgnutls.json.
 """
 
 from __future__ import annotations
 
-import argparse
 import hmac
 import json
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+import runpy
+import sys
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from gnutls_cookie.cookie import library_version
 from gnutls_cookie.reference import wire
 
 from . import datagrams
-from .cases import UINT_MAX, Case, case_of_json
+from .cases import UINT_MAX, Case
 from .targets import LIBGNUTLS, Outcome, Target
 
-__all__ = ["COMMAND", "Vector", "answer", "document", "main", "vectors"]
+__all__ = ["COMMAND", "Vector", "answer", "document", "vectors"]
 
-COMMAND = "python -m gnutls_cookie.differential.vectors"
+COMMAND = "python -m gnutls_cookie vectors"
 
 
 class Vector(NamedTuple):
@@ -56,8 +55,12 @@ def answer(target: Target, case: Case) -> dict[str, Any]:
     return _as_answer(target.answer(case))
 
 
-def document() -> str:
-    """The file: the set with the answers of the libgnutls in use, one vector a line."""
+def document(former: str = "") -> str:
+    """The file: the set with the answers of the libgnutls in use, one vector a line.
+
+    Args:
+        former: a file as it was. Where its rows are the same, the versions that it names stay.
+    """
     lines = [
         json.dumps(
             {
@@ -69,41 +72,27 @@ def document() -> str:
         )
         for one in vectors()
     ]
-    head = {"libgnutls": library_version(), "command": COMMAND, "about": _ABOUT}
+    versions = {library_version()}
+    if former:
+        found = json.loads(former)
+        if found["vectors"] == [json.loads(line) for line in lines]:
+            versions |= set(found["libgnutls"])
+    head = {"libgnutls": sorted(versions, key=_numbers), "command": COMMAND, "about": _ABOUT}
     listed = ",\n  ".join(lines)
     return json.dumps(head, indent=1)[:-2] + f',\n "vectors": [\n  {listed}\n ]\n}}\n'
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the file, write it, or answer one case.
-
-    Returns:
-        0, or 2 where what was given is no case.
-    """
-    parser = argparse.ArgumentParser(prog=COMMAND, description="Cases with libgnutls' answers.")
-    parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="write it there")
-    parser.add_argument("--case", metavar="JSON", help="the answer to this case alone")
-    options = parser.parse_args(arguments)
-    if options.case is not None:
-        try:
-            case = case_of_json(options.case)
-        except ValueError as error:
-            parser.error(str(error))
-        print(json.dumps(answer(LIBGNUTLS, case)))
-    elif options.output is not None:
-        options.output.write_text(document(), encoding="utf-8")
-    else:
-        print(document(), end="")
-    return 0
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in version.split(".")]
 
 
 _ABOUT = (
-    "Cases for the DTLS cookie functions, with what libgnutls of this version answers; bytes are "
+    "Cases for the DTLS cookie functions, with what libgnutls answers: each version that is named "
+    "here was asked. A version that answers otherwise has a file of its own. Bytes are "
     "hexadecimal. 'verify' is gnutls_dtls_cookie_verify, 'send' gnutls_dtls_cookie_send with what "
     "its push function returns and is given, 'receive' the judgement of gnutls_cookie.CookieGate, "
     "which stands on both. Case and answer are question and answer of docs/differential.md. A "
-    "result of push beyond 32 bits needs an ssize_t of 64. The files of other versions hold the "
-    "same cases: a case that is answered differently differs in its row."
+    "result of push beyond 32 bits needs an ssize_t of 64."
 )
 
 
@@ -491,5 +480,6 @@ def _real_clients() -> Iterator[Vector]:
             yield from both(f"{client}, datagram {number}", why, later)
 
 
-if __name__ == "__main__":
-    raise SystemExit(main())
+if __name__ == "__main__":  # the command's former name
+    sys.argv[1:1] = ["vectors"]
+    runpy.run_module("gnutls_cookie", run_name="__main__", alter_sys=True)
