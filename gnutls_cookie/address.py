@@ -8,7 +8,7 @@ import sys
 
 from ._check import UINT_MAX, fits
 
-__all__ = ["client_data"]
+__all__ = ["SocketAddress", "client_data"]
 
 _SOCKADDR_STORAGE_SIZE = 128  # RFC 3493 3.10; the same on Linux, the BSDs and macOS
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from gnutls_cookie import CertificateCredentials, PSKCredentials
 from gnutls_cookie.credentials import certificate_validity
-from gnutls_cookie.session import Credentials
 
 __all__ = [
     "SECRET_MAX_SIZE",
     "SECRET_MIN_SIZE",
+    "Credentials",
     "client_credentials",
     "psk_credentials",
     "psk_file",
@@ -24,6 +24,8 @@ __all__ = [
     "warn_of_readers",
     "warn_of_times",
 ]
+
+Credentials = CertificateCredentials | PSKCredentials
 
 _log = logging.getLogger("gnutls_cookie")
 

@@ -29,7 +29,6 @@ from gnutls_cookie.endpoint import bound
 from gnutls_cookie.errors import GnuTLSError
 from gnutls_cookie.keys import KeyRing
 from gnutls_cookie.server import Server
-from gnutls_cookie.session import Credentials
 
 from .console import (
     Output,
@@ -39,7 +38,13 @@ from .console import (
     open_standard_files,
     reason,
 )
-from .credentials import secret_file, server_credentials, warn_of_readers, warn_of_times
+from .credentials import (
+    Credentials,
+    secret_file,
+    server_credentials,
+    warn_of_readers,
+    warn_of_times,
+)
 from .options import add_session_arguments, number_in
 from .workers import Signals, Worker, Workers
 

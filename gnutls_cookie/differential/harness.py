@@ -20,7 +20,16 @@ from .examine import Asker, Examined, difference, examined, same, shape
 from .outcomes import Outcome, Target, TargetDied, TargetHangs, Unusable, described
 from .processes import Batched, Forked
 
-__all__ = ["Comparison", "Finding", "Report", "compare", "compare_cases", "recorded_cases", "same"]
+__all__ = [
+    "Comparison",
+    "Finding",
+    "Progress",
+    "Report",
+    "compare",
+    "compare_cases",
+    "recorded_cases",
+    "same",
+]
 
 Progress = Callable[[int], None]
 

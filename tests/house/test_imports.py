@@ -221,6 +221,56 @@ def test_imports_are_followed() -> None:
     assert not names & {"cli/serve.py", "cli/demo.py"}
 
 
+def test_only_main_imports_the_commands() -> None:
+    """They are users of the package, and what a program imports has no command line in it."""
+    assert {room for room in ROOMS if "cli" in known_by(room)} == {"__main__"}
+    for room in set(ROOMS) - {"cli"}:
+        for path in ROOMS[room]:
+            names = {name for name, _ in imports(path, package_of(path))}
+            assert "argparse" not in names, path
+
+
+def test_commands_import_public_names() -> None:
+    """What a module has in its __all__, or any name without an underscore where it has none; _early
+    is for the moment before a command can heed a signal."""
+    for path in ROOMS["cli"]:
+        for name, _ in imports(path, package_of(path)):
+            module, _, last = name.rpartition(".")
+            if not name.startswith("gnutls_cookie") or name == "gnutls_cookie._early":
+                continue
+            if file_of(name) is not None:
+                assert not last.startswith("_"), f"{path}: {name}"
+                continue
+            file = file_of(module)
+            assert file is not None, f"{path}: {name}"
+            public = public_names(file)
+            assert last in public | {"__version__"} or not (public or last[0] == "_"), (path, name)
+
+
+def public_names(path: Path) -> set[str]:
+    """The strings of __all__, and what is added to it."""
+    found: set[str] = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if any(isinstance(one, ast.Name) and one.id == "__all__" for one in targets):
+            for inner in ast.walk(node):
+                if isinstance(inner, ast.Constant) and isinstance(inner.value, str):
+                    found.add(inner.value)
+    return found
+
+
+def test_no_file_is_longer_than_600_lines() -> None:
+    """Of Python or C. Those that are longer yet are named; the list may only get shorter."""
+    too_long = {
+        path.name
+        for pattern in ("*.py", "*.[ch]")
+        for path in PACKAGE.rglob(pattern)
+        if path.name != "_ffi.c"  # cffi writes it
+        and len(path.read_text(encoding="utf-8").splitlines()) > 600
+    }
+    assert too_long <= {"aio.py", "blocking.py", "server.py", "session.py"}
+
+
 def test_reference_imports_the_standard_library_and_itself() -> None:
     """It is the specification: readable, and no part of what it is compared with."""
     assert known_by("reference") == frozenset()
