@@ -125,6 +125,8 @@ def test_node_of_the_fleet_guide(shell: Shell) -> None:
 @pytest.mark.parametrize("page", ["README.md", "docs/drop-in.md"])
 def test_run_of_the_guides(shell: Shell, page: str) -> None:
     """A server that nobody recompiles counts what its gate does."""
+    if " " in str(ROOT):
+        pytest.skip(f"LD_PRELOAD cannot name {ROOT}")
     for program in ("coap-server-gnutls", "coap-client-openssl"):
         peer_required(program, "apt install libcoap3-bin")
     server, *stats = commands(page, "gnutls-cookie run")
