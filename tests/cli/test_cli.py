@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import re
+import signal
+import socket
 import subprocess
 import sys
 
@@ -48,7 +50,7 @@ def test_the_package_imports_no_command() -> None:
     """`import gnutls_cookie` is for programs: nothing of the command line comes with it."""
     loaded = modules_after("import gnutls_cookie")
     assert "gnutls_cookie.server" in loaded
-    assert {name for name in loaded if name.startswith("gnutls_cookie.cli")} == set()
+    assert {name for name in loaded if name.split(".")[1:2] == ["cli"]} == set()
     assert loaded & set(MODULES.values()) == set()
 
 
@@ -107,6 +109,27 @@ def test_arguments_are_those_of_the_process(
     monkeypatch.setattr(sys, "argv", ["gnutls-cookie", "stats", "/no/such/file"])
     assert main() == 2
     assert capsys.readouterr().err.startswith("gnutls-cookie stats: /no/such/file: ")
+
+
+def test_ctrl_c_ends_the_probe_by_the_signal() -> None:
+    """While it waits for an answer; nothing is printed, as main() looks after it for all."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.settimeout(60)
+        words = ["probe", "--timeout", "50", "127.0.0.1", str(silent.getsockname()[1])]
+        with subprocess.Popen(
+            [sys.executable, "-m", "gnutls_cookie", *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as probe:
+            try:
+                silent.recv(65536)
+                probe.send_signal(signal.SIGINT)
+                said = probe.communicate(timeout=40)
+            finally:
+                probe.kill()
+        assert (probe.returncode, *said) == (-signal.SIGINT, b"", b"")
 
 
 def psk_options(*arguments: str) -> argparse.Namespace:
