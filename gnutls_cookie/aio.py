@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from ._check import seconds_to_wait
 from .address import SocketAddress
+from .client import Client
 from .endpoint import (
     LARGEST_DATAGRAM,
     Attempts,
@@ -42,8 +43,6 @@ __all__ = ["Connection", "DTLSServer", "connect", "start_server"]
 
 _DATAGRAMS = 64
 _SENDS = 16  # by a task that does nothing but send, before others have their turn
-_MESSAGES = 256  # that wait in a client; a further one is dropped, as UDP does
-_QUEUE_BYTES = 1 << 20  # of these messages, together
 _TIMER_SECONDS = 3600.0  # at a time: uvloop takes no number without end
 
 Handler = Callable[["Connection"], Coroutine[Any, Any, object]]
@@ -581,25 +580,25 @@ async def connect(
     loop = asyncio.get_running_loop()
     options.setdefault("handshake_timeout", 60.0)
     name = server_name_for(host, server_name)
-    session = Session("client", credentials, server_name=name, **options)
+    core = Client(credentials, server_name=name, **options)
     found = await _resolve(host, port)
     attempts = Attempts(found, options["handshake_timeout"], loop.time())
     while True:
         patience = attempts.patience(loop.time())
         try:
-            return await _attempt(loop, attempts.info, session, local_address, patience)
+            return await _attempt(loop, attempts.info, core, local_address, patience)
         except Exception as error:
             attempts.failed(error, loop.time())
         finally:
-            del session  # which a traceback would keep
+            del core  # which a traceback would keep
         options["handshake_timeout"] = attempts.seconds(loop.time())
-        session = Session("client", credentials, server_name=name, **options)
+        core = Client(credentials, server_name=name, **options)
 
 
 async def _attempt(
     loop: asyncio.AbstractEventLoop,
     info: Any,
-    session: Session,
+    core: Client,
     local_address: tuple[str, int] | None,
     patience: float | None,
 ) -> Connection:
@@ -613,11 +612,11 @@ async def _attempt(
             sock.bind(here[0][4])
         sock.connect(address)
         peer: SocketAddress = sock.getpeername()
-        client = _Client(loop, sock, session)
+        client = _Client(loop, sock, core)
     except BaseException:
         sock.close()
         raise
-    connection = Connection(peer, session, client.take, client.send, client.close)
+    connection = Connection(peer, core.session, core.receive, client.send, client.close)
     try:
         client.start(connection, patience)
         await client.shaken
@@ -662,18 +661,16 @@ class _Reader:
 
 
 class _Client:
-    """A client's socket, session and timer."""
+    """A client's socket in the event loop: readable, timer, events."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, session: Session
+        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, client: Client
     ) -> None:
         self._loop = loop
         self._sock = sock
-        self._session = session
+        self._client = client
         self._peer = sock.getpeername()
         self._pid = os.getpid()
-        self._messages: deque[bytes] = deque()
-        self._bytes = 0  # of these
         self._timer: asyncio.TimerHandle | None = None
         self._silence: asyncio.TimerHandle | None = None
         self._connection: weakref.ref[Connection] | None = None
@@ -688,19 +685,12 @@ class _Client:
         self._loop.add_reader(self._sock.fileno(), self.reader)
         if patience is not None:
             self._silence = self._loop.call_later(patience, self._on_silence)
-        self._advance()
-
-    def take(self) -> bytes | None:
-        """The next message that waits."""
-        if not self._messages:
-            return None
-        message = self._messages.popleft()
-        self._bytes -= len(message)
-        return message
+        self._client.connect(time.monotonic())
+        self._settle()
 
     def send(self, data: Buffer) -> int:
         """Send a message."""
-        sent = self._session.send(data)
+        sent = self._client.send(data)
         self._flush()
         return sent
 
@@ -719,16 +709,17 @@ class _Client:
             except OSError as refused:  # ICMP: only the handshake believes it, it may be forged
                 error = refused
                 break
-            self._session.receive_datagram(datagram)
+            self._client.receive_datagram(datagram, time.monotonic())
             self._forget_silence()
-        if error is not None and not self._session.established:
+        if error is not None and not self._client.session.established:
             self._finish(error)
         else:
-            self._advance()
+            self._settle()
 
     def _on_timer(self) -> None:
         self._timer = None
-        self._advance()
+        self._client.handle_timeout(time.monotonic())
+        self._settle()
 
     def _on_silence(self) -> None:
         self._finish(timed_out("nothing came from the server"))
@@ -738,46 +729,38 @@ class _Client:
             self._silence.cancel()
             self._silence = None
 
-    def _advance(self) -> None:
-        """Let the session work on what it was given."""
-        session = self._session
-        try:
-            if session.handshake():
-                self._take_messages()
-        except GnuTLSError as error:
-            self._finish(error)
-            return
+    def _settle(self) -> None:
+        """Send what is to be sent, tell what happened, set the timer."""
         self._flush()
-        if session.established and not self.shaken.done():
-            self.shaken.set_result(None)
-        if session.peer_closed:
-            self._finish(None)
-        else:
-            self._set_timer()
-
-    def _take_messages(self) -> None:
-        """Read at once what came: only so is the peer's goodbye seen where nobody reads."""
-        messages = self._messages
-        before = len(messages)
-        while (message := self._session.receive()) is not None:
-            if len(messages) < _MESSAGES and self._bytes + len(message) <= _QUEUE_BYTES:
-                messages.append(message)
-                self._bytes += len(message)
-        connection = self._connection() if self._connection is not None else None
-        if len(messages) > before and connection is not None:
-            connection._wake()
+        for event in self._client.events():
+            if isinstance(event, Connected):
+                self._shaken(None)
+            elif isinstance(event, Closed):
+                self._finish(event.error)
+                return
+            elif self._connection is not None and (connection := self._connection()) is not None:
+                connection._wake()
+        self._set_timer()
 
     def _flush(self) -> None:
-        for datagram in self._session.datagrams_to_send():
+        for datagram in self._client.datagrams_to_send():
             send_or_lose(self._sock, datagram, None)
 
     def _set_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        seconds = self._session.timeout()
+        seconds = self._client.timeout(time.monotonic())
         if seconds is not None:
             self._timer = self._loop.call_later(max(seconds, TICK), self._on_timer)
+
+    def _shaken(self, error: Exception | None) -> None:
+        if self.shaken.done():
+            return
+        if error is None:
+            self.shaken.set_result(None)
+        else:
+            self.shaken.set_exception(error)
 
     def _finish(self, error: Exception | None) -> None:
         if self._sock.fileno() < 0:
@@ -785,13 +768,13 @@ class _Client:
         if os.getpid() != self._pid:
             self._sock.close()  # the session, and the kernel's side of a selector, are the parent's
             return
-        self._session.close()
+        self._client.close()
+        self._client.events()  # they are known here
         self._flush()
         self._let_go()
         if error is not None:
             error.__traceback__ = None  # its frames would keep the session alive
-        if error is not None and not self.shaken.done():
-            self.shaken.set_exception(error)
+            self._shaken(error)
         connection = self._connection() if self._connection is not None else None
         if connection is not None:
             connection._end(error)

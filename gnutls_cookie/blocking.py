@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from ._check import seconds_to_wait
 from .address import SocketAddress
+from .client import Client
 from .endpoint import (
     LARGEST_DATAGRAM,
     LOG,
@@ -578,22 +579,22 @@ def connect(
     host_and_port(host, port, 1)
     options.setdefault("handshake_timeout", 60.0)
     name = server_name_for(host, server_name)
-    session = Session("client", credentials, server_name=name, **options)
+    core = Client(credentials, server_name=name, **options)
     found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
     attempts = Attempts(found, options["handshake_timeout"], time.monotonic())
     while True:
         try:
             patience = attempts.patience(time.monotonic())
-            return _attempt(attempts.info, session, patience)
+            return _attempt(attempts.info, core, patience)
         except Exception as error:
             attempts.failed(error, time.monotonic())
         finally:
-            del session  # which a traceback would keep
+            del core  # which a traceback would keep
         options["handshake_timeout"] = attempts.seconds(time.monotonic())
-        session = Session("client", credentials, server_name=name, **options)
+        core = Client(credentials, server_name=name, **options)
 
 
-def _attempt(info: Any, session: Session, patience: float | None) -> Connection:
+def _attempt(info: Any, core: Client, patience: float | None) -> Connection:
     """Connect to one address; TimedOutError where nothing comes within `patience` seconds."""
     family, kind, protocol, _, address = info
     sock = socket.socket(family, kind, protocol)
@@ -601,49 +602,52 @@ def _attempt(info: Any, session: Session, patience: float | None) -> Connection:
         sock.setblocking(False)
         sock.connect(address)
         peer: SocketAddress = sock.getpeername()
-        client = _Client(sock, session)
+        client = _Client(sock, core)
         client.shake(patience)
     except BaseException:
-        session.close()
+        core.close()
         sock.close()
         raise
-    return Connection(peer, session, client.receive, client.send, client.close)
+    return Connection(peer, core.session, client.receive, client.send, client.close)
 
 
 class _Client:
-    """A client's socket and session. One thread at a time waits at the socket; any may send."""
+    """A client's socket. One thread at a time waits at it; any may send."""
 
-    def __init__(self, sock: socket.socket, session: Session) -> None:
+    def __init__(self, sock: socket.socket, core: Client) -> None:
         self._sock = sock
-        self._session = session
+        self._core = core
         self._peer = sock.getpeername()
         self._pid = os.getpid()
         self._guard = OwnedLock()  # of the session
         self._reader = OwnedLock()  # who has it waits at the socket
         self._open = True
-        self._error: BaseException | None = None  # what the session failed with
 
     def shake(self, patience: float | None) -> None:
         """The handshake; give up where nothing has come after `patience` seconds."""
-        session = self._session
+        core = self._core
         silent_until = None if patience is None else time.monotonic() + patience
-        try:
-            while not session.handshake():
-                self._flush()
-                timer = session.timeout()
-                wait = _LOOK_SECONDS if timer is None else max(timer, TICK)
-                if silent_until is not None:
-                    left = silent_until - time.monotonic()
-                    if left <= 0:
-                        raise timed_out("nothing came from the server")
-                    wait = min(wait, left)
-                if not _readable(self._sock, wait):
-                    continue
+        core.connect(time.monotonic())
+        while True:
+            self._flush()  # the next flight, the last one, or the alert that says why there is none
+            if core.error is not None:
+                raise fresh(core.error)
+            if core.session.established:
+                return
+            now = time.monotonic()
+            timer = core.timeout(now)
+            wait = _LOOK_SECONDS if timer is None else max(timer, TICK)
+            if silent_until is not None:
+                if now >= silent_until:
+                    raise timed_out("nothing came from the server")
+                wait = min(wait, silent_until - now)
+            if _readable(self._sock, wait):
                 with contextlib.suppress(BlockingIOError):
-                    session.receive_datagram(self._sock.recv(LARGEST_DATAGRAM))
+                    datagram = self._sock.recv(LARGEST_DATAGRAM)
                     silent_until = None
-        finally:
-            self._flush()  # the last flight, or the alert that says why there is none
+                    core.receive_datagram(datagram, time.monotonic())
+            else:
+                core.handle_timeout(time.monotonic())
 
     def receive(self, timeout: float | None) -> bytes | None:
         """The next message of the peer."""
@@ -670,29 +674,21 @@ class _Client:
             self._guard.take(token)
             if not self._open:
                 return None, True
-            if self._error is not None:
-                raise fresh(self._error)
-            message = self._read()
-            while message is None and not self._session.peer_closed:
+            message = self._core.receive()
+            while message is None and self._core.is_open:
                 try:
                     datagram = self._sock.recv(LARGEST_DATAGRAM)
                 except OSError:
                     # Nothing is there; or ICMP says nobody listens: it may be forged, or a restart.
                     return None, False
-                self._session.receive_datagram(datagram)
-                message = self._read()
-            return message, self._session.peer_closed
-        except GnuTLSError as error:
-            self._error = fresh(error)  # without its traceback, which holds this object
-            raise
+                self._core.receive_datagram(datagram, time.monotonic())
+                self._flush()  # an answer to the peer's goodbye, or an alert
+                message = self._core.receive()
+            if message is None and self._core.error is not None:
+                raise fresh(self._core.error)
+            return message, message is None
         finally:
             self._guard.give(token)
-
-    def _read(self) -> bytes | None:
-        try:
-            return self._session.receive()
-        finally:
-            self._flush()  # an answer to the peer's goodbye, or an alert
 
     def _wait(self, seconds: float | None) -> bool:
         """Whether there is something at the socket; in turns, for it may be closed meanwhile."""
@@ -704,9 +700,7 @@ class _Client:
         token = self._guard.token()
         try:
             self._guard.take(token)
-            if not self._open or self._session.closed:
-                raise connection_closed("the connection has ended", self._error)
-            sent = self._session.send(data)
+            sent = self._core.send(data)
             self._flush()
             return sent
         finally:
@@ -721,7 +715,7 @@ class _Client:
         try:
             self._guard.take(token)
             if self._open:
-                self._session.close()
+                self._core.close()
                 self._flush()
                 self._open = False
                 self._sock.close()
@@ -729,7 +723,8 @@ class _Client:
             self._guard.give(token)
 
     def _flush(self) -> None:
-        for datagram in self._session.datagrams_to_send():
+        self._core.events()  # its state says the same; they would keep it alive
+        for datagram in self._core.datagrams_to_send():
             send_or_lose(self._sock, datagram, None)
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
