@@ -90,8 +90,9 @@ def seconds_to_wait(name: str, value: object, least: float = -math.inf) -> float
         return None
     number = _seconds(name, value)
     if not number >= least:
-        wanted = "a number of seconds" if number != number else f"at least {least:.15g} seconds"
-        raise ValueError(f"{name} must be {wanted}, not {number}")
+        if number != number:
+            raise ValueError(f"{name} must be a number of seconds, not NaN")
+        raise ValueError(f"{name} must be at least {least:.15g} seconds, not {number}")
     return None if number > _FOREVER_SECONDS else max(number, 0.0)
 
 
