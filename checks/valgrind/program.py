@@ -134,7 +134,12 @@ def sessions(chance: random.Random) -> None:
                         one.send(b"hello " * 30)
                         while one.receive():
                             pass
-                    for datagram in one.datagrams_to_send():
+                    datagrams = one.datagrams_to_send()
+                    if (
+                        turn == 2
+                    ):  # fragments from the last to the first, the Finished before its keys
+                        datagrams.reverse()
+                    for datagram in datagrams:
                         other.receive_datagram(datagram)
                         if hostile:
                             other.receive_datagram(changed(chance, datagram))

@@ -45,6 +45,7 @@ from tests.support.peers import (
     IDENTITY,
     KINDS,
     PSK_KEY,
+    Options,
     certificate,
     client_of,
     deliver,
@@ -424,10 +425,11 @@ def test_close_during_the_handshake_ends_it_for_the_peer(closer: str) -> None:
 @pytest.mark.parametrize("mtu", [128, 228, 400])
 def test_small_mtu_fragments_the_handshake(mtu: int) -> None:
     """The certificate goes in fragments, and no datagram is longer than the MTU."""
-    client, server = pair("X.509", mtu=mtu)
+    patient: Options = {"retransmit_timeout": 30.0, "handshake_timeout": 60.0}
+    client, server = pair("X.509", mtu=mtu, **patient)
     seen = shake(client, server)
     assert max(map(len, seen)) <= mtu
-    usual = shake(*pair("X.509"))
+    usual = shake(*pair("X.509", **patient))
     assert len(seen) > len(usual)
     assert echoes(client, server)
 
