@@ -16,24 +16,37 @@ from gnutls_cookie import (
     Arrival,
     BadCookieError,
     CertificateCredentials,
+    CertificateVerificationError,
     Challenge,
+    Client,
+    Closed,
+    CloseReason,
+    Connected,
+    ConnectionClosedError,
     CookieGate,
     CookieListener,
     Discarded,
     DiscardReason,
+    FatalAlertError,
     GnuTLSError,
     HandleTable,
+    HandshakeFailure,
     InvalidRequestError,
     KeyRing,
+    LargePacketError,
+    MessageReady,
     Prestate,
     PSKCredentials,
     PushError,
     Server,
+    ServerCounters,
     Session,
+    TimedOutError,
     UnexpectedPacketLengthError,
     Verified,
     __version__,
     client_data,
+    cookie_reply,
     cookie_send,
     cookie_verify,
     generate_key,
@@ -41,7 +54,6 @@ from gnutls_cookie import (
     prestate_set,
 )
 from gnutls_cookie.reference.wire import client_hello
-from gnutls_cookie.server import Connected
 
 
 def main() -> None:
@@ -55,6 +67,8 @@ def main() -> None:
     listener()
     sessions()
     serving()
+    connecting()
+    what_is_raised()
     print("every public name was used")
 
 
@@ -247,6 +261,43 @@ def serving() -> None:
     assert served.timeout(now) is not None
     sent: int = served.send(connected[0], b"hello", now)
     assert (sent, served.counters.messages_sent) == (5, 1)
+
+
+def connecting() -> None:
+    """Client: the same for the other side; its events are those of a Server."""
+    client, now = (
+        Client(PSKCredentials("sensor-1", b"0123456789abcdef"), handshake_timeout=5.0),
+        0.0,
+    )
+    client.connect(now)
+    datagrams: list[bytes] = client.datagrams_to_send()
+    assert (len(datagrams), client.timeout(now)) == (1, 1.0)
+    client.handle_timeout(now + 5.0)
+    for event in client.events():
+        if isinstance(event, Closed):
+            reason: CloseReason = event.reason
+            assert (reason, type(event.error)) == (CloseReason.TIMED_OUT, TimedOutError)
+        else:
+            happened: Connected | MessageReady = event
+            raise AssertionError(happened)
+    server = Server(PSKCredentials("sensor-1", b"0123456789abcdef"))
+    counters: ServerCounters = server.counters
+    failures: list[HandshakeFailure] = server.failures()
+    assert (counters.connected, failures) == (0, [])
+    reply: bytes = cookie_reply(b"k" * 16, b"client", Prestate())
+    assert len(reply) == HELLO_VERIFY_REQUEST_SIZE
+
+
+def what_is_raised() -> None:
+    """Each kind of error is also one of Python's own."""
+    kinds: list[tuple[type[GnuTLSError], type[Exception]]] = [
+        (CertificateVerificationError, ValueError),
+        (ConnectionClosedError, ConnectionResetError),
+        (FatalAlertError, ConnectionError),
+        (LargePacketError, ValueError),
+        (TimedOutError, TimeoutError),
+    ]
+    assert all(issubclass(one, other) for one, other in kinds)
 
 
 if __name__ == "__main__":
