@@ -11,7 +11,7 @@ trap 'rm -rf "$work"' EXIT INT TERM
 mkdir "$work/gnutls_cookie"
 cp -R "$root/gnutls_cookie/." "$work/gnutls_cookie"
 cp "$root/build_ffi.py" "$root/setup.py" "$root/pyproject.toml" "$root/README.md" "$root/LICENSE" "$work"
-cp -R "$root/tests" "$work/tests"
+cp -R "$root/tests" "$root/checks" "$work"
 cd "$work"
 rm -f gnutls_cookie/_ffi*.so
 flags="-fsanitize=address,undefined"

@@ -135,9 +135,7 @@ def sessions(chance: random.Random) -> None:
                         while one.receive():
                             pass
                     datagrams = one.datagrams_to_send()
-                    if (
-                        turn == 2
-                    ):  # fragments from the last to the first, the Finished before its keys
+                    if turn == 2:  # the Finished comes before its keys
                         datagrams.reverse()
                     for datagram in datagrams:
                         other.receive_datagram(datagram)
