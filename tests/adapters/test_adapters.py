@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from gnutls_cookie import GnuTLSError, PSKCredentials, aio, blocking, server
+from gnutls_cookie import GnuTLSError, PSKCredentials, Session, aio, blocking, server
 from gnutls_cookie.endpoint import BoundedLog, bound
 from gnutls_cookie.errors import (
     CertificateVerificationError,
@@ -41,7 +41,7 @@ each_adapter = pytest.mark.parametrize("adapter", ADAPTERS)
 @contextmanager
 def serving(adapter: str, host: str | None = "127.0.0.1", **options: Any) -> Iterator[Any]:
     """An echo server of an adapter in a thread of its own; gives its address."""
-    options = {"credentials": [certificate(), psk()], "grace": 0.5} | options
+    options = {"credentials": [certificate(), psk()], "grace": 0.5, **options}
     addresses: queue.Queue[Any] = queue.Queue()
     over = threading.Event()
 
@@ -288,6 +288,7 @@ def test_timeouts_of_receive(side: str) -> None:
                 connection.receive(past)
         with pytest.raises(ValueError, match=r"^timeout must be a number of seconds, not NaN"):
             connection.receive(math.nan)
+        wrong: object
         for wrong in (True, "1", [], b"1"):
             with pytest.raises(TypeError, match=r"^timeout must be a number of seconds, not "):
                 connection.receive(wrong)  # type: ignore[arg-type]
@@ -592,7 +593,7 @@ def test_session_that_cannot_be_made_ends_nothing_else(
     adapter: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """No memory for one moment: the others are served, and so is the next one."""
-    make, left = server.Session, 1
+    make, left = Session, 1
 
     def failing(*arguments: Any, **options: Any) -> Any:
         nonlocal left
@@ -604,7 +605,7 @@ def test_session_that_cannot_be_made_ends_nothing_else(
     with serving(adapter) as address:
         early = blocking.connect(*address, credentials=psk())
         monkeypatch.setattr(server, "Session", failing)
-        options = {"credentials": psk(), "retransmit_timeout": 0.1}
+        options: dict[str, Any] = {"credentials": psk(), "retransmit_timeout": 0.1}
         assert echo_through(adapter, *address, **options) == address  # by its retransmission
         early.send(b"and I?")
         assert early.receive(SECONDS) == b"and I?"
@@ -666,7 +667,9 @@ def test_clients_cannot_fill_the_log(adapter: str, caplog: pytest.LogCaptureFixt
         wait_for(lambda: "not logged" in caplog.text)  # without another one that fails
     began = caplog.records[0].created
     seconds = caplog.records[-1].created - began
-    counted = [record for record in caplog.records if "not logged" in record.getMessage()]
+    counted: list[Any] = [
+        record for record in caplog.records if "not logged" in record.getMessage()
+    ]
     shown = [record for record in caplog.records if record.exc_info]
     assert len(shown) <= 5 * (seconds + 1)
     assert len(shown) + sum(int(str(one.args[0])) for one in counted if one.args) == 40

@@ -444,7 +444,7 @@ class Odd(BaseException):
 
 @pytest.mark.parametrize("kind", [Odd, MemoryError, RecursionError, asyncio.CancelledError])
 @asynchronous
-async def test_whatever_a_handler_raises_ends_its_own_connection(kind: type[Exception]) -> None:
+async def test_whatever_a_handler_raises_ends_its_own_connection(kind: type[BaseException]) -> None:
     """Exceptions beside Exception, too; a CancelledError is nothing to tell of."""
 
     async def handler(connection: Connection) -> None:

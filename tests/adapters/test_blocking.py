@@ -48,7 +48,7 @@ class Serving:
         self._started = threading.Event()
         if "sock" not in options:
             options = {"host": "127.0.0.1"} | options
-        self._options = {"credentials": [certificate(), psk()]} | options
+        self._options: dict[str, Any] = {"credentials": [certificate(), psk()], **options}
         self._thread = threading.Thread(target=self._run, args=(handler,), name="server")
 
     def start(self) -> None:
@@ -732,9 +732,10 @@ def test_limits_are_those_of_the_server() -> None:
 )
 def test_serve_that_fails_leaves_no_socket(options: dict[str, Any], error: type[Exception]) -> None:
     """It raises, and what it had opened is closed."""
+    options = {"host": "127.0.0.1", "credentials": psk(), **options}
     before = open_files()
     with pytest.raises(error):
-        blocking.serve(echo, **({"host": "127.0.0.1", "credentials": psk()} | options))
+        blocking.serve(echo, **options)
     gc.collect()
     assert open_files() == before
 

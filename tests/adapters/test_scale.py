@@ -211,9 +211,9 @@ def test_flight_longer_than_the_first_block_of_a_call_arrives(tmp_path: Path) ->
         "-subj",
         "/CN=localhost",
         "-keyout",
-        key,
+        str(key),
         "-out",
-        certificate,
+        str(certificate),
     ]
     command += ["-addext", f"subjectAltName=DNS:localhost,{names}"]
     subprocess.run(command, check=True, capture_output=True)

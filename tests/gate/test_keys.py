@@ -184,18 +184,18 @@ def test_ring_of_a_secret_does_not_rotate_by_hand() -> None:
     ("make", "error", "names"),
     [
         (lambda: KeyRing(b""), ValueError, "current"),
-        (lambda: KeyRing("key"), TypeError, "current"),
+        (lambda: KeyRing("key"), TypeError, "current"),  # type: ignore[arg-type]
         (lambda: KeyRing(b"k", b""), ValueError, "previous"),
-        (lambda: KeyRing(b"k", 5), TypeError, "previous"),
+        (lambda: KeyRing(b"k", 5), TypeError, "previous"),  # type: ignore[arg-type]
         (lambda: KeyRing(b"k").rotate(b""), ValueError, "key"),
         (lambda: KeyRing.from_secret(b"x" * 15), ValueError, "secret"),
-        (lambda: KeyRing.from_secret("x" * 16), TypeError, "secret"),
+        (lambda: KeyRing.from_secret("x" * 16), TypeError, "secret"),  # type: ignore[arg-type]
         (lambda: KeyRing.from_secret(SECRET, 0.5), ValueError, "period"),
         (lambda: KeyRing.from_secret(SECRET, float("nan")), ValueError, "period"),
         (lambda: KeyRing.from_secret(SECRET, float("inf")), ValueError, "period"),
-        (lambda: KeyRing.from_secret(SECRET, "1"), TypeError, "period"),
+        (lambda: KeyRing.from_secret(SECRET, "1"), TypeError, "period"),  # type: ignore[arg-type]
         (lambda: CookieGate(b""), ValueError, "keys"),
-        (lambda: CookieGate("key"), TypeError, "keys"),
+        (lambda: CookieGate("key"), TypeError, "keys"),  # type: ignore[arg-type]
     ],
 )
 def test_wrong_argument_is_named(make: Any, error: type[Exception], names: str) -> None:

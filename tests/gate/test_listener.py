@@ -672,12 +672,12 @@ def test_other_sockets_are_refused(kind: str, arguments: tuple[int, int]) -> Non
 @pytest.mark.parametrize(
     ("make", "error"),
     [
-        (lambda sock, gate: CookieListener(7, gate), TypeError),
-        (lambda sock, gate: CookieListener(sock, KEY), TypeError),
+        (lambda sock, gate: CookieListener(7, gate), TypeError),  # type: ignore[arg-type]
+        (lambda sock, gate: CookieListener(sock, KEY), TypeError),  # type: ignore[arg-type]
         (lambda sock, gate: CookieListener(sock, gate, batch=0), ValueError),
         (lambda sock, gate: CookieListener(sock, gate, batch=1025), ValueError),
         (lambda sock, gate: CookieListener(sock, gate, batch=True), TypeError),
-        (lambda sock, gate: CookieListener(sock, gate, batch=2.0), TypeError),
+        (lambda sock, gate: CookieListener(sock, gate, batch=2.0), TypeError),  # type: ignore[arg-type]
         (lambda sock, gate: CookieListener(sock, gate, max_peers=0), ValueError),
         (lambda sock, gate: CookieListener(sock, gate, max_peers=2**32), ValueError),
     ],
@@ -961,7 +961,12 @@ def test_other_threads_run_during_poll(listener: CookieListener) -> None:
     """The GIL is released."""
     counted = 0
     stop = threading.Event()
-    thread = threading.Thread(target=lambda: (listener.poll(0.3), stop.set()))
+
+    def poll() -> None:
+        listener.poll(0.3)
+        stop.set()
+
+    thread = threading.Thread(target=poll)
     thread.start()
     while not stop.is_set():
         counted += 1

@@ -103,7 +103,14 @@ def flooder() -> Path:
 @contextmanager
 def flood(port: int, kind: str, sources: int, seconds: float) -> Iterator[None]:
     """A flood that lasts for so many seconds, or until the block ends."""
-    command = [flooder(), "127.0.0.1", str(port), kind, str(sources), str(seconds)]
+    command: list[str | Path] = [
+        flooder(),
+        "127.0.0.1",
+        str(port),
+        kind,
+        str(sources),
+        str(seconds),
+    ]
     with running(command) as child:
         yield
         assert child.poll() in (0, None)

@@ -36,8 +36,8 @@ from tests.support.servers import asynchronous, echo, echo_or_fail, heard_errors
 async def serving(handler: aio.Handler = echo, **options: Any) -> AsyncIterator[DTLSServer]:
     """A server for the block, which serves a new client at the end of it."""
     if "sock" not in options:
-        options = {"host": "127.0.0.1"} | options
-    options = {"credentials": [certificate(), psk()], "grace": 0.2} | options
+        options = {"host": "127.0.0.1", **options}
+    options = {"credentials": [certificate(), psk()], "grace": 0.2, **options}
     async with await aio.start_server(handler, **options) as server:
         yield server
         async with await connect(server) as client:
@@ -47,7 +47,7 @@ async def serving(handler: aio.Handler = echo, **options: Any) -> AsyncIterator[
 
 async def connect(server: DTLSServer, **options: Any) -> Connection:
     """A client with PSK."""
-    options = {"credentials": psk(), "retransmit_timeout": 0.1} | options
+    options = {"credentials": psk(), "retransmit_timeout": 0.1, **options}
     return await aio.connect(*server.address[:2], **options)
 
 
@@ -171,7 +171,7 @@ async def test_credentials_that_are_expired(tmp_path: Path) -> None:
 async def test_port_that_is_taken() -> None:
     """EADDRINUSE for who comes second; who was first is not disturbed."""
     async with serving() as server:
-        host, port = server.address
+        host, port = server.address[:2]
         with pytest.raises(OSError, match="in use") as caught:
             await aio.start_server(echo, host, port, credentials=psk())
         assert caught.value.errno == errno.EADDRINUSE
@@ -384,7 +384,7 @@ async def test_messages_that_the_kernel_does_not_take() -> None:
 async def test_flight_that_the_kernel_does_not_take() -> None:
     """It is sent again by its timer."""
     async with serving(retransmit_timeout=0.05) as server:
-        host, port = server.address
+        host, port = server.address[:2]
         with deaf_kernel(server):
             shaking = asyncio.create_task(aio.connect(host, port, credentials=psk()))
             await until(lambda: server.counters.send_errors > 0)
@@ -410,7 +410,7 @@ class Full(socket.socket):
 
     full = False
 
-    def sendto(self, *arguments: Any) -> int:  # type: ignore[override]
+    def sendto(self, *arguments: Any) -> int:
         if self.full:
             raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
         return super().sendto(*arguments)
@@ -465,6 +465,7 @@ async def test_child_that_closes_what_it_inherited_leaves_the_parent_alone() -> 
 
     async with serving(handler) as server, raw_client(server) as client:
         other = await connect(server)
+        inherited: list[Connection | DTLSServer]
         for _ in range(3):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # threads of the test's own
@@ -473,7 +474,8 @@ async def test_child_that_closes_what_it_inherited_leaves_the_parent_alone() -> 
                 status = 1
                 try:
                     signal.alarm(20)
-                    for one in (*served, other, server):
+                    inherited = [*served, other, server]
+                    for one in inherited:
                         one.close()
                     gc.collect()
                     status = 0

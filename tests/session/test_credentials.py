@@ -81,11 +81,11 @@ ENCRYPTED = (CERTS / "localhost-encrypted.key").read_bytes()
     ("make", "error", "text"),
     [
         (lambda: CertificateCredentials(more_pairs=[(PEM, KEY)]), ValueError, "more_pairs needs"),
-        (lambda: CertificateCredentials(PEM, KEY, more_pairs=5), TypeError, "more_pairs"),
-        (lambda: CertificateCredentials(PEM, KEY, more_pairs=b"xy"), TypeError, "more_pairs"),
-        (lambda: CertificateCredentials(PEM, KEY, more_pairs=[PEM]), TypeError, "more_pairs"),
-        (lambda: CertificateCredentials(PEM, KEY, more_pairs=[(PEM,)]), TypeError, "more_pairs"),
-        (lambda: CertificateCredentials(PEM, KEY, more_pairs=[(PEM, "x")]), TypeError, "key 2"),
+        (lambda: CertificateCredentials(PEM, KEY, more_pairs=5), TypeError, "more_pairs"),  # type: ignore[arg-type]
+        (lambda: CertificateCredentials(PEM, KEY, more_pairs=b"xy"), TypeError, "more_pairs"),  # type: ignore[arg-type]
+        (lambda: CertificateCredentials(PEM, KEY, more_pairs=[PEM]), TypeError, "more_pairs"),  # type: ignore[list-item]
+        (lambda: CertificateCredentials(PEM, KEY, more_pairs=[(PEM,)]), TypeError, "more_pairs"),  # type: ignore[list-item]
+        (lambda: CertificateCredentials(PEM, KEY, more_pairs=[(PEM, "x")]), TypeError, "key 2"),  # type: ignore[list-item]
         (
             lambda: CertificateCredentials(PEM, KEY, more_pairs=[(PEM, KEY), (PEM, RSA_KEY)]),
             GnuTLSError, "do not match.*certificate 3 and key 3$",

@@ -71,10 +71,10 @@ LOCALHOST_KEY = (CERTS / "localhost.key").read_bytes()
 def test_handshake_completes_and_messages_go_both_ways(kind: str) -> None:
     """With either kind of credentials, and by default in DTLS 1.2."""
     client, server = pair(kind)
-    assert not client.established
-    assert client.version is None
-    assert client.cipher is None
-    assert client.description is None
+    before = (client.version, client.cipher, client.description)
+    already = client.established
+    assert not already
+    assert before == (None, None, None)
     shake(client, server)
     assert client.established
     assert server.established
@@ -96,7 +96,8 @@ def test_handshake_of_a_complete_session_is_complete() -> None:
 def test_psk_identity_is_known_to_the_server_alone() -> None:
     """The server learns who the client is; a client is asked nothing."""
     client, server = pair("PSK")
-    assert server.psk_identity is None
+    before = server.psk_identity
+    assert before is None
     shake(client, server)
     assert server.psk_identity == IDENTITY
     assert client.psk_identity is None
@@ -105,7 +106,8 @@ def test_psk_identity_is_known_to_the_server_alone() -> None:
 def test_peer_certificate_is_known_in_der() -> None:
     """The client has the server's certificate; the server has none where it asked for none."""
     client, server = pair("X.509")
-    assert client.peer_certificate is None
+    before = client.peer_certificate
+    assert before is None
     shake(client, server)
     der = subprocess_der(LOCALHOST_PEM)
     assert client.peer_certificate == der
@@ -246,7 +248,9 @@ def test_empty_message_is_an_error_and_nothing_is_sent() -> None:
 
 
 @pytest.mark.parametrize("kind_of_bytes", [bytes, bytearray, memoryview])
-def test_message_and_datagram_may_be_any_bytes(kind_of_bytes: Callable[[bytes], Any]) -> None:
+def test_message_and_datagram_may_be_any_bytes(
+    kind_of_bytes: Callable[[bytes | bytearray], Any],
+) -> None:
     """bytearray and memoryview are copied: the caller may change them at once."""
     client, server = established()
     client.send(kind_of_bytes(b"message"))
@@ -337,9 +341,11 @@ def test_close_is_seen_and_answered(kind: str, closer: str) -> None:
     one, other = (client, server) if closer == "client" else (server, client)
     one.close()
     assert one.closed
-    assert not one.peer_closed
+    answered = one.peer_closed
+    assert not answered
     assert len(deliver(one, other)) == 1
-    assert not other.peer_closed, "nobody has looked yet"
+    noticed = other.peer_closed
+    assert not noticed, "nobody has looked yet"
     assert other.receive() is None
     assert other.peer_closed
     assert other.closed
@@ -378,7 +384,8 @@ def test_message_before_the_goodbye_is_read_first() -> None:
     client.close()
     deliver(client, server)
     assert server.receive() == b"last words"
-    assert not server.peer_closed
+    before = server.peer_closed
+    assert not before
     assert server.receive() is None
     assert server.peer_closed
     with pytest.raises(GnuTLSError, match="closed"):
@@ -618,8 +625,8 @@ def pair_with(
     client: dict[str, Any] | None = None, server: dict[str, Any] | None = None
 ) -> tuple[Session, Session]:
     """An X.509 pair with options for each side; "credentials" among them."""
-    client = {"credentials": trusting(), "server_name": "localhost"} | (client or {})
-    server = {"credentials": certificate()} | (server or {})
+    client = {"credentials": trusting(), "server_name": "localhost", **(client or {})}
+    server = {"credentials": certificate(), **(server or {})}
     return Session("client", **client), Session("server", **server)
 
 
@@ -869,7 +876,7 @@ def test_lookup_gives_the_key_of_an_identity(lookup: Any) -> None:
 @pytest.mark.parametrize("lookup", [{}, lambda _: None, {IDENTITY: b"another key"}])
 def test_stranger_and_wrong_key_look_the_same(lookup: Any) -> None:
     """Neither ends in an alert: nobody can ask which identities there are. Both sides time out."""
-    options = {"retransmit_timeout": 0.02, "handshake_timeout": 0.2}
+    options: Options = {"retransmit_timeout": 0.02, "handshake_timeout": 0.2}
     client = client_of("PSK", **options)
     server = Session("server", PSKCredentials(lookup=lookup), **options)
     raised: dict[str, BaseException] = {}
@@ -1228,7 +1235,11 @@ def test_session_in_a_cycle_with_its_credentials_is_collected() -> None:
     owner.session = Session("server", owner.credentials)
     client = client_of("PSK")
     shake(client, owner.session)
-    watched = [weakref.ref(owner), weakref.ref(owner.session), weakref.ref(owner.credentials)]
+    watched: list[weakref.ref[Any]] = [
+        weakref.ref(owner),
+        weakref.ref(owner.session),
+        weakref.ref(owner.credentials),
+    ]
     del owner, lookup
     gc.collect()
     assert [ref() for ref in watched] == [None] * 3

@@ -30,6 +30,7 @@ from typing import Any
 import pytest
 
 from gnutls_cookie import GnuTLSError, PSKCredentials, aio, blocking, library_version
+from gnutls_cookie.endpoint import Counters
 from gnutls_cookie.reference import wire
 from gnutls_cookie.server import CloseReason
 from gnutls_cookie.session import Credentials
@@ -368,7 +369,7 @@ class Served:
     identities: list[str | None] = field(default_factory=list)
     messages: list[bytes] = field(default_factory=list)
     ended: threading.Event = field(default_factory=threading.Event)
-    counters: aio.Counters | None = None
+    counters: Counters | None = None
 
 
 @contextmanager
@@ -610,7 +611,10 @@ class AsyncClient:
         self._loop.close()
 
 
-ADAPTERS = {"blocking": BlockingClient, "aio": AsyncClient}
+ADAPTERS: dict[str, type[BlockingClient] | type[AsyncClient]] = {
+    "blocking": BlockingClient,
+    "aio": AsyncClient,
+}
 
 
 class Tap:

@@ -66,10 +66,10 @@ def psk() -> PSKCredentials:
 
 def client_of(kind: str, **options: Any) -> Session:
     """A client of that kind that trusts server_of(kind)."""
-    options = {"retransmit_timeout": 0.02, "handshake_timeout": 60.0} | options
+    options = {"retransmit_timeout": 0.02, "handshake_timeout": 60.0, **options}
     if kind == "PSK":
         return Session("client", psk(), **options)
-    return Session("client", trusting(), **({"server_name": "localhost"} | options))
+    return Session("client", trusting(), **{"server_name": "localhost", **options})
 
 
 def server_of(kind: str, **options: Any) -> Session:
