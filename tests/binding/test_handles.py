@@ -233,6 +233,7 @@ def stale() -> int:
     return handle
 
 
+OTHER = HandleTable()
 STALE: dict[str, Callable[[], int]] = {
     "NULL": lambda: 0,
     "reclaimed": stale,
@@ -240,7 +241,6 @@ STALE: dict[str, Callable[[], int]] = {
     "the largest": lambda: 2 ** (8 * ffi.sizeof("uintptr_t")) - 1,
     "lent by another table": lambda: OTHER.lend(Transport()),
 }
-OTHER = HandleTable()
 
 
 @pytest.mark.parametrize("kind", STALE)

@@ -26,7 +26,7 @@ from gnutls_cookie import (
     cookie_send,
     cookie_verify,
 )
-from gnutls_cookie.__main__ import main
+from gnutls_cookie.cli import main
 from gnutls_cookie.differential import LIBGNUTLS, REFERENCE, case_of_json
 from gnutls_cookie.differential.vectors import answer, vectors
 from gnutls_cookie.reference import cookie as reference

@@ -68,7 +68,7 @@ def run_client(kind: str, balancer: Balancer) -> int:
         return complete(client)
 
 
-def gates(nodes: list[Node]) -> list[tuple[int, int]]:
+def gates(nodes: Sequence[Node]) -> list[tuple[int, int]]:
     """Of each node: hellos challenged, hellos verified. The node that was first comes first."""
     for node in nodes:
         node.end()

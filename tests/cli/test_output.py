@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,7 +92,9 @@ def test_reader_that_does_not_read_stops_nothing(which: str, kind: str, workers:
         reading, writing = (one.detach() for one in ends_of_it)
     try:
         fill(writing)
-        files = {name: writing for name in ("stdout", "stderr") if which in (name, "both")}
+        files: dict[str, Any] = {
+            name: writing for name in ("stdout", "stderr") if which in (name, "both")
+        }
         options = ["--stats", "0.02", "--json", "--debug", "9", "--workers", str(workers)]
         files = {"stdout": subprocess.DEVNULL} | files
         with serving(*options, **files) as (child, port):
@@ -168,7 +171,7 @@ def test_full_disk(workers: int) -> None:
 def test_reader_that_goes_away(workers: int, which: str) -> None:
     """As with `| head -1`: served on, ended by SIGTERM with 0."""
     options = ["--stats", "0.02", "--json", "--debug", "9", "--workers", str(workers)]
-    files = {"stdout": subprocess.DEVNULL, which: subprocess.PIPE}
+    files: dict[str, Any] = {"stdout": subprocess.DEVNULL, which: subprocess.PIPE}
     with serving(*options, **files) as (child, port):
         pipe = child.stdout if which == "stdout" else child.stderr
         assert pipe is not None

@@ -95,9 +95,8 @@ def follow(script: Script, server: Server) -> list[Exchange]:
 
 def probed(server: Server | type[Mortal], plan: Plan = PLAN) -> dict[str, Finding]:
     """The findings about a server that is a function, by check."""
-    if isinstance(server, type):
-        server = server()
-    exchanges = follow(harmless(plan), server) + follow(hurtful(plan), server)
+    function: Server = server() if isinstance(server, type) else server
+    exchanges = follow(harmless(plan), function) + follow(hurtful(plan), function)
     return {one.check: one for one in assess(exchanges)}
 
 
@@ -357,7 +356,7 @@ def test_any_bytes_are_assessed() -> None:
         for _ in range(chance.randint(0, 3)):
             data[chance.randrange(len(data))] = chance.randrange(256)
         answer = bytes(data[: chance.randint(0, len(data))])
-        assert assess(follow(harmless(PLAN), lambda *_, answer=answer: [answer]))  # type: ignore[misc]
+        assert assess(follow(harmless(PLAN), lambda *_, answer=answer: [answer]))
 
 
 def test_malformed_request_is_reported() -> None:

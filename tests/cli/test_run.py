@@ -26,7 +26,7 @@ from gnutls_cookie.differential import LIBGNUTLS, REFERENCE, case_of_json
 from gnutls_cookie.differential.datagrams import CLIENTS, with_cookie
 from gnutls_cookie.reference import cookie as reference
 from gnutls_cookie.reference import wire
-from tests.cli.test_serve import CERT, LINE, PSK_PRIORITY, SECONDS, TRUST, Served
+from tests.cli.test_serve import PSK_PRIORITY, TRUST
 from tests.support.common import (
     compile_peer,
     compiler,
@@ -40,6 +40,7 @@ from tests.support.common import (
 )
 from tests.support.peers import CERTS, IDENTITY, PSK_KEY
 from tests.support.run import handed, wait_until, writers
+from tests.support.serve import CERT, LINE, SECONDS, Served
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD is Linux' here")
 
@@ -338,9 +339,9 @@ def test_what_is_recorded_is_replayed(tmp_path: Path) -> None:
     assert "5 cases" in done.stdout
 
 
-def outcome(line: dict[str, object]) -> tuple[object, ...]:
+def outcome(line: dict[str, Any]) -> tuple[object, ...]:
     """The outcome that a line of a record states."""
-    after, result = tuple(line["after"]), line["result"]  # type: ignore[arg-type]
+    after, result = tuple(line["after"]), line["result"]
     reply = bytes.fromhex(str(line.get("reply", "")))
     if int(str(result)) < 0:
         return ("error", result, reply, after)
@@ -552,8 +553,8 @@ def test_what_a_loader_says_is_said(
     ):
         server = compile_peer("stock_server.c", f"-Wl,--dynamic-linker={loader}")
         assert text in refused("--", server)
-    loader = tmp_path / "ld.so"
-    server = compile_peer("stock_server.c", f"-Wl,--dynamic-linker={loader}")
+    script = tmp_path / "ld.so"
+    server = compile_peer("stock_server.c", f"-Wl,--dynamic-linker={script}")
     monkeypatch.setattr("gnutls_cookie.cli.run._LOADER_S", 2)
     for action, text in (
         ("echo 'libgnutls.so.30 => /x (0x1)'", "its loader does not take"),
@@ -561,8 +562,8 @@ def test_what_a_loader_says_is_said(
         ("echo 'a\033[31mb' >&2; exit 1", r"cannot be started by its loader: a\x1b[31mb"),
         ("exec sleep 60", "gives no answer"),
     ):
-        loader.write_text(f"#!/bin/sh\n{action}\n")
-        loader.chmod(0o755)
+        script.write_text(f"#!/bin/sh\n{action}\n")
+        script.chmod(0o755)
         assert text in refused("--", server)
 
 
@@ -713,8 +714,10 @@ def test_stats_are_read(tmp_path: Path) -> None:
     done = subprocess.run([*PYTHON, "stats", file], capture_output=True, text=True, timeout=SECONDS)
     assert done.stdout.startswith("2 challenged (1 with a cookie), 0 verified")
     assert "1 record_header" in done.stdout
-    done = subprocess.run([*PYTHON, "stats", "--json", file], capture_output=True, timeout=SECONDS)
-    assert json.loads(done.stdout) == counters | {"time": json.loads(done.stdout)["time"]}
+    json_of = subprocess.run(
+        [*PYTHON, "stats", "--json", file], capture_output=True, timeout=SECONDS
+    ).stdout
+    assert json.loads(json_of) == counters | {"time": json.loads(json_of)["time"]}
 
 
 EMPTY = dict.fromkeys(("challenged", "presented", "verified", "verified_previous"), 0)
@@ -725,7 +728,7 @@ def test_stats_of_a_file_that_has_none(tmp_path: Path, capsys: pytest.CaptureFix
     """One line and exit code 2, whatever it is; nothing of it reaches the terminal."""
     file, pipe = tmp_path / "stats.json", tmp_path / "pipe"
     os.mkfifo(pipe)
-    good = EMPTY | {"discarded": {}}
+    good: dict[str, Any] = EMPTY | {"discarded": {}}
     contents: list[bytes] = [b"", b"[]", b"{}", b"null", b"1", b"\xff\xfe\x00", b"[" * 50_000]
     contents += [b'{"a":' * 10_000, b" " * 70_000, json.dumps(good).encode() + b"x"]
     hostile: list[object] = [[1], {"a": "x"}, {"a": None}, {"a": 1.5}, {"a": True}, {"a": -1}, None]
@@ -738,8 +741,9 @@ def test_stats_of_a_file_that_has_none(tmp_path: Path, capsys: pytest.CaptureFix
     ]
     hostile += [{"a" * 41: 1}, {"a": [1]}, "x", 1, {"A": 1}, {"a": {"b": 1}}]
     contents += [json.dumps(EMPTY | {"discarded": one}).encode() for one in hostile]
+    numbers: tuple[object, ...] = ("x", None, -1, 1.5, True, [], 10**400)
     for name in EMPTY:
-        for number in "x", None, -1, 1.5, True, [], 10**400:
+        for number in numbers:
             contents.append(json.dumps(good | {name: number}).encode())
         contents.append(json.dumps({k: v for k, v in good.items() if k != name}).encode())
     contents.append(json.dumps(good | {"time": "\x1b[31m"}).encode())

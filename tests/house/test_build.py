@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -100,8 +101,9 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = build(copied, "sdist")
     assert done.returncode == 0, done.stderr
     (archive,) = made(copied, "*.tar.gz")
+    safely: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
     with tarfile.open(archive) as tar:
-        tar.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+        tar.extractall(folder, **safely)
     assert archive.name == f"gnutls_cookie-{gnutls_cookie.__version__}.tar.gz"
     return folder / f"gnutls_cookie-{gnutls_cookie.__version__}"
 

@@ -143,7 +143,11 @@ def test_wait_below_its_least_is_a_value_error(value: float) -> None:
 @pytest.mark.parametrize("value", [True, "1", b"1", 1j, [1]])
 def test_nothing_but_a_number_is_seconds(value: object) -> None:
     """A bool and text are a TypeError."""
-    for check in (lambda: seconds("it", value, 0, 9), lambda: seconds_to_wait("it", value)):
+    checks: tuple[Callable[[], object], ...] = (
+        lambda: seconds("it", value, 0, 9),
+        lambda: seconds_to_wait("it", value),
+    )
+    for check in checks:
         with pytest.raises(TypeError, match=r"^it must be a number of seconds, not "):
             check()
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from pathlib import Path
 
 import pytest
 
@@ -42,7 +43,7 @@ def test_valgrind_finds_the_planted_error_and_nothing_else_of_ours() -> None:
     """Wrapper, gate, listener and sessions; errors of Python and of libraries do not count."""
     if shutil.which("valgrind") is None:
         missing("valgrind is not installed: apt install valgrind libc6-dbg")
-    command = [sys.executable, ROOT / "checks" / "valgrind" / "run.py"]
+    command: list[str | Path] = [sys.executable, ROOT / "checks" / "valgrind" / "run.py"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "the planted overread was found" in done.stdout

@@ -35,10 +35,11 @@ def main() -> int:
     return 0
 
 
-def trust(context: SSL.Context, authorities: str) -> None:
+def trust(context: SSL.Context, authorities: str) -> object:
     """Demand a certificate of these authorities."""
     context.load_verify_locations(authorities)
     context.set_verify(SSL.VERIFY_PEER)
+    return None
 
 
 def share(context: SSL.Context, identity: str, key: str) -> Any:
@@ -46,15 +47,17 @@ def share(context: SSL.Context, identity: str, key: str) -> Any:
     function; the result must outlive the connection."""
     name, secret = identity.encode() + b"\0", bytes.fromhex(key)
 
-    @ffi.callback("unsigned int (*)(SSL *, const char *, char *, unsigned int, unsigned char *,"
-                  " unsigned int)")  # fmt: skip
-    def psk(_: Any, hint: Any, who: Any, most: int, what: Any, longest: int) -> int:
+    def answer(_: Any, hint: Any, who: Any, most: int, what: Any, longest: int) -> int:
         if len(name) > most or len(secret) > longest:
             return 0
         ffi.memmove(who, name, len(name))
         ffi.memmove(what, secret, len(secret))
         return len(secret)
 
+    psk = ffi.callback(
+        "unsigned int (*)(SSL *, const char *, char *, unsigned, unsigned char *, unsigned)",
+        answer,
+    )
     lib.SSL_CTX_set_psk_client_callback(context._context, psk)
     context.set_cipher_list(b"PSK")
     return psk
