@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import signal
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -36,8 +37,10 @@ def pytest_configure() -> None:
             signal.signal(number, default)
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_unconfigure() -> None:
     """A thread that nobody ends does not keep the process: it has GRACE_S to end."""
+    sys.stdout.flush()  # the summary; the end that follows flushes nothing
     faulthandler.dump_traceback_later(GRACE_S, exit=True, file=_stderr)
 
 

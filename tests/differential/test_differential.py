@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import json
 import os
+import shlex
 import subprocess
 import sys
 import textwrap
@@ -307,8 +308,8 @@ def test_program_in_javascript() -> None:
     """The example is right; with its planted fault it is told apart."""
     node = peer_required("node", "apt install nodejs")
     example = ROOT / "examples" / "cookie.js"
-    assert exec_report(f"{node} {example}").findings == []
-    (finding,) = exec_report(f"{node} {example} --wrong").findings
+    assert exec_report(shlex.join([node, str(example)])).findings == []
+    (finding,) = exec_report(shlex.join([node, str(example), "--wrong"])).findings
     assert finding.alone
     assert finding.expected != finding.answer
 
@@ -343,7 +344,7 @@ def test_program_that_goes_wrong(answer: str, kind: str, detail: str, tmp_path: 
         "    else:\n"
         f"        {answer}\n"
     )
-    held = ExecTarget(f"{sys.executable} {program}", timeout=2)  # it has to start, too
+    held = ExecTarget(shlex.join([sys.executable, str(program)]), timeout=2)  # it has to start, too
     try:
         report = compare(held, LIBGNUTLS, SEED, 10)
     finally:

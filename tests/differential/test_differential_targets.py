@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -160,7 +161,7 @@ class Runs:
         (folder / "mine.py").write_text(bad.code, encoding="utf-8")
         (folder / "cases.jsonl").write_text(f"{CASE}\n" * 3)
         if name.startswith("program"):
-            words = ["--exec", f"{sys.executable} mine.py", "--replay", "cases.jsonl"]
+            words = ["--exec", f"{shlex.quote(sys.executable)} mine.py", "--replay", "cases.jsonl"]
         else:
             words = [bad.target, "--cases", "240"]
             if bad.exit_code != 2:
@@ -319,7 +320,7 @@ def test_bench_that_is_ended(kind: str, number: signal.Signals, tmp_path: Path) 
     (tmp_path / "mine.py").write_text(CHILDREN if kind == "module" else PROGRAM)
     arguments = ["mine", "--operation", "verify"]
     if kind == "program":
-        arguments = ["--exec", f"{sys.executable} mine.py"]
+        arguments = ["--exec", f"{shlex.quote(sys.executable)} mine.py"]
     elif kind == "wrapped program":
         script = tmp_path / "wrap.sh"
         script.write_text(f"#!/bin/sh\n{sys.executable} mine.py\n")
@@ -628,7 +629,7 @@ def test_program_that_reads_nothing(tmp_path: Path) -> None:
     """A question larger than a pipe holds does not hang the bench."""
     script = tmp_path / "mine.py"
     script.write_text(program("").replace("for number", "time.sleep(600)\nfor number"))
-    target = ExecTarget(f"{sys.executable} {script}", timeout=0.5)
+    target = ExecTarget(shlex.join([sys.executable, str(script)]), timeout=0.5)
     case = case_of_json(CASE)._replace(message=bytes(200_000))
     try:
         report = compare(target, LIBGNUTLS, 1, 0, corpus=[case])
@@ -684,7 +685,7 @@ def test_slow_target_is_compared_as_it_answers(kind: str, tmp_path: Path) -> Non
         code = "from gnutls_cookie.reference import cookie\n" + program(
             late.format("number == 60", "number > 40") + ANSWER
         )
-        arguments = ["--exec", f"{sys.executable} mine.py"]
+        arguments = ["--exec", f"{shlex.quote(sys.executable)} mine.py"]
     (tmp_path / "mine.py").write_text(code)
     with started(tmp_path, *arguments, "--seed", "1", "--json") as process:
         try:
