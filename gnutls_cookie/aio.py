@@ -251,6 +251,8 @@ async def start_server(
         ...         await server.serve_forever()
     """
     check_names("start_server", limits, ServerOptions)
+    if not callable(handler):
+        raise TypeError(f"handler must be callable, not {type(handler).__name__}")
     if (sock is None) == (host is None):
         raise ValueError("either host (and port) or sock is needed")
     gate = gate_for(keys)

@@ -177,6 +177,10 @@ def serve(
         ValueError, TypeError: an argument is out of range or of another type.
     """
     check_names("serve", limits, ServerOptions)
+    if not callable(handler):
+        raise TypeError(f"handler must be callable, not {type(handler).__name__}")
+    if stop is not None and not callable(getattr(stop, "is_set", None)):
+        raise TypeError(f"stop must be a threading.Event, not {type(stop).__name__}")
     if (sock is None) == (host is None):
         raise ValueError("either host (and port) or sock is needed")
     if host is not None:

@@ -44,6 +44,8 @@ HELLO_VERIFY_REQUEST_SIZE: int = lib.GCOOKIE_HELLO_VERIFY_REQUEST_SIZE
 T = TypeVar("T")
 
 _UINTPTR_MAX = 2 ** (8 * ffi.sizeof("uintptr_t")) - 1
+_PAGE_SIZE = 4096  # bytes; no system maps the first page
+_ALIGNMENT = ffi.sizeof("void *")  # bytes, of what libgnutls allocates, at least
 _SSIZE_MAX = sys.maxsize
 _ZERO = 0
 _PRESTATE = ffi.typeof("gnutls_dtls_prestate_st *")
@@ -372,8 +374,11 @@ def _session_address(session: object) -> int:
     elif isinstance(session, int) and not isinstance(session, bool):
         address = int(session)
     elif isinstance(session, ffi.CData) and ffi.typeof(session).kind == "pointer":
-        if ffi.typeof(session).item.kind == "pointer":
+        kind = ffi.typeof(session).item.kind
+        if kind == "pointer":
             raise TypeError("session must be a gnutls_session_t, not a pointer to one")
+        if kind not in ("struct", "void"):
+            raise TypeError(f"session must be a gnutls_session_t, not {ffi.typeof(session)}")
         address = int(ffi.cast("uintptr_t", session))
     else:
         address = _ctypes_address(session)
@@ -381,6 +386,8 @@ def _session_address(session: object) -> int:
         raise ValueError("session is a NULL pointer")
     if not 0 < address <= _UINTPTR_MAX:
         raise OverflowError(f"session is not an address: {address}")
+    if address < _PAGE_SIZE or address % _ALIGNMENT:
+        raise ValueError(f"session is not the address of a gnutls_session_t: {address:#x}")
     return int(address)
 
 

@@ -22,6 +22,8 @@ __all__ = ["CertificateCredentials", "PSKCredentials", "certificate_validity"]
 PSKLookup = Callable[[str], "bytes | None"]
 StrPath = str | os.PathLike[str]
 
+_MAX_FILE_SIZE = 1 << 24  # bytes
+
 
 class CertificateCredentials:
     """X.509 certificates with their keys, and the authorities that peers' certificates must have.
@@ -101,6 +103,7 @@ class CertificateCredentials:
 
         Raises:
             OSError: a file could not be read.
+            ValueError: a file is larger than 16 MiB.
         """
 
         def content(path: StrPath | None) -> bytes | None:
@@ -249,8 +252,15 @@ class FileContent(bytes):
 
     @classmethod
     def read(cls, path: StrPath) -> FileContent:
-        """Read a file."""
-        content = cls(Path(path).read_bytes())
+        """Read a file.
+
+        Raises:
+            ValueError: it is larger than 16 MiB: a device, or another wrong file.
+        """
+        with Path(path).open("rb") as file:
+            content = cls(file.read(_MAX_FILE_SIZE + 1))
+        if len(content) > _MAX_FILE_SIZE:
+            raise ValueError(f"{path} is larger than {_MAX_FILE_SIZE} bytes")
         content.path = str(path)
         return content
 

@@ -142,6 +142,8 @@ class Session:
         retransmit_timeout: float = 1.0,
         handshake_timeout: float = 60.0,
     ) -> None:
+        if hasattr(self, "role"):  # what C works on would be taken away under a call
+            raise RuntimeError("a Session is made once")
         if role not in ("client", "server"):
             raise ValueError(f"role must be 'client' or 'server', not {role!r}")
         is_server = role == "server"

@@ -77,6 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code = _run(sys.argv[1:])
         except SystemExit as ended:  # argparse's
             code = ended.code if isinstance(ended.code, int) else 1
+        except BrokenPipeError:
+            raise
+        except OSError as error:  # where a command prints at once
+            code = _stdout_failed(error, 1)
         code = _flushed(code)
         _early.done()
     except KeyboardInterrupt:
@@ -97,10 +101,14 @@ def _flushed(code: int) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:
-        complain("gnutls-cookie", f"stdout: {reason(error)}")
-        # Python would try again at its end, and complain in its own way.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return code or 1
+        return _stdout_failed(error, code or 1)
+    return code
+
+
+def _stdout_failed(error: OSError, code: int) -> int:
+    complain("gnutls-cookie", f"stdout: {reason(error)}")
+    # Python would try again at its end, and complain in its own way.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return code
 
 

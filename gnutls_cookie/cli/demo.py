@@ -213,6 +213,8 @@ def _run_program(*command: str) -> None:
 
 def _say(text: str, colour: int = 0) -> None:
     """Print a line; in colour if stdout is a terminal."""
+    if sys.stdout is None:  # closed
+        return
     if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
         text = f"\033[{colour}m{text}\033[0m"
     print(text, flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import subprocess
 import sys
@@ -90,3 +91,15 @@ def test_misspelt_option_is_an_error_of_mypy(tmp_path: Path) -> None:
     assert not [line for line in found if not line.startswith("wrong.py")], done.stdout
     for name in ("max_sessionss", "handshake_timeouts", "idle_timeouts", "verify_peers", "mtu"):
         assert sum(f'"{name}"' in line for line in found if ": error:" in line) == 1, done.stdout
+
+
+def test_handler_and_stop_are_checked_before_anything_is_bound() -> None:
+    """Not at the first client."""
+    wrong: Any = None
+    with pytest.raises(TypeError, match=r"\bhandler\b"):
+        blocking.serve(wrong, "127.0.0.1", credentials=SECRET)
+    with pytest.raises(TypeError, match=r"\bhandler\b"):
+        asyncio.run(aio.start_server(wrong, "127.0.0.1", credentials=SECRET))
+    never: Any = 5
+    with pytest.raises(TypeError, match=r"\bstop\b"):
+        blocking.serve(print, "127.0.0.1", credentials=SECRET, stop=never)

@@ -314,6 +314,13 @@ def test_number_that_is_no_address_is_an_overflow(session: int) -> None:
         prestate_set(session, Prestate())
 
 
+@pytest.mark.parametrize("session", [1, 8, 4095, 2**20 + 1, ctypes.c_void_p(8)])
+def test_address_where_nothing_can_be_is_a_value_error(session: object) -> None:
+    """The first page is never mapped, and what libgnutls allocates is aligned."""
+    with pytest.raises(ValueError, match=r"\bsession\b"):
+        prestate_set(session, Prestate())
+
+
 def wrong_sessions() -> list[Any]:
     number = ctypes.c_uint64(1)
     return [
@@ -332,6 +339,8 @@ def wrong_sessions() -> list[Any]:
         ffi.cast("uintptr_t", 1),
         ffi.new("gnutls_datum_t *")[0],
         ffi.new("unsigned char[8]"),
+        ffi.new("int *"),
+        ffi.cast("char *", 2**20),
         lib.gnutls_deinit,
     ]
 

@@ -211,6 +211,17 @@ def test_complaint_that_nobody_reads(words: list[str]) -> None:
         assert subprocess.run(base, stderr=full, timeout=SECONDS).returncode == 2
 
 
+def test_demo_whose_steps_cannot_be_written() -> None:
+    """A full disk: one line, and not the demo's exit code of success."""
+    base = [sys.executable, "-m", "gnutls_cookie", "demo"]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(base, stdout=full, stderr=subprocess.PIPE, timeout=SECONDS)
+    assert (done.returncode, done.stderr) == (
+        1,
+        b"gnutls-cookie: stdout: No space left on device\n",
+    )
+
+
 @pytest.mark.parametrize("words", [["--version"], ["serve", "--help"]])
 def test_help_that_cannot_be_written(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk: one line, exit code 1; where nobody reads: the end by SIGPIPE, in silence."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -161,3 +163,12 @@ def test_one_pair_as_before() -> None:
     assert certificate().has_certificate
     assert not trusting().has_certificate
     shake(*pair("X.509"))
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="needs /dev/zero")
+@pytest.mark.parametrize("name", ["certificate", "key", "trust"])
+def test_file_without_an_end_is_refused(name: str) -> None:
+    """A device in the place of a file: its name and the limit, not all of the memory."""
+    paths: dict[str, Any] = {"certificate": ECDSA[0], "key": ECDSA[1], name: "/dev/zero"}
+    with pytest.raises(ValueError, match=r"/dev/zero is larger than 16777216 bytes"):
+        CertificateCredentials.from_files(**paths)

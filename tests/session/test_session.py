@@ -1319,6 +1319,14 @@ def test_a_thousand_sessions_leave_no_memory_behind() -> None:
     assert python_in_silence(A_THOUSAND) == "steady\n"
 
 
+def test_session_is_made_once() -> None:
+    """A second __init__ would take away what a call under way works on."""
+    session = client_of("PSK")
+    with pytest.raises(RuntimeError, match="made once"):
+        session.__init__("client", PSKCredentials("a", b"k"))  # type: ignore[misc]
+    assert session.handshake() is False
+
+
 UNDER_FIRE = """
 import random, signal, sys
 from tests.support.peers import deliver, established, messages

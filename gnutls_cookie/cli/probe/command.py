@@ -151,8 +151,10 @@ def _credentials(options: argparse.Namespace) -> PSKCredentials | CertificateCre
 
 
 def _check(options: argparse.Namespace) -> None:
-    if not (0 < options.rate <= 1000 and 0 < options.timeout <= 60):
-        raise ValueError("--rate must be in 0..1000 and --timeout in 0..60, above 0")
+    if not 0.01 <= options.rate <= 1000:
+        raise ValueError("--rate must be in 0.01..1000")
+    if not 0.01 <= options.timeout <= 60:
+        raise ValueError("--timeout must be in 0.01..60")
     if options.hurtful and options.harmless:
         raise ValueError("either --hurtful or --harmless")
 
