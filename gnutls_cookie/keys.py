@@ -81,6 +81,11 @@ class KeyRing:
         ring._source = _KeysOfSecret(secret, period)
         return ring
 
+    @property
+    def fixed_keys(self) -> Keys | None:
+        """What keys_at() gives at any time; None where it depends on the time."""
+        return self._source.at(None) if isinstance(self._source, _FixedKeys) else None
+
     def rotate(self, key: Buffer | None = None) -> None:
         """Make a new key the current one, and the current one the previous.
 
