@@ -16,25 +16,22 @@ from typing import TYPE_CHECKING, Any, Unpack
 from ._check import seconds_to_wait
 from .address import SocketAddress
 from .client import Client
-from .endpoint import (
-    LARGEST_DATAGRAM,
-    Attempts,
-    Counters,
-    Endpoint,
-    bound,
-    gate_for,
-    host_and_port,
-    send_or_lose,
-    server_name_for,
-    total,
-)
+from .endpoint import Counters, Endpoint, gate_for, total
 from .errors import GnuTLSError, connection_closed, fresh, timed_out
 from .gate import CookieGate
 from .keys import KeyRing
 from .options import ClientOptions, ServerOptions, check_names
-from .server import Closed, Connected, Event, MessageReady, Server
+from .server import Closed, Connected, Event, MessageReady
 from .server import Connection as Served
 from .session import TICK, Credentials, Session
+from .sockets import (
+    LARGEST_DATAGRAM,
+    Attempts,
+    bound,
+    host_and_port,
+    send_or_lose,
+    server_name_for,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -285,14 +282,13 @@ class DTLSServer:
         limits: ServerOptions,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._gate = gate
         self._handler = handler
         self._grace = seconds_to_wait("grace", grace)
         self._pid = os.getpid()
         self._tasks: set[asyncio.Task[object]] = set()
         self._closed = asyncio.Event()
         self._served = [
-            _Served(self, Endpoint(sock, gate, Server(credentials, **limits))) for sock in sockets
+            _Served(self, Endpoint(sock, gate, credentials, **limits)) for sock in sockets
         ]
         try:
             for served in self._served:
@@ -328,11 +324,11 @@ class DTLSServer:
     def keys(self) -> KeyRing:
         """The KeyRing in use. Another one may be set: a client in mid-exchange is then challenged
         once more, and that is all."""
-        return self._gate.keys
+        return self._served[0].endpoint.keys
 
     @keys.setter
     def keys(self, keys: KeyRing) -> None:
-        self._gate.keys = keys
+        self._served[0].endpoint.keys = keys  # they share a gate
 
     def set_credentials(self, credentials: Credentials | Sequence[Credentials]) -> None:
         """Give new sessions other credentials; those that there are keep theirs.
@@ -341,7 +337,7 @@ class DTLSServer:
             ValueError, TypeError, GnuTLSError: as of Session; then nothing is changed.
         """
         for served in self._served:  # the first one judges them: all have the same options
-            served.endpoint.server.credentials = credentials
+            served.endpoint.credentials = credentials
 
     def close(self) -> None:
         """Say goodbye to every peer, and stop. Handlers see the end of their connection.
@@ -385,7 +381,7 @@ class DTLSServer:
     def __repr__(self) -> str:
         if self._closed.is_set():
             return "<DTLSServer closed>"
-        sessions = sum(len(served.endpoint.server) for served in self._served)
+        sessions = sum(len(served.endpoint) for served in self._served)
         return f"<DTLSServer on {self.address}, {sessions} sessions>"
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
@@ -451,7 +447,7 @@ class _Served:
             return
         if os.getpid() == self._owner._pid:
             _stop_reading(self._loop, self.endpoint.sock)
-            self.endpoint.server.close_all()
+            self.endpoint.end_all()
             self._settle()
         # Else not: the kernel's side of an epoll selector is the parent's, too.
         self._open = False
@@ -461,31 +457,31 @@ class _Served:
 
     def _on_readable(self) -> None:
         try:
-            arrivals = self.endpoint.poll(0)
+            self._happen(self.endpoint.turn)
         except OSError as error:  # the socket itself is of no use any more
             self._owner._tell("a socket of a DTLS server failed", error, self.endpoint.sock)
             self._owner.close()
-            return
-        try:
-            self.endpoint.receive(arrivals, time.monotonic())
-        finally:
-            self._settle()
 
     def _on_timer(self) -> None:
         self._timer = None
-        try:
-            self.endpoint.handle_timeout(time.monotonic())
-        finally:
-            self._settle()
+        self._happen(self.endpoint.handle_timeout)
 
     def _settle(self) -> None:
-        """Send what is to be sent, tell what happened, set the timer."""
         self._settling = False
-        if not self._open:
-            return
+        if self._open:
+            self._happen(self.endpoint.settle)
+
+    def _happen(self, step: Callable[[float], list[Event]]) -> None:
+        """Let the endpoint do something, tell what happened, and set the timer."""
         # Kept until each is dealt with: a handler that runs at once (asyncio.eager_task_factory)
         # may close its connection meanwhile, and may raise SystemExit.
-        self._events += self.endpoint.settle(time.monotonic())
+        try:
+            self._events += step(time.monotonic())
+        except OSError:
+            raise
+        except BaseException:  # KeyboardInterrupt in a PSK lookup: the others are served
+            self._settle()
+            raise
         try:
             while self._events:
                 self._on_event(self._events.popleft())
@@ -504,10 +500,10 @@ class _Served:
             connection._end(event.error)
 
     def _connect(self, served: Served) -> None:
-        server = self.endpoint.server
+        endpoint = self.endpoint
 
         def send(data: Buffer) -> int:
-            sent = server.send(served, data, time.monotonic())
+            sent = endpoint.send(served, data, time.monotonic())
             if not self._settling:  # once for all that the tasks of this turn send
                 self._settling = True
                 self._loop.call_soon(self._settle)
@@ -515,7 +511,7 @@ class _Served:
 
         def close() -> None:
             if self._open and os.getpid() == self._owner._pid:
-                server.close(served)
+                endpoint.end(served)
                 self._settle()
 
         connection = Connection(served.address, served.session, served.receive, send, close)

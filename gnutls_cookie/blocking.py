@@ -25,25 +25,24 @@ from typing import TYPE_CHECKING, Any, Unpack
 from ._check import seconds_to_wait
 from .address import SocketAddress
 from .client import Client
-from .endpoint import (
+from .endpoint import Endpoint, gate_for
+from .errors import GnuTLSError, connection_closed, fresh, timed_out
+from .keys import KeyRing
+from .locks import OwnedLock
+from .log import LOG
+from .options import ClientOptions, ServerOptions, check_names
+from .server import Closed, Connected
+from .server import Connection as Served
+from .session import TICK, Credentials, Session
+from .sockets import (
     LARGEST_DATAGRAM,
-    LOG,
     NOT_HERE,
     Attempts,
-    Endpoint,
     bound,
-    gate_for,
     host_and_port,
     send_or_lose,
     server_name_for,
 )
-from .errors import GnuTLSError, connection_closed, fresh, timed_out
-from .keys import KeyRing
-from .locks import OwnedLock
-from .options import ClientOptions, ServerOptions, check_names
-from .server import Closed, Connected, Server
-from .server import Connection as Served
-from .session import TICK, Credentials, Session
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -187,11 +186,17 @@ def serve(
         host_and_port(host, port)
     patience = seconds_to_wait("grace", grace)
     gate = gate_for(keys)
-    server = Server(credentials, **limits)
+    given = sock is not None
     if sock is None:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE)
         sock = _bound_to_first(found)
-    _Serving(handler, Endpoint(sock, gate, server), stop, patience).run(started)
+    try:
+        endpoint = Endpoint(sock, gate, credentials, **limits)
+    except BaseException:
+        if not given:
+            sock.close()
+        raise
+    _Serving(handler, endpoint, stop, patience).run(started)
 
 
 def _bound_to_first(found: Sequence[Any]) -> socket.socket:
@@ -219,7 +224,6 @@ class _Serving:
     ) -> None:
         self._handler = handler
         self._endpoint = endpoint
-        self._server = endpoint.server
         self._stop = stop
         self._grace = grace
         self._pid = os.getpid()
@@ -314,14 +318,12 @@ class _Serving:
             self._end(error)
 
     def _turn(self) -> None:
-        arrivals = self._endpoint.poll(self._wait)
+        self._endpoint.wait(self._wait)
         token = self._lock.token()
         try:
             self._lock.take(token)
             now = time.monotonic()
-            self._endpoint.receive(arrivals, now)
-            self._endpoint.handle_timeout(now)
-            events = self._endpoint.settle(now)
+            events = self._endpoint.turn(now)
             for event in events:  # before anybody sees that a connection is no longer open
                 if isinstance(event, Connected):
                     self._handlers[event.connection] = _Handled(self, event.connection)
@@ -388,7 +390,7 @@ class _Serving:
         token = self._lock.token()
         try:
             self._lock.take(token)
-            self._server.close_all()
+            self._endpoint.end_all()
             self._endpoint.settle(time.monotonic())
         finally:
             self._lock.give(token)
@@ -436,7 +438,7 @@ class _Serving:
             self._lock.take(token)
             if not served.is_open or not self._open:
                 raise connection_closed("the connection has ended", error)
-            sent = self._server.send(served, data, time.monotonic())
+            sent = self._endpoint.send(served, data, time.monotonic())
             self._endpoint.flush()
             return sent
         finally:
@@ -450,7 +452,7 @@ class _Serving:
         try:
             self._lock.take(token)
             if self._open:
-                self._server.close(served)
+                self._endpoint.end(served)
                 self._endpoint.flush()
         finally:
             self._lock.give(token)

@@ -25,10 +25,10 @@ from typing import Any
 
 from gnutls_cookie.aio import Connection, DTLSServer, start_server
 from gnutls_cookie.credentials import PSKCredentials
-from gnutls_cookie.endpoint import bound
 from gnutls_cookie.errors import GnuTLSError
 from gnutls_cookie.keys import KeyRing
 from gnutls_cookie.server import Server
+from gnutls_cookie.sockets import bound
 
 from .console import (
     Output,

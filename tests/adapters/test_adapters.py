@@ -22,13 +22,14 @@ from typing import Any
 import pytest
 
 from gnutls_cookie import GnuTLSError, PSKCredentials, Session, aio, blocking, server
-from gnutls_cookie.endpoint import BoundedLog, bound
 from gnutls_cookie.errors import (
     CertificateVerificationError,
     ConnectionClosedError,
     FatalAlertError,
     TimedOutError,
 )
+from gnutls_cookie.log import BoundedLog
+from gnutls_cookie.sockets import bound
 from tests.support.common import free_udp_port, udp_socket
 from tests.support.peers import certificate, psk, trusting
 from tests.support.servers import SECONDS, bounded, client_options

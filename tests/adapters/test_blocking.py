@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
-from gnutls_cookie import GnuTLSError, KeyRing, PSKCredentials, Server, blocking
+from gnutls_cookie import GnuTLSError, KeyRing, PSKCredentials, blocking
 from gnutls_cookie.blocking import Connection
+from gnutls_cookie.endpoint import Endpoint
 from gnutls_cookie.errors import (
     CertificateVerificationError,
     FatalAlertError,
@@ -538,7 +539,7 @@ def test_goodbye_that_cannot_be_said_leaves_no_handler_waiting(
 ) -> None:
     """serve() raises what went wrong, once its handlers have seen the end."""
 
-    def fail(server: Server) -> None:
+    def fail(endpoint: Endpoint) -> None:
         raise MemoryError("no goodbye")
 
     before = threading.active_count()
@@ -546,7 +547,7 @@ def test_goodbye_that_cannot_be_said_leaves_no_handler_waiting(
     server.start()
     client = connect(server)
     assert echoes(client)
-    monkeypatch.setattr(Server, "close_all", fail)
+    monkeypatch.setattr(Endpoint, "end_all", fail)
     server.end()
     assert isinstance(server.error, MemoryError)
     deadline = time.monotonic() + SECONDS

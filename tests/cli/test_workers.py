@@ -317,8 +317,8 @@ def test_fork_that_fails_later_ends_nothing_else(tmp_path: Path) -> None:
 
 SOCKET_FAILS = """
 import gnutls_cookie.endpoint as endpoint
-def poll(self, timeout): raise OSError(100, "Network is down")
-endpoint.Endpoint.poll = poll
+def turn(self, now): raise OSError(100, "Network is down")
+endpoint.Endpoint.turn = turn
 """
 
 

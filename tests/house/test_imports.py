@@ -27,7 +27,7 @@ LAYERS = (
     {"gate"},
     {"listener"},
     {"server"},
-    {"client", "options"},
+    {"client", "log", "options", "sockets"},
     {"endpoint"},
     {"aio", "blocking", "reference"},
     {"differential"},

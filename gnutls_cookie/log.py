@@ -1,0 +1,63 @@
+"""The package's log, and the bound on what strangers can cause in it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from .address import SocketAddress
+
+__all__ = ["LOG", "BoundedLog"]
+
+LOG = logging.getLogger("gnutls_cookie")
+
+_LOG_LINES, _LOG_SECONDS = 5, 1.0  # so many lines within so many seconds, then one that counts
+
+
+class BoundedLog:
+    """Lines of the log that strangers can cause: 5 a second at most of each level, then one that
+    counts the others. What nobody sees is worth little, and so is a disk that is full of it.
+    """
+
+    def __init__(self) -> None:
+        self._budgets: dict[int, _Budget] = {}
+
+    def write(
+        self,
+        now: float,
+        level: int,
+        address: SocketAddress,
+        what: str,
+        error: BaseException | None = None,
+    ) -> None:
+        """Log that something happened at a peer's address, with the traceback of an error."""
+        self.handle_timeout(now)
+        budget = self._budgets.setdefault(level, _Budget(now))
+        budget.lines += 1
+        if budget.lines <= _LOG_LINES:
+            LOG.log(level, "%s port %d: %s", *address[:2], what, exc_info=error)
+
+    def timeout(self, now: float) -> float | None:
+        """Seconds until handle_timeout() has something to say; None where it has not."""
+        due = [one.since + _LOG_SECONDS for one in self._budgets.values() if one.left_out]
+        return max(0.0, min(due) - now) if due else None
+
+    def handle_timeout(self, now: float) -> None:
+        """Log how many lines were left out, where their time is over."""
+        for level, budget in list(self._budgets.items()):
+            if now >= budget.since + _LOG_SECONDS:
+                del self._budgets[level]
+                if budget.left_out:
+                    LOG.log(level, "%d more like the last one, not logged", budget.left_out)
+
+
+@dataclass(slots=True)
+class _Budget:
+    """The lines of one level since a time."""
+
+    since: float
+    lines: int = 0
+
+    @property
+    def left_out(self) -> int:
+        return max(0, self.lines - _LOG_LINES)
