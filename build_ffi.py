@@ -20,6 +20,7 @@ C_SOURCES = [
     "gnutls_cookie/native/lock.c",
     "gnutls_cookie/native/transport.c",
     "gnutls_cookie/native/gate.c",
+    "gnutls_cookie/native/table.c",
     "gnutls_cookie/native/peers.c",
     "gnutls_cookie/native/udp.c",
     "gnutls_cookie/native/guard.c",

@@ -70,7 +70,8 @@ SYSTEM = {
         *("recvmmsg", "sendmmsg", "recvmsg", "sendmsg"),
         *("poll", "clock_gettime", "calloc"),
     ],
-    "peers.c": ["calloc", "tsearch"],
+    "peers.c": ["calloc"],
+    "table.c": ["realloc"],
     "wire.c": ["realloc", "gcookie_guard_next"],
     "guard.c": ["malloc", "calloc"],
     "preload/hooks.c": ["gnutls_dtls_cookie_verify", "gnutls_dtls_cookie_send"],
@@ -84,11 +85,11 @@ TARGETS = {
         Fault("gate.c", "fragment_length < cookie_field + 1 + cookie_size", "0"),
     ),
     "listener": Target(
-        "listener.c", ["udp.c", "peers.c", "gate.c", "transport.c"], _USE_AFTER_FREE
+        "listener.c", ["udp.c", "peers.c", "table.c", "gate.c", "transport.c"], _USE_AFTER_FREE
     ),
     "listener-portable": Target(
         "listener.c",
-        ["udp.c", "peers.c", "gate.c", "transport.c"],
+        ["udp.c", "peers.c", "table.c", "gate.c", "transport.c"],
         _USE_AFTER_FREE,
         ("GCOOKIE_PORTABLE_LOOP",),
     ),

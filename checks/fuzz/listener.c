@@ -1,7 +1,7 @@
 /* The listener's loop with any datagrams and any order of calls, on a socket that is made up here:
- * udp.c and peers.c are compiled to call fuzz_recvmmsg() and so on (see SYSTEM in fuzz.py). A model
- * of the set of peers says what each run must answer and hand over; what the gate says is judged in
- * gate.c.
+ * udp.c, peers.c and table.c are compiled to call fuzz_recvmmsg() and so on (see SYSTEM in
+ * fuzz.py). A model of the set of peers says what each run must answer and hand over; what the gate
+ * says is judged in gate.c.
  *
  * Input: batch, capacity, most peers, memory; then calls, each a byte and its arguments. */
 #ifndef _GNU_SOURCE
@@ -15,7 +15,6 @@
 #include <gnutls/crypto.h>
 #include <netinet/in.h>
 #include <poll.h>
-#include <search.h>
 #include <sys/socket.h>
 #include <time.h>
 
@@ -95,12 +94,12 @@ static const void *first_header;
 static unsigned int in_batch, system_calls;
 static int64_t clock_us;
 static struct faults send_faults, poll_faults;
-static int memory_is_out;
+static int memory_is_out, has_buckets;
 static unsigned int callocs_left; /* that succeed while a listener is made */
 static struct gcookie_udp_counters model;
 static struct gcookie_counters judged, counters;
 
-/* What udp.c and peers.c call in place of the system. */
+/* What udp.c, peers.c and table.c call in place of the system. */
 int fuzz_recvmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags,
                   struct timespec *timeout);
 int fuzz_sendmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags);
@@ -109,7 +108,7 @@ ssize_t fuzz_sendmsg(int fd, const struct msghdr *message, int flags);
 int fuzz_poll(struct pollfd *polled, nfds_t count, int milliseconds);
 int fuzz_clock_gettime(clockid_t id, struct timespec *now);
 void *fuzz_calloc(size_t count, size_t size);
-void *fuzz_tsearch(const void *key, void **root, int (*compare)(const void *, const void *));
+void *fuzz_realloc(void *memory, size_t size);
 
 /* --- addresses ------------------------------------------------------------------------------- */
 
@@ -224,8 +223,13 @@ void *fuzz_calloc(size_t count, size_t size) {
     return memory_is_out == 1 ? NULL : calloc(count, size);
 }
 
-void *fuzz_tsearch(const void *key, void **root, int (*compare)(const void *, const void *)) {
-    return memory_is_out == 2 ? NULL : tsearch(key, root, compare);
+void *fuzz_realloc(void *memory, size_t size) {
+    return memory_is_out == 2 ? NULL : realloc(memory, size);
+}
+
+/* Whether no peer can be added. The buckets stay from the first one on. */
+static int no_memory(void) {
+    return memory_is_out == 1 || (memory_is_out == 2 && !has_buckets);
 }
 
 /* --- the system: receiving -------------------------------------------------------------------- */
@@ -256,8 +260,8 @@ static void expect(const struct waiting *one) {
     }
     if (arriving.verdict.kind == GCOOKIE_VERIFIED) {
         judged.verified[arriving.verdict.key_age]++;
-        if (peer->admitted || peer->listed || !memory_is_out) {
-            peer->verified = peer->listed = 1;
+        if (peer->admitted || peer->listed || !no_memory()) {
+            peer->verified = peer->listed = has_buckets = 1;
         }
     } else if (!peer->admitted && !peer->verified) {
         judged.discarded[arriving.verdict.reason]++;
@@ -555,11 +559,11 @@ static void admit(struct input *input) {
         MUST(result == 0);
     } else if (admitted_peers() >= max_peers) {
         MUST(result == -ENOSPC);
-    } else if (!peer->listed && memory_is_out) {
+    } else if (!peer->listed && no_memory()) {
         MUST(result == -ENOMEM);
     } else {
         MUST(result == 0);
-        peer->admitted = 1;
+        peer->admitted = has_buckets = 1;
     }
 }
 
@@ -717,7 +721,7 @@ static void reset(struct input *input) {
     memset(&keys, 'k', sizeof keys);
     send_faults.left = poll_faults.left = 0;
     queued = taken = out_due = out_seen = out_lost = in_due = in_batch = 0;
-    memory_is_out = out_ended = 0;
+    memory_is_out = has_buckets = out_ended = 0;
     refused = first_header = NULL;
     clock_us = 0;
     batch = 1 + next_byte(input) % MOST_BATCH;

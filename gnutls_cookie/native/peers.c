@@ -1,9 +1,9 @@
 /* The set of admitted peers. Nothing is allocated here for an unverified client. */
 #include "peers.h"
+#include "table.h"
 
 #include <errno.h>
 #include <pthread.h>
-#include <search.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,7 +11,8 @@
  * the family. No padding and no flowinfo. */
 #define PEER_KEY_SIZE 24u
 struct peer {
-    unsigned char key[PEER_KEY_SIZE]; /* first: a key alone is searched with as well */
+    struct gcookie_node node; /* first: the table gives a pointer to it */
+    unsigned char key[PEER_KEY_SIZE];
     unsigned char admitted;
     unsigned char verified; /* recently, and treated as admitted until gcookie_peers_begin */
     unsigned char listed;
@@ -22,9 +23,7 @@ struct gcookie_peers {
     struct gcookie_peers *next; /* in the list of all of them */
     struct gcookie_peers *previous;
     pthread_mutex_t lock;
-    /* A tree of <search.h>: balanced in glibc, musl and the BSDs, and there is no hash to be
-     * flooded. */
-    void *tree;
+    struct gcookie_table table;
     size_t admitted;
     size_t max;
     struct peer *verified;
@@ -32,10 +31,10 @@ struct gcookie_peers {
 
 static int make_key(unsigned char key[PEER_KEY_SIZE], const union gcookie_address *address);
 static int copy_address(union gcookie_address *out, const void *address, size_t size);
-static int compare_keys(const void *one, const void *other);
 static struct peer *find_peer(struct gcookie_peers *peers, const unsigned char key[PEER_KEY_SIZE]);
 static struct peer *add_peer(struct gcookie_peers *peers, const unsigned char key[PEER_KEY_SIZE]);
 static void remove_peer(struct gcookie_peers *peers, struct peer *peer);
+static void free_peer(struct gcookie_node *node);
 
 /* --- fork ------------------------------------------------------------------------------------ */
 
@@ -92,7 +91,8 @@ struct gcookie_peers *gcookie_peers_new(size_t max) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, watch_forks);
     struct gcookie_peers *peers = calloc(1, sizeof *peers);
-    if (peers == NULL || fork_error != 0 || pthread_mutex_init(&peers->lock, NULL) != 0) {
+    if (peers == NULL || fork_error != 0 || gcookie_table_init(&peers->table) < 0 ||
+        pthread_mutex_init(&peers->lock, NULL) != 0) {
         free(peers);
         return NULL;
     }
@@ -106,9 +106,7 @@ void gcookie_peers_free(struct gcookie_peers *peers) {
         return;
     }
     strike_off(peers);
-    while (peers->tree != NULL) {
-        remove_peer(peers, *(struct peer **)peers->tree); /* POSIX: a node starts with its datum */
-    }
+    gcookie_table_drain(&peers->table, free_peer);
     pthread_mutex_destroy(&peers->lock);
     free(peers);
 }
@@ -191,7 +189,7 @@ size_t gcookie_peers_count(struct gcookie_peers *peers) {
 
 int gcookie_peers_admits(struct gcookie_peers *peers, const union gcookie_address *address) {
     unsigned char key[PEER_KEY_SIZE];
-    if (peers->tree == NULL || !make_key(key, address)) {
+    if (peers->table.count == 0 || !make_key(key, address)) {
         return 0;
     }
     const struct peer *peer = find_peer(peers, key);
@@ -221,8 +219,12 @@ void gcookie_peers_note_verified(struct gcookie_peers *peers,
 }
 
 static struct peer *find_peer(struct gcookie_peers *peers, const unsigned char key[PEER_KEY_SIZE]) {
-    void *node = tfind(key, &peers->tree, compare_keys);
-    return node == NULL ? NULL : *(struct peer **)node;
+    const uint64_t hash = gcookie_table_hash(&peers->table, key, PEER_KEY_SIZE);
+    struct gcookie_node *node = gcookie_table_first(&peers->table, hash);
+    while (node != NULL && memcmp(((struct peer *)node)->key, key, PEER_KEY_SIZE) != 0) {
+        node = gcookie_table_next(node);
+    }
+    return (struct peer *)node;
 }
 
 static struct peer *add_peer(struct gcookie_peers *peers, const unsigned char key[PEER_KEY_SIZE]) {
@@ -231,7 +233,8 @@ static struct peer *add_peer(struct gcookie_peers *peers, const unsigned char ke
         return NULL;
     }
     memcpy(peer->key, key, PEER_KEY_SIZE);
-    if (tsearch(peer, &peers->tree, compare_keys) == NULL) {
+    peer->node.hash = gcookie_table_hash(&peers->table, key, PEER_KEY_SIZE);
+    if (gcookie_table_add(&peers->table, &peer->node) != 0) {
         free(peer);
         return NULL;
     }
@@ -239,12 +242,12 @@ static struct peer *add_peer(struct gcookie_peers *peers, const unsigned char ke
 }
 
 static void remove_peer(struct gcookie_peers *peers, struct peer *peer) {
-    tdelete(peer, &peers->tree, compare_keys);
+    gcookie_table_remove(&peers->table, &peer->node);
     free(peer);
 }
 
-static int compare_keys(const void *one, const void *other) {
-    return memcmp(one, other, PEER_KEY_SIZE);
+static void free_peer(struct gcookie_node *node) {
+    free((struct peer *)node);
 }
 
 static int copy_address(union gcookie_address *out, const void *address, size_t size) {
