@@ -489,7 +489,11 @@ class Session:
     def mtu(self) -> int:
         """Bytes of the largest datagram to send, 128..65507 (gnutls_dtls_set_mtu).
 
-        libgnutls takes more than 16384, the largest record, as 16384.
+        libgnutls takes more than 16384, the largest record, as 16384. It sends a flight in at most
+        31 records: with a certificate of more than 31 times the MTU no handshake succeeds.
+        A flight that was lost twice is sent again in datagrams of at most 508 bytes, after two more
+        losses of 228 (RFC 6347 4.1.1.1). That is for the handshake alone: messages may be as long
+        as before.
         """
         return int(lib.gnutls_dtls_get_mtu(self._pointer))
 

@@ -37,19 +37,49 @@ static int make_room(struct gcookie_seat *seat, size_t more) {
     return 1;
 }
 
+/* Whether a record goes into the datagram that was begun last, and then that one's size with it.
+ * Records of a flight may (RFC 6347 4.1.1); a message of the application is a datagram. */
+static int joins(const struct gcookie_wire *wire, size_t size, uint32_t *datagram) {
+    const struct gcookie_seat *seat = wire->seat;
+    if (!wire->in_flight || seat->out_size == 0)
+        return 0;
+    memcpy(datagram, seat->out + seat->last, sizeof *datagram);
+    *datagram += (uint32_t)size;
+    return *datagram <= gnutls_dtls_get_mtu(wire->session);
+}
+
+/* How long a flight is, in case that it must be cut into smaller pieces. */
+static void measure(struct gcookie_wire *wire, const unsigned char *record, size_t size) {
+    const int is_rest =
+        size >= GCOOKIE_RECORD_HEADER_SIZE + GCOOKIE_MESSAGE_HEADER_SIZE &&
+        record[0] == GCOOKIE_HANDSHAKE && record[3] == 0 && record[4] == 0 &&
+        (record[19] != 0 || record[20] != 0 || record[21] != 0); /* its fragment_offset */
+    if (wire->seat->out_size == 0)
+        wire->flight_messages = wire->flight_bytes = 0;
+    wire->flight_messages += !is_rest;
+    wire->flight_bytes += size;
+}
+
 static ssize_t push(gnutls_transport_ptr_t ptr, const void *data, size_t size) {
     struct gcookie_wire *wire = ptr;
     struct gcookie_seat *seat = wire->seat;
-    uint32_t prefix = (uint32_t)size;
+    uint32_t prefix;
 
     /* Without a seat somebody called libgnutls on the session past this file. */
     if (seat == NULL || size > UINT16_MAX || !make_room(seat, sizeof prefix + size)) {
         errno = EIO;
         return -1;
     }
-    memcpy(seat->out + seat->out_size, &prefix, sizeof prefix);
-    memcpy(seat->out + seat->out_size + sizeof prefix, data, size);
-    seat->out_size += sizeof prefix + size;
+    if (wire->in_flight)
+        measure(wire, data, size);
+    if (!joins(wire, size, &prefix)) {
+        prefix = (uint32_t)size;
+        seat->last = seat->out_size;
+        seat->out_size += sizeof prefix;
+    }
+    memcpy(seat->out + seat->last, &prefix, sizeof prefix);
+    memcpy(seat->out + seat->out_size, data, size);
+    seat->out_size += size;
     wire->ever_sent = 1;
     wire->due = 0;
     wire->resent |= wire->resending;
@@ -179,7 +209,7 @@ size_t gcookie_whole_records(const unsigned char *datagram, size_t size, size_t 
 void gcookie_seat_init(struct gcookie_seat *seat) {
     seat->out = seat->first;
     seat->out_capacity = sizeof seat->first;
-    seat->out_size = 0;
+    seat->out_size = seat->last = 0;
 }
 
 /* Nothing is sent yet. */
@@ -243,10 +273,57 @@ static void feed(struct gcookie_wire *wire, const unsigned char *in, size_t in_s
 static void leave(struct gcookie_wire *wire) {
     wire->seat = NULL;
     wire->handle = 0;
-    wire->due = wire->resending = 0;
+    wire->due = wire->resending = wire->in_flight = 0;
     wire->left = wire->input.left;
     memset(&wire->input, 0, sizeof wire->input);
     __atomic_store_n(&wire->busy, 0, __ATOMIC_RELEASE);
+}
+
+enum {
+    /* 576 and 296 bytes (RFC 1191 7.1) without the largest IPv4 header, 60 bytes, and UDP's 8. */
+    MTU_AFTER_TWO = 508,
+    MTU_AFTER_FOUR = 228,
+    MOST_RECORDS = 31 /* of a flight: with more libgnutls fails (lib/buffers.c, MAX_QUEUE) */
+};
+
+/* Whether the last flight is of no more than MOST_RECORDS with this MTU. */
+static int can_be_cut(const struct gcookie_wire *wire, unsigned int mtu) {
+    const size_t piece = mtu - GCOOKIE_RECORD_HEADER_SIZE - GCOOKIE_MESSAGE_HEADER_SIZE;
+    return wire->flight_messages + wire->flight_bytes / piece <= MOST_RECORDS;
+}
+
+/* The last flight is about to be sent again. Where it was lost twice already, the path may not take
+ * datagrams of that size, and no router says so (RFC 6347 4.1.1.1). libgnutls cuts messages by the
+ * MTU each time that it sends them (lib/dtls.c). A ClientHello stays whole: many servers take no
+ * fragment of one before they have verified the client. */
+static void shrink(struct gcookie_wire *wire) {
+    const unsigned int mtu = gnutls_dtls_get_mtu(wire->session);
+    unsigned int smaller = wire->resends >= 3 ? MTU_AFTER_FOUR : MTU_AFTER_TWO;
+    if (wire->resends == 0 || !(wire->guard.is_server || wire->guard.greeted))
+        return;
+    while (smaller < mtu && !can_be_cut(wire, smaller))
+        smaller++;
+    if (smaller >= mtu)
+        return;
+    if (wire->mtu == 0)
+        wire->mtu = mtu;
+    wire->small_mtu = smaller;
+    gnutls_dtls_set_mtu(wire->session, smaller);
+}
+
+/* The losses may have been of another kind, and messages are the application's to cut. */
+static void restore(const struct gcookie_wire *wire) {
+    if (wire->mtu > 0 && gnutls_dtls_get_mtu(wire->session) == wire->small_mtu)
+        gnutls_dtls_set_mtu(wire->session, wire->mtu);
+}
+
+static void count_resends(struct gcookie_wire *wire) {
+    if (wire->guard.next != wire->answered) {
+        wire->answered = wire->guard.next;
+        wire->resends = 0;
+    } else if (wire->resent) {
+        wire->resends++;
+    }
 }
 
 static int waits(int code) {
@@ -262,8 +339,11 @@ int gcookie_wire_handshake(gnutls_session_t session, struct gcookie_wire *wire,
         return entered;
     feed(wire, in, in_size);
     wire->handle = handle;
+    wire->in_flight = 1;
     wire->due = due;
     wire->resent = 0;
+    if (due)
+        shrink(wire);
     for (int step = 0; step < STEPS; step++) {
         const int was_due = wire->due, had_input = has_more(wire);
         wire->starved = 0;
@@ -275,6 +355,7 @@ int gcookie_wire_handshake(gnutls_session_t session, struct gcookie_wire *wire,
         if (code == 0) {
             wire->established = 1;
             wire->starved = wire->input.left == 0;
+            restore(wire);
         }
         if (code == 0 || gnutls_error_is_fatal(code)) {
             gcookie_guard_clear(&wire->guard);
@@ -285,6 +366,7 @@ int gcookie_wire_handshake(gnutls_session_t session, struct gcookie_wire *wire,
             break; /* else a record was dropped, and the next one is to be read */
         code = GNUTLS_E_AGAIN;
     }
+    count_resends(wire);
     leave(wire);
     return code;
 }
@@ -323,6 +405,7 @@ ssize_t gcookie_wire_receive(gnutls_session_t session, struct gcookie_wire *wire
     if ((entered = enter(wire, seat)) != 0)
         return entered;
     feed(wire, in, in_size);
+    wire->in_flight = 1; /* libgnutls answers a repeated Finished with its own */
     wire->wants_flight = 0;
     for (int step = 0; step < STEPS; step++) {
         const unsigned int discarded = gnutls_record_get_discarded(session);

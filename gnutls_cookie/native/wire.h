@@ -16,6 +16,7 @@ struct gcookie_seat {
     unsigned char *out;
     size_t out_size;
     size_t out_capacity;
+    size_t last; /* where the size of the last datagram stands */
     unsigned char first[GCOOKIE_FIRST];
     /* The message that gcookie_wire_receive read. No record is longer (RFC 6347 4.1: 2^14 and,
      * where a peer ignores that, what libgnutls takes besides). */
@@ -28,12 +29,19 @@ struct gcookie_wire {
     struct gcookie_guard guard; /* before the handshake is complete */
     int established;            /* 1: it is */
     int timers_off;             /* 1: libgnutls' own timers have no effect any more */
-    int64_t began[2]; /* nanoseconds of CLOCK_REALTIME: the handshake began between these */
+    int64_t began[2];     /* nanoseconds of CLOCK_REALTIME: the handshake began between these */
+    unsigned int resends; /* of the last flight, with nothing new from the peer */
+    uint32_t answered;    /* the guard's `next` when they were counted */
+    size_t flight_messages;
+    size_t flight_bytes; /* with headers */
+    unsigned int mtu;    /* bytes: what it was before losses made it smaller; 0: they have not */
+    unsigned int small_mtu;
     /* for the length of a call */
     int busy;                   /* set and cleared atomically */
     struct gcookie_seat *seat;  /* where the call writes */
     uintptr_t handle;           /* what PSK lookups go to; 0: nobody */
     struct gcookie_input input; /* what is to be read of the datagram */
+    int in_flight;              /* 1: the records that are sent may share datagrams */
     int due;                    /* 1: the last flight is to be sent again */
     int resending;              /* 1: that has begun */
     int pulled;                 /* content type of the record that was read last; 0: none */

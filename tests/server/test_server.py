@@ -453,6 +453,8 @@ def test_replaced_connection_gets_no_datagram_more() -> None:
 
     session.receive_datagram = receive_datagram  # type: ignore[method-assign, assignment]
     new = bench.client(address=old.address)
+    bench.at_server_hello(new)
+    new.session.mtu = 128  # its next flight is of several datagrams
     bench.talk(new)
     assert closed_by(bench.server) == {CloseReason.REPLACED: 1}
     assert given
@@ -978,6 +980,7 @@ def test_client_that_starts_again_amid_its_handshake_with_the_same_hello() -> No
     bench.at_server_hello(client)
     hello = hello_of(bench)
     bench.deliver(client)
+    client.session.mtu = 128  # a datagram for each record
     client.session.handshake()
     key_exchange, *_ = client.session.datagrams_to_send()
     bench.arrive(key_exchange, client.address)
