@@ -13,7 +13,7 @@ trap 'rm -rf "$work"' EXIT INT TERM
 build() {
     program=$1
     shift
-    # shellcheck disable=SC2046 # flags are words
+    # shellcheck disable=SC2046,SC2086 # flags are words
     ${CC:-cc} -std=gnu11 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all \
         -fno-omit-frame-pointer "$@" ${GNUTLS_CFLAGS-$(pkg-config --cflags gnutls)} -I"$native" \
         -o "$work/$program" "$here/driver.c" "$here/no_python.c" "$native/gate.c" "$native/transport.c" \
