@@ -49,8 +49,9 @@ def check(session: nox.Session) -> None:
     install(session, "test", "check")
     failed = []
     for name, command in checks().items():
+        session.log(name)
         try:
-            run(session, *command)
+            run(session, *command, log=False)  # of a hundred files
         except nox.command.CommandFailed:  # goes on, so that one run tells all
             failed.append(name)
     if failed:
@@ -179,10 +180,11 @@ def build_basis() -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
-def run(session: nox.Session, *command: str) -> None:
+def run(session: nox.Session, *command: str, log: bool = True) -> None:
     """Run a command, with time to clean up after Ctrl-C."""
     session.run(
         *command,
+        log=log,
         env={"PYTHON": PYTHON},
         external=True,
         interrupt_timeout=END_S,

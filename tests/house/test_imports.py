@@ -44,6 +44,29 @@ APART = {
     "reference": {"_ffi", "errors", "handles", "cookie", "gate", "keys"},
 }
 
+# The rooms next to C: these alone know its pointers and structs.
+NEXT_TO_C = {
+    "_convert",
+    "_library",
+    "_owned",
+    "cookie",
+    "credentials",
+    "errors",
+    "gate",
+    "handles",
+    "listener",
+    "locks",
+    "session",
+}
+
+# Of a module that may open no socket: what it takes from the module `socket` is names of types and
+# families, and the writing of addresses.
+ADDRESSES_ALONE = ("address", "listener")
+NAMES_OF_SOCKET = {"AF_INET", "AF_INET6", "SOCK_DGRAM", "inet_ntop", "inet_pton"} | {
+    "if_nametoindex",  # "%eth0" in an address
+    "socket",  # the type in a signature
+}
+
 # Pure functions of what they are given: neither they nor what they import has a clock, a socket or
 # a thread. A package stands here as a whole.
 PURE = (
@@ -211,6 +234,39 @@ def test_pure_modules_reach_no_clock_and_no_socket(name: str) -> None:
         if found.split(".")[0] in IMPURE
     }
     assert reached == set()
+
+
+def test_rooms_next_to_c_are_these() -> None:
+    """All others use what these offer in Python's terms."""
+    found = {
+        room
+        for room, paths in ROOMS.items()
+        for path in paths
+        for name, _ in imports(path, package_of(path))
+        if name.startswith("gnutls_cookie._ffi")
+    }
+    assert found == NEXT_TO_C
+
+
+@pytest.mark.parametrize("name", ADDRESSES_ALONE)
+def test_of_sockets_the_gate_knows_addresses_alone(name: str) -> None:
+    """The listener is given its socket, and hands its descriptor to C."""
+    tree = ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))
+    used = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "socket"
+    }
+    called = {
+        node.func.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    }
+    assert used
+    assert used <= NAMES_OF_SOCKET
+    assert not called & {"socket", "recv", "recvfrom", "recvmsg", "send", "sendto", "sendmsg"}
 
 
 def test_imports_are_followed() -> None:
