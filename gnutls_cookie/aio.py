@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
 from ._check import seconds_to_wait
+from ._owned import not_copied
 from .address import SocketAddress
 from .client import Client
 from .endpoint import Counters, Endpoint, gate_for, total
@@ -56,6 +57,8 @@ class Connection:
     `async for message in connection` gives the peer's messages until the connection ends;
     `async with connection` closes it at the end of the block.
     """
+
+    __reduce__ = not_copied
 
     def __init__(
         self,
@@ -271,6 +274,8 @@ async def start_server(
 
 class DTLSServer:
     """A running server, as start_server() gives it. `async with server` closes it at the end."""
+
+    __reduce__ = not_copied
 
     def __init__(
         self,

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
 from ._check import seconds_to_wait
+from ._owned import not_copied
 from .address import SocketAddress
 from .client import Client
 from .endpoint import Endpoint, gate_for
@@ -67,6 +68,8 @@ class Connection:
     `for message in connection` gives the peer's messages until the connection ends; `with
     connection` closes it at the end of the block.
     """
+
+    __reduce__ = not_copied
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ._check import bytes_copy, utf8
 from ._convert import view
 from ._ffi import ffi, lib
-from ._owned import owned
+from ._owned import not_copied, owned
 from .errors import GnuTLSError, check, error_from_code
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ class CertificateCredentials:
     Stands on gnutls_certificate_set_x509_key_mem2, gnutls_certificate_set_x509_trust_mem and
     gnutls_certificate_set_x509_system_trust.
     """
+
+    __reduce__ = not_copied
 
     def __init__(
         self,

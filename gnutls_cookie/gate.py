@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._convert import readable, readable_client_data
 from ._ffi import ffi, lib
+from ._owned import not_copied
 from .cookie import Prestate
 from .keys import KeyRing, Keys
 
@@ -140,6 +141,7 @@ class CookieGate:
     """
 
     __slots__ = ("_made", "_ring", "native_counters")
+    __reduce__ = not_copied
 
     def __init__(self, keys: Buffer | KeyRing) -> None:
         self._ring = keys if isinstance(keys, KeyRing) else _ring(keys)

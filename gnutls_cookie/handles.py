@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from ._ffi import ffi, lib
+from ._owned import not_copied
 
 __all__ = ["TABLE", "HandleTable", "Transport"]
 
@@ -70,6 +71,7 @@ class HandleTable:
     """
 
     __slots__ = ("_objects",)
+    __reduce__ = not_copied
 
     def __init__(self) -> None:
         self._objects: dict[int, Any] = {}

@@ -16,7 +16,7 @@ from typing import Any
 
 from ._check import integer, seconds_to_wait
 from ._ffi import ffi, lib
-from ._owned import owned
+from ._owned import not_copied, owned
 from .address import SocketAddress, client_data
 from .arrival import Arrival
 from .cookie import Prestate
@@ -95,6 +95,7 @@ class CookieListener:
     """
 
     __slots__ = ("_batch", "_family", "_gate", "_native", "_sock", "_turn")
+    __reduce__ = not_copied
 
     def __init__(
         self, sock: socket.socket, gate: CookieGate, *, batch: int = 64, max_peers: int = 1 << 20

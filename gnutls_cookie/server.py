@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from ._check import integer, seconds
+from ._owned import not_copied
 from .arrival import Arrival
 from .cookie import Prestate
 from .errors import TimedOutError
@@ -92,6 +93,7 @@ class Connection:
         "address",
         "session",
     )
+    __reduce__ = not_copied
 
     def __init__(self, address: SocketAddress, session: Session, hello: bytes, now: float) -> None:
         self.address = address
@@ -257,6 +259,8 @@ class Server:
         >>> len(server), server.timeout(now=0.0), server.datagrams_to_send()
         (0, None, [])
     """
+
+    __reduce__ = not_copied
 
     def __init__(
         self,

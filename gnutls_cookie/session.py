@@ -18,7 +18,7 @@ from ._check import bytes_copy, integer, seconds, utf8
 from ._clock import monotonic
 from ._convert import c_text
 from ._ffi import ffi, lib
-from ._owned import owned
+from ._owned import not_copied, owned
 from .cookie import Prestate, prestate_set
 from .credentials import CertificateCredentials, PSKCredentials, identity_text, psk_key
 from .errors import GnuTLSError, check, error_from_code
@@ -510,8 +510,7 @@ class Session:
         """
         return int(lib.gcookie_wire_data_mtu(self._pointer))
 
-    def __reduce__(self) -> str:
-        raise TypeError("a Session cannot be copied or pickled: it is one end of a connection")
+    __reduce__ = not_copied
 
     def __repr__(self) -> str:
         state = (
