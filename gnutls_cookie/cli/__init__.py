@@ -106,8 +106,9 @@ def _flushed(code: int) -> int:
 
 
 def _stdout_failed(error: OSError, code: int) -> int:
-    complain("gnutls-cookie", f"stdout: {reason(error)}")
-    # Python would try again at its end, and complain in its own way.
+    command = [word for word in sys.argv[1:2] if word in COMMANDS]
+    complain(" ".join(["gnutls-cookie", *command]), f"stdout: {reason(error)}")
+    # What failed is tried again: by some Pythons at the next flush, by all of them at their end.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return code
 

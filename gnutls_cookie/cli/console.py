@@ -27,6 +27,7 @@ __all__ = [
     "log_to",
     "one_line",
     "open_standard_files",
+    "print_out",
     "reason",
 ]
 
@@ -109,6 +110,17 @@ def complain(program: str, text: str) -> None:
     output = Output(2)
     output.write(line)
     output.close()
+
+
+def print_out(text: str) -> None:
+    """Print what a command is there for; main() says in one line where that fails.
+
+    Raises:
+        OSError: stdout is closed, or cannot be written.
+    """
+    if sys.stdout is None:
+        raise OSError(errno.EBADF, "it is closed")
+    print(text, flush=True)
 
 
 class Output:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import os
 import re
 import stat
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from . import writer
-from .console import complain
+from .console import complain, print_out
 
 __all__ = ["add_arguments", "read_stats", "run"]
 
@@ -32,22 +30,17 @@ def run(options: argparse.Namespace) -> int:
     """Print the counters of a server under `run`.
 
     Returns:
-        0; 2 where there are none; 1 where they cannot be printed.
+        0; 2 where there are none.
+
+    Raises:
+        OSError: they cannot be printed.
     """
     try:
         counters = read_stats(options.file)
     except (OSError, ValueError) as error:
         complain(_PROGRAM, f"{options.file}: {getattr(error, 'strerror', None) or error}")
         return 2
-    try:
-        if sys.stdout is None:
-            raise OSError(errno.EBADF, "it is closed")
-        print(json.dumps(counters) if options.json else _counters_text(counters), flush=True)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        complain(_PROGRAM, f"stdout: {error.strerror}")
-        return 1
+    print_out(json.dumps(counters) if options.json else _counters_text(counters))
     return 0
 
 

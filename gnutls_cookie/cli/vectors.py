@@ -9,7 +9,7 @@ from pathlib import Path
 from gnutls_cookie.differential import LIBGNUTLS, case_of_json
 from gnutls_cookie.differential.vectors import answer, document
 
-from .console import complain, reason
+from .console import complain, print_out, reason
 
 __all__ = ["add_arguments", "run"]
 
@@ -31,19 +31,23 @@ def run(options: argparse.Namespace) -> int:
 
     Returns:
         0, or 2 where what was given is not a case, or the file cannot be read or written.
+
+    Raises:
+        OSError: it cannot be printed.
     """
+    text: str | None = None
     try:
         if options.case is not None:
-            print(json.dumps(answer(LIBGNUTLS, case_of_json(options.case))))
+            text = json.dumps(answer(LIBGNUTLS, case_of_json(options.case)))
         elif options.output is not None:
             path: Path = options.output
             former = path.read_text(encoding="utf-8") if path.exists() else ""
             path.write_text(document(former), encoding="utf-8")
         else:
-            print(document(), end="")
-    except BrokenPipeError:
-        raise
+            text = document().removesuffix("\n")
     except (OSError, ValueError, KeyError, TypeError) as error:
         complain("gnutls-cookie vectors", reason(error))
         return 2
+    if text is not None:
+        print_out(text)
     return 0

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from gnutls_cookie.cli.console import Output, one_line, reason
+from gnutls_cookie.cli.writer import COUNTERS as COUNTER_NAMES
 from tests.support.common import free_udp_port, udp_socket
 from tests.support.serve import CERT, SECONDS, client, command, echoes, wait_until
 
@@ -211,15 +212,37 @@ def test_complaint_that_nobody_reads(words: list[str]) -> None:
         assert subprocess.run(base, stderr=full, timeout=SECONDS).returncode == 2
 
 
-def test_demo_whose_steps_cannot_be_written() -> None:
-    """A full disk: one line, and not the demo's exit code of success."""
-    base = [sys.executable, "-m", "gnutls_cookie", "demo"]
-    with Path("/dev/full").open("wb") as full:
-        done = subprocess.run(base, stdout=full, stderr=subprocess.PIPE, timeout=SECONDS)
-    assert (done.returncode, done.stderr) == (
-        1,
-        b"gnutls-cookie: stdout: No space left on device\n",
-    )
+COUNTERS: dict[str, object] = dict.fromkeys(COUNTER_NAMES, 0) | {"discarded": {}}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "demo",
+        "stats FILE",
+        "stats FILE --json",
+        "vectors",
+        "vectors --case CASE",
+        "probe HOST PORT",
+    ],
+)
+def test_what_cannot_be_printed(words: str, tmp_path: Path) -> None:
+    """A full disk, and for what a command is there to print a closed stdout too: one line, once,
+    and not the exit code of success."""
+    file = tmp_path / "stats"
+    file.write_text(json.dumps(COUNTERS))
+    case = '{"operation": "verify", "key": "00", "client_data": "", "message": ""}'
+    with serving() as (_, port):
+        assert words != "probe HOST PORT" or serves(port)
+        filled = {"FILE": str(file), "CASE": case, "HOST": "127.0.0.1", "PORT": str(port)}
+        base = [sys.executable, "-m", "gnutls_cookie", *(filled.get(w, w) for w in words.split())]
+        for where, text in (">/dev/full", "No space left on device"), (">&-", "it is closed"):
+            if (where, words) == (">&-", "demo"):
+                continue
+            shell = ["sh", "-c", f'exec "$@" {where}', "sh", *base]
+            done = subprocess.run(shell, stderr=subprocess.PIPE, text=True, timeout=SECONDS)
+            said = f"gnutls-cookie {words.split()[0]}: stdout: {text}\n"
+            assert (done.returncode, done.stderr) == (1, said)
 
 
 @pytest.mark.parametrize("words", [["--version"], ["serve", "--help"]])
@@ -227,11 +250,12 @@ def test_help_that_cannot_be_written(words: list[str], monkeypatch: pytest.Monke
     """A full disk: one line, exit code 1; where nobody reads: the end by SIGPIPE, in silence."""
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # argparse takes no notice of errors
     base = [sys.executable, "-m", "gnutls_cookie", *words]
+    named = "" if words[0].startswith("-") else f" {words[0]}"
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(base, stdout=full, stderr=subprocess.PIPE, timeout=SECONDS)
     assert (done.returncode, done.stderr) == (
         1,
-        b"gnutls-cookie: stdout: No space left on device\n",
+        f"gnutls-cookie{named}: stdout: No space left on device\n".encode(),
     )
     reading, writing = os.pipe()
     os.close(reading)

@@ -20,7 +20,7 @@ from pathlib import Path
 from gnutls_cookie import CertificateCredentials, GnuTLSError, PSKCredentials
 from gnutls_cookie.address import SocketAddress
 from gnutls_cookie.blocking import connect
-from gnutls_cookie.cli.console import complain
+from gnutls_cookie.cli.console import complain, print_out
 from gnutls_cookie.cli.credentials import psk_credentials
 from gnutls_cookie.cli.options import add_psk_arguments
 from gnutls_cookie.reference.wire import RANDOM_SIZE
@@ -98,9 +98,9 @@ def run(options: argparse.Namespace) -> int:
     findings = [*assess(prober.exchanges), *others]
     answered = any(one.received for one in prober.exchanges)
     if options.json:
-        print(json.dumps(_as_dict(prober, findings)))
+        print_out(json.dumps(_as_dict(prober, findings)))
     elif answered:
-        print(_as_text(prober, findings))
+        print_out(_as_text(prober, findings))
     if not answered:
         return _unusable(f"{target}: no answer")
     return _SOMETHING_BAD if any(one.verdict == "bad" for one in findings) else _NOTHING_BAD
