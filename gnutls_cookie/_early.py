@@ -1,13 +1,13 @@
 """Signals that come while a command is still being imported, before it can heed any.
 
 Python answers Ctrl-C with a traceback wherever it is, and SIGHUP ends it. This is imported first of
-the package, and does nothing unless the process was started as one of the package's commands.
+the package, and does nothing unless the process was started as one of the package's commands. What
+comes while Python itself starts, or the console script that pip writes, is out of its reach.
 """
 
+import _signal as signal  # type: ignore[import-not-found]  # `signal` imports enum: a millisecond
 import os
-import signal
 import sys
-import threading
 
 __all__ = ["done", "over"]
 
@@ -28,13 +28,16 @@ def _command() -> str | None:
 
 def _begin() -> bool:
     command = _command()
-    if command is None or threading.current_thread() is not threading.main_thread():
+    if command is None:
         return False
     if command == "serve":  # to be reloaded as soon as it can
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         return False
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    except ValueError:  # not in the main thread: a program of the same name
+        return False
     return True
 
 

@@ -132,6 +132,24 @@ def test_ctrl_c_ends_the_probe_by_the_signal() -> None:
         assert (probe.returncode, *said) == (-signal.SIGINT, b"", b"")
 
 
+def test_ctrl_c_ends_a_command_as_soon_as_the_package_is_imported() -> None:
+    """Without a traceback: what looks after that comes before any import that takes time."""
+    code = """
+import sys
+before = set(sys.modules)
+sys.argv = ["gnutls-cookie", "vectors"]
+import gnutls_cookie, signal
+assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+names = [name for name in sys.modules if name not in before]
+print(*names[: names.index("gnutls_cookie._early") + 1])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    first = set(done.stdout.split())
+    assert first <= {"__future__", "gnutls_cookie", "time", "_signal", "gnutls_cookie._early"}
+
+
 def psk_options(*arguments: str) -> argparse.Namespace:
     """A command line with the options of a pre-shared key."""
     parser = argparse.ArgumentParser()
