@@ -330,6 +330,8 @@ def _send() -> Iterator[Vector]:
         (2**31, "narrowed to int it is negative: -53"),
         (2**32 - 1, "narrowed to int it is -1: -53"),
         (2**32, "narrowed to int it is 0: nothing was sent"),
+        (-(2**31) - 1, "narrowed to int it is the largest one"),
+        (-(2**32), "narrowed to int it is 0: no error, and nothing was sent"),
         (2**32 + 5, "narrowed to int it is 5"),
         (2**32 + 44, "narrowed to int it is 44"),
         (2**63 - 1, "the largest ssize_t; narrowed to int it is -1: -53"),
