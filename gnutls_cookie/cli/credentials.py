@@ -99,8 +99,8 @@ def psk_credentials(options: argparse.Namespace) -> PSKCredentials | None:
     return PSKCredentials(options.pskusername, key)
 
 
-def client_credentials(options: argparse.Namespace) -> Credentials:
-    """The credentials of `connect`: a pre-shared key, or certificates.
+def client_credentials(options: argparse.Namespace) -> list[Credentials]:
+    """The credentials of `connect`: a pre-shared key, certificates, or both where both are given.
 
     Raises:
         ValueError, OSError, GnuTLSError: an option is missing, or cannot be used.
@@ -108,14 +108,15 @@ def client_credentials(options: argparse.Namespace) -> Credentials:
     psk = psk_credentials(options)
     if (options.x509certfile is None) != (options.x509keyfile is None):
         raise ValueError("--x509certfile and --x509keyfile go together")
-    if psk is not None:
-        return psk
-    return CertificateCredentials.from_files(
+    if psk is not None and options.x509certfile is None and options.x509cafile is None:
+        return [psk]
+    certificates = CertificateCredentials.from_files(
         options.x509certfile,
         options.x509keyfile,
         trust=options.x509cafile,
         system_trust=options.x509cafile is None and not options.insecure,
     )
+    return [certificates] if psk is None else [psk, certificates]
 
 
 # --- of a server ----------------------------------------------------------------------------------

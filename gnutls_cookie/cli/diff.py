@@ -134,9 +134,9 @@ class _Run:
         if options.junit is not None:
             # Whatever happens from here on, no file of another day is read for this run's.
             self._write_junit("the run did not come to its end", begin=True)
+        if options.corpus is not None:
+            _make_folder(options.corpus)
         groups = _corpus(options)
-        if options.corpus is not None and options.corpus.exists() and not options.corpus.is_dir():
-            raise Unusable(f"--corpus: {options.corpus} is not a folder")
         target = self._target = _target(options)
         operations = tuple(options.operation or target.operations)
         if not set(operations) <= set(target.operations):
@@ -205,7 +205,6 @@ class _Run:
         if folder is None:
             return
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             path, new = (None, False) if finding is None else _keep(folder, finding)
             if again and self._first is not None and self._first != path:
                 self._first.unlink(missing_ok=True)
@@ -299,8 +298,7 @@ def _why_nothing(options: argparse.Namespace, operations: tuple[str, ...]) -> st
         return f"{options.replay} has no case{for_what}"
     why = "--cases is 0"
     if options.corpus is not None:
-        there = "has no case" + for_what if options.corpus.is_dir() else "is not there"
-        why += f", and the corpus {options.corpus} {there}"
+        why += f", and the corpus {options.corpus} has no case{for_what}"
     return why
 
 
@@ -308,6 +306,14 @@ def _target(options: argparse.Namespace) -> Target:
     if options.exec is not None:
         return ExecTarget(options.exec, options.timeout, options.memory)
     return load(options.target, options.timeout, memory=options.memory, verbose=options.verbose)
+
+
+def _make_folder(path: Path) -> None:
+    """Make the folder that findings go into: after hours of cases it would be too late to fail."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Unusable(f"--corpus: {reason(error)}") from None
 
 
 def _corpus(options: argparse.Namespace) -> list[list[Case]]:
@@ -319,7 +325,7 @@ def _corpus(options: argparse.Namespace) -> list[list[Case]]:
         return [[case_of_json(options.case)]]
     single: list[Case] = []
     groups = [single]
-    if options.corpus is not None and options.corpus.is_dir():
+    if options.corpus is not None:
         for path in sorted(options.corpus.iterdir()):
             if path.suffix == ".jsonl" and path.is_file():
                 found = list(recorded_cases(path))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-__all__ = ["add_psk_arguments", "add_session_arguments", "number_in"]
+__all__ = ["add_psk_arguments", "add_session_arguments", "key_life", "number_in"]
+
+_KEY_LIFE_MIN_S, _KEY_LIFE_MAX_S = 1, 0x7FFFFFFF
 
 
 def add_psk_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,3 +35,15 @@ def number_in(name: str, least: int, most: int) -> Callable[[str], int]:
         raise argparse.ArgumentTypeError(f"{name} must be in {least}..{most}, not {text!r}")
 
     return number
+
+
+def key_life(text: str) -> float:
+    """The type of --rotate for argparse: seconds, of which 68 years are the most."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if text.isascii() and _KEY_LIFE_MIN_S <= seconds <= _KEY_LIFE_MAX_S:
+        return seconds
+    limits = f"{_KEY_LIFE_MIN_S}..{_KEY_LIFE_MAX_S} seconds"
+    raise argparse.ArgumentTypeError(f"a key's life must be in {limits}, not {text[:40]!r}")

@@ -20,11 +20,12 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from gnutls_cookie.keys import KeyRing, key_material
+from gnutls_cookie.keys import key_material
 
 from . import writer
 from .console import complain
 from .credentials import secret_file
+from .options import key_life
 
 __all__ = ["Handed", "add_arguments", "find_preload", "hand_over", "run"]
 
@@ -61,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     add = parser.add_argument
     add("--cookie-secret-file", metavar="FILE", type=Path, help="cookie keys of a fleet")
-    add("--rotate", metavar="SECONDS", help="a cookie key's life (3600)")
+    add("--rotate", metavar="SECONDS", type=key_life, help="a cookie key's life (3600)")
     add("--stats", metavar="FILE", type=Path, help="write counters to it once a second, as JSON")
     add("--record", metavar="FILE", type=Path, help="write each call to it; keys are in it")
     add("--children", action="store_true", help="programs that the server starts have it too")
@@ -328,15 +329,7 @@ def _environment(library: Path) -> dict[str, str]:
 
 def _keys(options: argparse.Namespace) -> tuple[bytes | None, float]:
     """What the cookie keys are made of, or None for the server's own; the period in seconds."""
-    period = _PERIOD_S
-    if options.rotate is not None:
-        try:
-            period = float(options.rotate)
-            KeyRing.from_secret(bytes(16), period)
-        except (ValueError, OverflowError):
-            raise _Refused(
-                f"--rotate must be a number of seconds, at least 1, not {options.rotate}"
-            ) from None
+    period = _PERIOD_S if options.rotate is None else options.rotate
     if options.cookie_secret_file is not None:
         return key_material(secret_file(options.cookie_secret_file)), period
     if options.rotate is not None:

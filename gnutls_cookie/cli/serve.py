@@ -45,7 +45,7 @@ from .credentials import (
     warn_of_readers,
     warn_of_times,
 )
-from .options import add_session_arguments, number_in
+from .options import add_session_arguments, key_life, number_in
 from .workers import Signals, Worker, Workers
 
 __all__ = ["add_arguments", "run"]
@@ -96,7 +96,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_session_arguments(parser)
     add("--cookie-secret-file", metavar="FILE", type=Path, help="cookie keys of a fleet")
     add(
-        "--rotate", metavar="SECONDS", type=float, default=3600.0, help="a cookie key's life (3600)"
+        "--rotate",
+        metavar="SECONDS",
+        type=key_life,
+        default=3600.0,
+        help="a cookie key's life (3600)",
     )
     add(
         "--workers",
@@ -323,6 +327,10 @@ class _Service:
             )
         if options.require_client_cert and options.x509cafile is None:
             raise _Unusable("--require-client-cert needs --x509cafile")
+        if options.x509cafile is not None and not certificates:
+            raise _Unusable("--x509cafile needs --x509certfile")
+        if options.pskhint is not None and certificates and options.pskpasswd is None:
+            raise _Unusable("--pskhint needs --pskpasswd")
         try:
             found = server_credentials(options)
         except (OSError, ValueError, GnuTLSError) as error:
@@ -466,9 +474,6 @@ def _check_numbers(options: argparse.Namespace) -> None:
     if stats is not None and not _STATS_MIN_SECONDS <= stats < math.inf:
         least = "0" if not stats > 0 else f"{_STATS_MIN_SECONDS} and finite"
         raise _Unusable(f"--stats must be above {least}, not {stats:g} seconds")
-    if not 1 <= options.rotate < math.inf:
-        least = "a period of at least 1 second, and finite"
-        raise _Unusable(f"--rotate must be {least}, not {options.rotate}")
     if not options.idle_timeout > 0:
         raise _Unusable(f"--idle-timeout must be above 0, not {options.idle_timeout:g} seconds")
     if not 1 <= options.max_sessions <= _MAX_SESSIONS:

@@ -93,7 +93,9 @@ ROWS: dict[str, tuple[int, str]] = {
     f"diff --replay / {REFERENCE}": (2, "/"),
     f"diff --replay junk {REFERENCE}": (2, "junk"),
     f"diff --replay empty {REFERENCE}": (2, "empty"),
-    f"diff --corpus junk --cases 1 {REFERENCE}": (2, "junk"),
+    f"diff --corpus junk --cases 1 {REFERENCE}": (2, "--corpus: junk"),
+    f"diff --corpus junk/folder --cases 1 {REFERENCE}": (2, "--corpus: junk/folder"),
+    f"diff --corpus /proc/nowhere --cases 1 {REFERENCE}": (2, "--corpus: /proc/nowhere"),
     f"diff --junit /nowhere/x --cases 1 {REFERENCE}": (2, "/nowhere/x"),
     f"diff --junit / --cases 1 {REFERENCE}": (2, "/"),
     f"diff --nosuch {REFERENCE}": (2, "unrecognized arguments: --nosuch"),
@@ -113,10 +115,10 @@ RUN: dict[str, tuple[int, str]] = {
     "-- ./junk": (126, "./junk is not executable"),
     "-- ./script": (2, "a script"),
     "-- sh": (2, "does not use libgnutls"),
-    "--rotate 0 -- gnutls-serv": (2, "--rotate"),
-    "--rotate x -- gnutls-serv": (2, "--rotate"),
-    "--rotate=-1 -- gnutls-serv": (2, "--rotate"),
-    "--rotate nan -- gnutls-serv": (2, "--rotate"),
+    **{
+        f"--rotate={life} -- true": (2, "--rotate: a key's life must be in 1..2147483647 seconds")
+        for life in ("0", "-1", "0.99", "nan", "inf", "1e999", "x", "", "9" * 23, "9" * 5000)
+    },
     "--rotate": (2, "expected one argument"),
     "--cookie-secret-file /nowhere -- gnutls-serv": (2, "/nowhere"),
     "--cookie-secret-file / -- gnutls-serv": (2, "Is a directory"),

@@ -371,7 +371,7 @@ REFUSED: dict[str, tuple[list[str], int, str]] = {
     ),
     "no keys": (["--pskpasswd", "/dev/null"], 2, "no keys in it"),
     "short secret": (["--cookie-secret-file", "/dev/null"], 2, "at least 16 bytes"),
-    "period": (["--rotate", "0"], 2, "period"),
+    "period": (["--rotate", "0"], 2, "a key's life must be in 1.."),
     "priority": (["--priority", "NONSENSE"], 2, "priority is not understood"),
     "MTU": (["--mtu", "1"], 2, "mtu must be in 128..65507"),
     "client certificates": (["--require-client-cert"], 2, "--x509cafile"),
@@ -445,6 +445,17 @@ def test_connect_passes_lines(pskpasswd: str) -> None:
         trust = ["--x509cafile", TRUST, "--verify-hostname", "localhost"]
         assert connecting(*trust, *where).stdout == LINE
         assert connecting("--insecure", *where).stdout == LINE
+
+
+def test_connect_with_a_key_and_authorities_uses_both(pskpasswd: str) -> None:
+    """As gnutls-cli: the server chooses, and an option that was given counts."""
+    options = ["--pskusername", IDENTITY, "--pskkey", PSK_KEY.hex()]
+    options += ["--x509cafile", TRUST, "--verify-hostname", "localhost"]
+    for credentials, signed in (CERT, True), (["--pskpasswd", pskpasswd], False):
+        with serving(*credentials) as served:
+            done = connecting(*options, "127.0.0.1", str(served.port))
+        assert done.stdout == LINE
+        assert (b"ECDSA" in done.stderr) is signed
 
 
 def test_connect_refuses_a_strange_certificate() -> None:
