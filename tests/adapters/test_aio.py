@@ -18,6 +18,7 @@ import pytest
 
 from gnutls_cookie import CertificateCredentials, GnuTLSError, KeyRing, PSKCredentials, aio
 from gnutls_cookie.aio import Connection, DTLSServer
+from gnutls_cookie.client_endpoint import ClientEndpoint
 from gnutls_cookie.errors import (
     CertificateVerificationError,
     FatalAlertError,
@@ -1084,7 +1085,7 @@ async def test_session_of_a_failed_connect_is_freed() -> None:
             except CertificateVerificationError as error:
                 kept = error.with_traceback(None)
             assert kept is not None
-            assert [one for one in gc.get_objects() if type(one) is aio._Client] == []
+            assert [one for one in gc.get_objects() if type(one) is ClientEndpoint] == []
         finally:
             gc.enable()
 

@@ -343,7 +343,7 @@ async def test_icmp_unreachable_at_the_client() -> None:
 @contextlib.contextmanager
 def deaf_kernel(server: DTLSServer) -> Iterator[None]:
     """Every send of the server fails within the block: EPIPE, of a real socket."""
-    endpoint = server._served[0].endpoint
+    endpoint = server._endpoints[0]
     with udp_socket() as mute:
         with contextlib.suppress(OSError):  # ENOTCONN, and yet it is done
             mute.shutdown(socket.SHUT_WR)
@@ -446,7 +446,7 @@ async def test_fork_in_the_middle_of_a_session() -> None:
                 child = os.fork()
             if child == 0:
                 if how == "drop everything":  # destructors run, and must send nothing
-                    server._served.clear()
+                    server._drivers.clear()
                     client.session = None  # type: ignore[assignment]
                 os._exit(0)
             assert os.waitpid(child, 0)[1] == 0

@@ -1,0 +1,168 @@
+"""Connection: what a handler or a client of asyncio has in hand."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+from gnutls_cookie.base import ConnectionBase
+from gnutls_cookie.errors import connection_closed, fresh
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from gnutls_cookie.address import SocketAddress
+    from gnutls_cookie.server import Connection as CoreConnection
+
+    from .driver import SocketDriver
+
+__all__ = ["Connection"]
+
+_SENDS = 16  # by a task that does nothing but send, before others have their turn
+
+
+class Connection(ConnectionBase):
+    """One side of a DTLS connection; for one task that reads, and any number that write.
+
+    Attributes:
+        address: the peer's, as the socket module gives it.
+        session: the Session: version, cipher, peer_certificate, psk_identity, data_mtu. Do not
+            feed it.
+
+    `async for message in connection` gives the peer's messages until the connection ends;
+    `async with connection` closes it at the end of the block.
+    """
+
+    __slots__ = ("_driver", "_ended", "_error", "_sends", "_waiters")
+
+    def __init__(self, address: SocketAddress, core: CoreConnection, driver: SocketDriver) -> None:
+        super().__init__(address, core, driver.endpoint)
+        self._driver = driver
+        self._waiters: list[asyncio.Future[None]] | None = None
+        self._sends = 0  # since a task of this connection last let the others go on
+        self._ended = False
+        self._error: Exception | None = None
+
+    async def receive(self) -> bytes | None:
+        """The next message of the peer; None once the connection has ended.
+
+        Raises:
+            GnuTLSError: the session failed.
+        """
+        while (message := self._core.receive()) is None:
+            if self._ended:
+                if self._error is not None:
+                    raise fresh(self._error)
+                return None
+            self._sends = 0
+            await self._news()
+        return message
+
+    async def send(self, data: Buffer) -> int:
+        """Send one message of 1..`session.data_mtu` bytes; as with UDP it may get lost.
+
+        Lets other tasks go on now and then, so that one that does nothing but send leaves them
+        their turn.
+
+        Returns:
+            The number of bytes sent: all.
+
+        Raises:
+            LargePacketError: data is too long.
+            ConnectionClosedError: the connection has ended; a ConnectionResetError.
+            GnuTLSError: the session failed.
+        """
+        sent = self.send_nowait(data)
+        self._sends += 1
+        if self._sends >= _SENDS:
+            self._sends = 0
+            await asyncio.sleep(0)
+        return sent
+
+    def send_nowait(self, data: Buffer) -> int:
+        """The same as send(), for callbacks: nothing waits, and no other task has its turn.
+
+        Returns:
+            The number of bytes sent: all.
+
+        Raises:
+            LargePacketError: data is too long.
+            ConnectionClosedError: the connection has ended; a ConnectionResetError.
+            GnuTLSError: the session failed.
+        """
+        if self._ended:
+            raise connection_closed("the connection has ended", self._error)
+        return self._driver.send(self._core, data)
+
+    def close(self) -> None:
+        """Say goodbye to the peer. Messages that came before can still be received.
+
+        In the child of a fork it closes what the child inherited, and the peer hears nothing: the
+        connection is the parent's.
+        """
+        self._driver.end(self._core)
+
+    async def wait_closed(self) -> None:
+        """Wait until the connection has ended, whoever ended it."""
+        while not self._ended:
+            await self._news()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the connection has not ended."""
+        return not self._ended
+
+    def is_closing(self) -> bool:
+        """Whether the connection has ended, as asyncio's transports call it."""
+        return self._ended
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        message = await self.receive()
+        if message is None:
+            raise StopAsyncIteration
+        return message
+
+    async def __aenter__(self) -> Connection:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    # --- for the driver ---------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Let the tasks go on that wait for a message or for the end."""
+        waiters, self._waiters = self._waiters, None
+        for waiter in waiters or ():
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def on_closed(self, error: Exception | None) -> None:
+        """The connection has ended."""
+        if not self._ended:
+            self._ended = True
+            self._error = error
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                self.wake()
+
+    async def _news(self) -> None:
+        """Wait for the next message, or for the end."""
+        waiter = asyncio.get_running_loop().create_future()
+        if self._waiters is None:
+            self._waiters = []
+            self._driver.keep(self)
+        self._waiters.append(waiter)
+        try:
+            await waiter
+        finally:
+            if self._waiters is not None and waiter in self._waiters:  # cancelled
+                self._waiters.remove(waiter)
+                if not self._waiters:
+                    self._waiters = None
+            if self._waiters is None:
+                self._driver.keep(None)

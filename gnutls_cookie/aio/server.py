@@ -1,0 +1,306 @@
+"""start_server(): a server in the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import warnings
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, Unpack
+
+from gnutls_cookie.base import ServerBase
+from gnutls_cookie.endpoint import Endpoint
+from gnutls_cookie.errors import GnuTLSError
+from gnutls_cookie.keys import KeyRing
+from gnutls_cookie.options import ServerOptions
+from gnutls_cookie.plans import ServerPlan
+from gnutls_cookie.server import Connection as CoreConnection
+from gnutls_cookie.session import TICK, Credentials
+
+from .connection import Connection
+from .driver import SocketDriver, stop_reading
+from .names import resolve
+from .opening import Opening
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["DTLSServer", "Handler", "start_server"]
+
+Handler = Callable[[Connection], Coroutine[Any, Any, object]]
+
+
+def start_server(
+    handler: Handler,
+    host: str | None = None,
+    port: int = 0,
+    *,
+    credentials: Credentials | Sequence[Credentials],
+    keys: KeyRing | Buffer | None = None,
+    sock: socket.socket | None = None,
+    reuse_port: bool = False,
+    grace: float = 5.0,
+    start_serving: bool = True,
+    **limits: Unpack[ServerOptions],
+) -> Opening[DTLSServer]:
+    """Start a DTLS server that challenges strangers and gives verified clients to `handler`.
+
+    `await start_server(...)` gives a DTLSServer; `async with start_server(...) as server` closes it
+    at the end of the block.
+
+    Args:
+        handler: called as handler(connection) for each client whose handshake is complete; it runs
+            as a task, and its connection is closed when it returns. What it raises goes to the
+            loop's exception handler and ends its own connection alone; but for SystemExit and
+            KeyboardInterrupt, which end the loop, as of every task.
+        host: what to bind to, resolved; one socket for each address. An address that this machine
+            does not have is left out where another one can be bound.
+        port: 0..65535; 0 lets the system choose.
+        credentials: as for a Session.
+        keys: the cookie key or a KeyRing; None makes a random one.
+        sock: a bound UDP socket in place of host and port (from systemd, say); it is made
+            non-blocking, and closed with the server.
+        reuse_port: set SO_REUSEPORT, for several processes on one port.
+        grace: seconds that handlers have to return once the server is closed; then they are
+            cancelled. Infinity waits for ever.
+        start_serving: whether clients are answered at once; else once start_serving() or
+            serve_forever() is called.
+        limits: what Server takes besides: priority, verify_peer, mtu, max_sessions,
+            handshake_timeout, idle_timeout, max_queue, max_queue_bytes, retransmit_timeout. They
+            hold for each socket.
+
+    The loop keeps the server, as it keeps asyncio's own: one that nobody closes serves as long as
+    the loop runs, and ends without goodbyes and with a ResourceWarning.
+
+    Handshakes that fail are logged by the logger "gnutls_cookie" (INFO), what a PSK lookup raises
+    too (ERROR, with its traceback): some lines a second at most, and how many more there were.
+
+    Raises:
+        OSError: the name is not known, or the address cannot be bound.
+        ValueError, TypeError: an argument is out of range or of another type. At once: nothing need
+            be awaited.
+
+    Example:
+        An echo server:
+
+        >>> async def echo(connection):
+        ...     async for message in connection:
+        ...         most = connection.session.data_mtu  # what one datagram carries
+        ...         for start in range(0, len(message), most):
+        ...             await connection.send(message[start : start + most])
+        >>> async def main(credentials):
+        ...     async with start_server(echo, "::1", 5684, credentials=credentials) as server:
+        ...         await server.serve_forever()
+    """
+    plan = ServerPlan(
+        "start_server", {"handler": handler}, host, port, sock, reuse_port, keys, grace,
+        credentials, limits,
+    )  # fmt: skip
+    return Opening(_started(plan, handler, start_serving))
+
+
+async def _started(plan: ServerPlan, handler: Handler, start_serving: bool) -> DTLSServer:
+    found: list[Any] = []
+    if plan.host is not None:
+        found = await resolve(plan.host, plan.port, flags=socket.AI_PASSIVE)
+    server = DTLSServer(plan.endpoints(found), handler, plan.grace)
+    try:
+        if start_serving:
+            await server.start_serving()
+    except BaseException:
+        server.close()
+        raise
+    return server
+
+
+class DTLSServer(ServerBase, asyncio.AbstractServer):
+    """A running server, as start_server() gives it. `async with server` closes it at the end."""
+
+    def __init__(
+        self, endpoints: Sequence[Endpoint], handler: Handler, grace: float | None
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._endpoints = endpoints
+        self._handler = handler
+        self._grace = grace
+        self._pid = os.getpid()
+        self._tasks: set[asyncio.Task[object]] = set()
+        self._closed = asyncio.Event()
+        self._drivers = [ServerDriver(self._loop, one, self) for one in endpoints]
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that the server is in."""
+        return self._loop
+
+    def is_serving(self) -> bool:
+        """Whether clients are answered."""
+        return not self._closed.is_set() and all(one.is_reading for one in self._drivers)
+
+    async def start_serving(self) -> None:
+        """Answer clients, if that was not begun before.
+
+        Raises:
+            RuntimeError: the server is closed.
+        """
+        if self._closed.is_set():
+            raise RuntimeError("the server is closed")
+        for driver in self._drivers:
+            driver.start()
+
+    def close(self) -> None:
+        """Say goodbye to every peer, and stop. Handlers see the end of their connection.
+
+        In the child of a fork it closes what the child inherited, and peers hear nothing.
+        """
+        if self._closed.is_set():
+            return
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._closed.set()
+        for driver in self._drivers:
+            driver.close()
+
+    def close_clients(self) -> None:
+        """Say goodbye to every peer, and serve on."""
+        for driver in self._drivers:
+            driver.end_all()
+
+    def abort_clients(self) -> None:
+        """The same as close_clients(): nothing waits to be sent."""
+        self.close_clients()
+
+    async def wait_closed(self) -> None:
+        """Wait until the server is closed and every handler has returned, or was cancelled after
+        its `grace`. A handler that ignores that for another `grace` seconds is abandoned."""
+        await self._closed.wait()
+        tasks = self._tasks - {asyncio.current_task()}  # a handler may wait for all the others
+        if tasks:
+            _, tasks = await asyncio.wait(tasks, timeout=self._grace)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=max(self._grace or 0.0, TICK))
+
+    async def serve_forever(self) -> None:
+        """Serve until the server is closed or this task is cancelled; then close it."""
+        try:
+            if not self._closed.is_set():
+                await self.start_serving()
+            await self._closed.wait()
+        finally:
+            self.close()
+            await self.wait_closed()
+
+    async def __aenter__(self) -> DTLSServer:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+        await self.wait_closed()
+
+    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
+        if "_drivers" not in vars(self) or self._closed.is_set():
+            return  # never made, or closed
+        # The collector may have freed what C has to do with sessions, listeners and locks before: a
+        # call of theirs would crash. So there are no goodbyes.
+        if os.getpid() == self._pid:
+            _warn(f"unclosed DTLS server on {self.sockets}", ResourceWarning, stacklevel=1)
+        for sock in self.sockets:
+            sock.close()
+
+    @property
+    def _is_closed(self) -> bool:
+        return self._closed.is_set()
+
+    # --- for its drivers --------------------------------------------------------------------------
+
+    def start_handler(self, connection: Connection) -> None:
+        """Call the handler in a task of its own."""
+        running = self._run_handler(connection)
+        try:
+            task = self._loop.create_task(running, name=f"connection of {connection.address}")
+        except Exception as error:  # of a task factory, or for want of memory
+            running.close()
+            connection.close()
+            self.report("no task for a connection's handler", error, connection)
+            return
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def report(self, message: str, error: BaseException, what: object) -> None:
+        """Tell the loop's exception handler."""
+        self._loop.call_exception_handler(
+            {"message": message, "exception": error, "connection": what}
+        )
+
+    async def _run_handler(self, connection: Connection) -> None:
+        try:
+            await self._handler(connection)
+        except GnuTLSError as error:
+            if connection.is_open:  # else the connection failed under the handler: counted
+                self.report("unhandled error in a connection's handler", error, connection)
+        except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit):
+            raise  # asyncio's own affair: the last two end the loop
+        except BaseException as error:
+            self.report("unhandled exception in a connection's handler", error, connection)
+        finally:
+            connection.close()
+
+
+class ServerDriver(SocketDriver):
+    """One socket of a server in the event loop.
+
+    Attributes:
+        is_reading: whether start() was called.
+    """
+
+    endpoint: Endpoint
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, endpoint: Endpoint, owner: DTLSServer
+    ) -> None:
+        super().__init__(loop, endpoint)
+        self.is_reading = False
+        self._owner = owner
+        self._connections: dict[CoreConnection, Connection] = {}
+
+    def start(self) -> None:
+        """Let the loop tell of what comes."""
+        if not self.is_reading:
+            self._loop.add_reader(self.endpoint.sock.fileno(), self.on_readable)
+            self.is_reading = True
+
+    def end_all(self) -> None:
+        """Say goodbye to every peer."""
+        self.endpoint.end_all()
+        self._settle()
+
+    def close(self) -> None:
+        """Say goodbye to every peer, and close the socket."""
+        if not self.is_open:
+            return
+        if os.getpid() == self._pid:
+            if self.is_reading:
+                stop_reading(self._loop, self.endpoint.sock)
+            self.end_all()
+        # Else not: the kernel's side of an epoll selector is the parent's, too.
+        self.is_open = False
+        self._cancel_timer()
+        self.endpoint.close()
+
+    def _connection_of(self, core: CoreConnection) -> Connection | None:
+        return self._connections.get(core)
+
+    def _on_connected(self, core: CoreConnection) -> None:
+        connection = self._connections[core] = Connection(core.address, core, self)
+        self._owner.start_handler(connection)
+
+    def _on_closed(self, core: CoreConnection, error: Exception | None) -> None:
+        connection = self._connections.pop(core, None)
+        if connection is not None:
+            connection.on_closed(error)
+
+    def _on_failure(self, error: OSError) -> None:
+        self._owner.report("a socket of a DTLS server failed", error, self.endpoint.sock)
+        self._owner.close()

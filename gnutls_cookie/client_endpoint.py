@@ -1,0 +1,142 @@
+"""ClientEndpoint: a client's connected UDP socket and its session; the counterpart of Endpoint.
+
+It uses the socket, and asks no clock: `now` is an argument. Nothing waits but wait().
+"""
+
+from __future__ import annotations
+
+import math
+import select
+import socket
+from typing import TYPE_CHECKING
+
+from .address import SocketAddress
+from .client import Client
+from .errors import timed_out
+from .server import Connection, Event
+from .sockets import LARGEST_DATAGRAM, send_or_lose
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["ClientEndpoint"]
+
+_DATAGRAMS = 64  # taken from a socket before others have their turn
+_FOREVER_MS = 24 * 3600 * 1000  # at a time, where a wait has no end
+
+
+class ClientEndpoint:
+    """A client's socket and its session. Not thread-safe, except that wait() may run beside the
+    other methods.
+
+    Where the socket is readable, turn(); where timeout() is over, handle_timeout(). Both send what
+    is to be sent and return what happened.
+
+    Args:
+        sock: connected to the server, and non-blocking; closed by close().
+        client: the session.
+        silent_until: the time at which the address is given up if nothing has come; None: never.
+
+    Attributes:
+        sock: the socket.
+        client: the session.
+        peer: the server's address.
+    """
+
+    def __init__(
+        self, sock: socket.socket, client: Client, silent_until: float | None = None
+    ) -> None:
+        self.sock = sock
+        self.client = client
+        self.peer: SocketAddress = sock.getpeername()
+        self._silent_until = silent_until
+
+    def connect(self, now: float) -> None:
+        """Begin the handshake."""
+        self.client.connect(now)
+        self.flush()
+
+    def wait(self, timeout: float | None) -> None:
+        """Wait until there is something for turn(), at most so many seconds; None: for ever."""
+        number = self.sock.fileno()
+        if number >= 0:  # else it was closed meanwhile
+            poll = select.poll()
+            poll.register(number, select.POLLIN)
+            poll.poll(_FOREVER_MS if timeout is None else max(0, math.ceil(timeout * 1000)))
+
+    def turn(self, now: float) -> list[Event]:
+        """Take what came, let the session work on it and on what its timers want, and send.
+
+        So many datagrams at a time that others have their turn.
+
+        Returns:
+            What happened, in order.
+
+        Raises:
+            OSError: during the handshake: nobody listens there, nothing has come until
+                `silent_until`, and so on.
+        """
+        for _ in range(_DATAGRAMS):
+            try:
+                datagram = self.sock.recv(LARGEST_DATAGRAM)
+            except BlockingIOError:
+                break
+            except OSError:  # ICMP: only the handshake believes it, it may be forged
+                if not self.client.session.established:
+                    raise
+                break
+            self._silent_until = None
+            self.client.receive_datagram(datagram, now)
+        left = self.timeout(now)
+        return self.settle(now) if left is None or left > 0 else self.handle_timeout(now)
+
+    def timeout(self, now: float) -> float | None:
+        """Seconds until handle_timeout() wants to be called; None where no timer runs."""
+        left = self.client.timeout(now)
+        if self._silent_until is None:
+            return left
+        silent = max(0.0, self._silent_until - now)
+        return silent if left is None else min(left, silent)
+
+    def handle_timeout(self, now: float) -> list[Event]:
+        """Let the session do what is due, and send; returns what happened.
+
+        Raises:
+            TimedOutError: nothing has come until `silent_until`.
+        """
+        if self._silent_until is not None and now >= self._silent_until:
+            raise timed_out("nothing came from the server")
+        self.client.handle_timeout(now)
+        return self.settle(now)
+
+    def settle(self, now: float) -> list[Event]:
+        """Send what the session has to send; returns what happened."""
+        self.flush()
+        return self.client.events()
+
+    def flush(self) -> None:
+        """Send what the session has to send."""
+        for datagram in self.client.datagrams_to_send():
+            send_or_lose(self.sock, datagram, None)
+
+    def send(self, connection: Connection, data: Buffer, now: float) -> int:
+        """Send a message to the server.
+
+        Returns:
+            The number of bytes sent: all.
+
+        Raises:
+            LargePacketError: data is longer than the session's `data_mtu`.
+            GnuTLSError: the connection has ended.
+        """
+        sent = self.client.send(data)
+        self.flush()
+        return sent
+
+    def end(self, connection: Connection) -> None:
+        """Say goodbye, by the next flush() or settle() at the latest."""
+        self.client.close()
+
+    def close(self) -> None:
+        """Close the socket. The goodbye has been said: end()."""
+        self.sock.close()

@@ -1,0 +1,174 @@
+"""What start_server(), serve() and connect() are asked for: judged in one place for both adapters.
+
+Names are resolved by the adapters: one of them must not wait.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ._check import seconds_to_wait
+from .client import Client
+from .client_endpoint import ClientEndpoint
+from .endpoint import Endpoint, gate_for
+from .keys import KeyRing
+from .options import ClientOptions, ServerOptions, check_names
+from .server import Server
+from .session import Credentials
+from .sockets import Attempts, bound, host_and_port, server_name_for
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["ClientPlan", "ServerPlan"]
+
+_HANDSHAKE_SECONDS = 60.0  # of connect(), unless it is told otherwise
+
+
+class ServerPlan:
+    """A server that is asked for.
+
+    Args:
+        function: its name is in errors.
+        handlers: what is called for each client, by the names of the arguments; exactly one of
+            them is not None.
+        host, port, sock, reuse_port, keys, grace, credentials, limits: as of start_server().
+
+    Attributes:
+        host, port: what to bind to; host is None where `sock` was given.
+        grace: seconds; None: for ever.
+
+    Raises:
+        ValueError, TypeError: an argument is out of range or of another type.
+    """
+
+    def __init__(
+        self,
+        function: str,
+        handlers: dict[str, Callable[..., object] | None],
+        host: str | None,
+        port: int,
+        sock: socket.socket | None,
+        reuse_port: bool,
+        keys: KeyRing | Buffer | None,
+        grace: float | None,
+        credentials: Credentials | Sequence[Credentials],
+        limits: ServerOptions,
+    ) -> None:
+        check_names(function, limits, ServerOptions)
+        given = {name: one for name, one in handlers.items() if one is not None}
+        if len(given) != 1:
+            first = next(iter(handlers))
+            if given:
+                raise TypeError(f"only one of {' and '.join(given)} may be given")
+            raise TypeError(f"{first} must be callable, not NoneType")
+        ((name, handler),) = given.items()
+        if not callable(handler):
+            raise TypeError(f"{name} must be callable, not {type(handler).__name__}")
+        if (sock is None) == (host is None):
+            raise ValueError("either host (and port) or sock is needed")
+        if host is not None:
+            host_and_port(host, port)
+        self.host = host
+        self.port = port
+        self.grace = seconds_to_wait("grace", grace)
+        self._sock = sock
+        self._reuse_port = reuse_port
+        self._gate = gate_for(keys)
+        self._credentials = credentials
+        self._limits = limits
+        Server(credentials, **limits)  # what is wrong with them is said before anything is bound
+
+    def endpoints(self, found: Sequence[Any]) -> list[Endpoint]:
+        """An Endpoint for each address that getaddrinfo found, or one for the given socket.
+
+        Raises:
+            OSError: an address cannot be bound; then none is.
+            ValueError: the given socket is not a bound UDP socket; it stays open.
+        """
+        sockets = bound(found, self._reuse_port) if self._sock is None else [self._sock]
+        try:
+            endpoints = [
+                Endpoint(sock, self._gate, self._credentials, **self._limits) for sock in sockets
+            ]
+            for sock in sockets:
+                sock.setblocking(False)
+        except BaseException:
+            if self._sock is None:
+                for sock in sockets:
+                    sock.close()
+            raise
+        return endpoints
+
+
+class ClientPlan:
+    """A connection that is asked for.
+
+    Args:
+        host, port, credentials, server_name, local_address, options: as of connect().
+
+    Attributes:
+        host, port: to be resolved.
+        local: (ip, port) to bind to, or None.
+
+    Raises:
+        ValueError, TypeError: an argument is out of range or of another type.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        credentials: Credentials | Sequence[Credentials],
+        server_name: str | None,
+        local_address: tuple[str, int] | None,
+        options: ClientOptions,
+    ) -> None:
+        check_names("connect", options, ClientOptions)
+        host_and_port(host, port, 1)
+        if local_address is not None:
+            if not isinstance(local_address, tuple) or len(local_address) < 2:
+                raise TypeError("local_address must be a tuple (ip, port)")
+            host_and_port(*local_address[:2], prefix="local_address: ")
+        self.host = host
+        self.port = port
+        self.local = None if local_address is None else local_address[:2]
+        self._credentials = credentials
+        self._name = server_name_for(host, server_name)
+        self._options: ClientOptions = {"handshake_timeout": _HANDSHAKE_SECONDS, **options}
+        self._client()  # what is wrong with them is said before a name is resolved
+
+    def attempts(self, found: Sequence[Any], now: float) -> Attempts:
+        """The addresses that getaddrinfo found for host and port, to be tried in turn."""
+        return Attempts(found, self._options["handshake_timeout"], now)
+
+    def endpoint(self, attempts: Attempts, here: Sequence[Any], now: float) -> ClientEndpoint:
+        """A socket connected to the address whose turn it is, and a session that has not begun.
+
+        Args:
+            attempts: of attempts().
+            here: what getaddrinfo found for `local`, of the family of the address; or nothing.
+            now: the time.
+
+        Raises:
+            OSError: there is no such socket.
+        """
+        family, kind, protocol, _, address = attempts.info
+        patience = attempts.patience(now)
+        client = self._client(handshake_timeout=attempts.seconds(now))
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.setblocking(False)
+            if here:
+                sock.bind(here[0][4])
+            sock.connect(address)
+            return ClientEndpoint(sock, client, None if patience is None else now + patience)
+        except BaseException:
+            sock.close()
+            raise
+
+    def _client(self, **changed: float) -> Client:
+        options: Any = {**self._options, **changed}
+        return Client(self._credentials, server_name=self._name, **options)
