@@ -9,7 +9,16 @@ from pathlib import Path
 
 from gnutls_cookie.reference import wire
 
-__all__ = ["HELLOS", "broken", "made", "of_record_length", "with_cookie"]
+__all__ = [
+    "HELLOS",
+    "TEMPLATES",
+    "Template",
+    "broken",
+    "faulty",
+    "made",
+    "of_record_length",
+    "with_cookie",
+]
 
 #: First datagrams of real clients, as they were sent on loopback, by the client's name.
 CLIENTS: dict[str, list[bytes]] = {
@@ -27,6 +36,57 @@ FIRST_FRAGMENTS = [datagram for datagram in HELLOS if datagram[19:22] == bytes(3
 FIELDS = [0, 1, 2, 3, 4, *range(5, 11), 11, 12, 13, 14, 15, 16, 17, 18, *range(19, 25), 59]
 
 
+class Template:
+    """A first fragment of a ClientHello, taken apart to be filled with other cookies.
+
+    Args:
+        datagram: the fragment; it has a whole cookie field.
+    """
+
+    __slots__ = ("_parts", "_rest", "_session_id", "_sizes", "head")
+
+    def __init__(self, datagram: bytes) -> None:
+        end = 60 + datagram[59]
+        self._session_id = datagram[59:end]
+        self._rest = datagram[end + 1 + datagram[end] :]
+        self._parts = datagram[:11], datagram[13:14], datagram[17:22], datagram[25:59]
+        less = len(self._session_id) + datagram[end]
+        self._sizes = [
+            int.from_bytes(datagram[start:stop], "big") - less
+            for start, stop in ((11, 13), (14, 17), (22, 25))
+        ]
+        #: The first 59 bytes, with the lengths of the fragment itself.
+        self.head = datagram[:59]
+
+    def filled(self, cookie: bytes, session_id: bytes | None = None) -> bytes:
+        """The fragment with another cookie in it, every length set right.
+
+        Args:
+            cookie: 0..255 bytes.
+            session_id: 0..255 bytes in the place of its own; None leaves that.
+        """
+        own = self._session_id if session_id is None else b"%c%b" % (len(session_id), session_id)
+        size = len(cookie)
+        more = len(own) + size
+        record, message, fragment = self._sizes
+        start, msg_type, middle, hello = self._parts
+        return b"".join(
+            (
+                start,
+                ((record + more) & 0xFFFF).to_bytes(2, "big"),
+                msg_type,
+                ((message + more) & 0xFFFFFF).to_bytes(3, "big"),
+                middle,
+                ((fragment + more) & 0xFFFFFF).to_bytes(3, "big"),
+                hello,
+                own,
+                size.to_bytes(1, "big"),
+                cookie,
+                self._rest,
+            )
+        )
+
+
 def with_cookie(datagram: bytes, cookie: bytes, session_id: bytes | None = None) -> bytes:
     """A first fragment of a ClientHello with another cookie in it, every length set right.
 
@@ -35,15 +95,7 @@ def with_cookie(datagram: bytes, cookie: bytes, session_id: bytes | None = None)
         cookie: 0..255 bytes.
         session_id: 0..255 bytes in the place of its own; None leaves that.
     """
-    end = 60 + datagram[59]
-    own = datagram[59:end] if session_id is None else bytes([len(session_id)]) + session_id
-    rest = datagram[end + 1 + datagram[end] :]
-    more = len(own) - (end - 59) + len(cookie) - datagram[end]
-    head = bytearray(datagram[:59])
-    for start, size in (11, 2), (14, 3), (22, 3):
-        length = int.from_bytes(head[start : start + size], "big") + more
-        head[start : start + size] = (length % 256**size).to_bytes(size, "big")
-    return b"%b%b%c%b%b" % (bytes(head), own, len(cookie), cookie, rest)
+    return Template(datagram).filled(cookie, session_id)
 
 
 def made(chance: random.Random) -> bytes:
@@ -105,3 +157,43 @@ def broken(chance: random.Random, datagram: bytes) -> bytes:
         elif broken:
             broken[chance.choice(FIELDS) % len(broken)] = chance.randrange(256)
     return bytes(broken)
+
+
+def faulty(chance: random.Random, template: Template, good: bytes, wrong: bytes) -> bytes:
+    """A hello for verify with one or several faults, at the places that verify looks at.
+
+    Args:
+        chance: decides.
+        template: a first fragment of a ClientHello.
+        good: the right cookie.
+        wrong: another one, 0..255 bytes.
+    """
+    cookie, session_id, after = good, b"", None
+    faults = chance.random()
+    if 0.3 < faults < 0.5:
+        cookie = wrong
+    if faults > 0.8 or 0.48 < faults < 0.6:
+        sizes = (0, 1, 31, 32, 32, 33, 33, 34, 64, 255)
+        session_id = chance.randbytes(chance.choice(sizes))
+    message = template.filled(cookie, session_id)
+    end = 61 + len(session_id) + len(cookie)
+    if faults > 0.9 or 0.45 < faults < 0.75:
+        ends = (59, 60, 61, 61 + len(session_id), end - 1, end, end, end + 1, end + 1, end + 2)
+        after = chance.choice(ends) if chance.random() < 0.8 else chance.randrange(len(message) + 1)
+    changed = bytearray(message[:after])
+    if len(changed) >= 25:
+        if chance.random() < 0.5:  # sequences: the low bytes count, the high ones do not
+            changed[5:11] = chance.randbytes(6)
+            changed[17:19] = chance.randbytes(2)
+        if faults < 0.1 or faults > 0.85:  # what a cookie is not bound to, and nobody looks at
+            for _ in range(chance.randrange(1, 4)):
+                changed[chance.randrange(min(59, len(changed)))] = chance.getrandbits(8)
+        if 0.78 < faults < 0.82 and len(changed) > 61:
+            place = chance.choice((59, 60 + len(session_id)))
+            if place < len(changed):
+                changed[place] = (changed[place] + chance.choice((-1, 1))) % 256
+    return bytes(changed)
+
+
+#: The first fragments of real clients.
+TEMPLATES = [Template(one) for one in FIRST_FRAGMENTS]

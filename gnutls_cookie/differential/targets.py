@@ -75,6 +75,22 @@ class _LibGnuTLS(PythonTarget):
             return ("error", error.code, b"", _of(prestate))
         return ("prestate", _of(prestate))
 
+    def _sent(self, case: Case) -> Outcome:
+        prestate = Prestate(*case.prestate)
+        replies: list[bytes] = []
+        pushed = case.pushed
+
+        def push(to: list[bytes], datagram: bytes) -> int:
+            to.append(datagram)
+            return len(datagram) if pushed is None else pushed
+
+        try:
+            result = cookie_send(case.key, case.client_data, prestate, replies, push)
+        except GnuTLSError as error:
+            reply = replies[0] if replies else b""
+            return ("error", error.code, reply, _of(prestate))
+        return ("sent", result, replies[0], _of(prestate))
+
 
 def _of(prestate: Prestate) -> tuple[int, int, int]:
     return (prestate.record_seq, prestate.hsk_read_seq, prestate.hsk_write_seq)

@@ -34,6 +34,7 @@ from gnutls_cookie.differential import (
 from gnutls_cookie.differential.cases import BLOCK
 from gnutls_cookie.differential.strategies import any_cases
 from gnutls_cookie.reference import cookie as reference
+from gnutls_cookie.reference import gate
 from tests.support.common import ROOT, compiler, gnutls_flags, peer_required
 from tests.support.faulty import FAULTS, target
 
@@ -97,9 +98,35 @@ def test_reference_is_libgnutls_10000000_times() -> None:
     assert report.findings == []
 
 
+def test_arguments_with_a_default_are_left_out() -> None:
+    """A prestate of zeros and a previous key of None: what is made of none is compared too."""
+    left_out: set[str] = set()
+
+    def verify(
+        key: bytes, who: bytes | None, message: bytes, prestate: reference.Prestate | None = None
+    ) -> reference.Prestate | None:
+        if prestate is None:
+            left_out.add("prestate")
+        found = reference.cookie_verify(key, who, message, prestate)
+        return None if prestate is None else found  # nothing to be seen of the numbers
+
+    def receive(
+        datagram: bytes, who: bytes | None, current: bytes, previous: bytes | None = b"-"
+    ) -> object:
+        if previous == b"-":
+            left_out.add("previous")
+        return gate.receive(datagram, who, current, previous)
+
+    one = PythonTarget("defaults", verify, receive=receive)
+    asked = cases(SEED, ["verify"], 1000)
+    (_, expected, answer), *_ = compare_cases(one, LIBGNUTLS, asked)
+    assert (expected[0], answer[0]) == ("prestate", "wrong")
+    list(compare_cases(one, LIBGNUTLS, cases(SEED, ["receive"], 1000)))
+    assert left_out == {"prestate", "previous"}
+
+
 def test_gate_that_answers_twice_as_long() -> None:
     """A gate's fault is found and shown like those of the functions."""
-    from gnutls_cookie.reference import gate
 
     def receive(
         datagram: bytes, client_data: bytes | None, current: bytes, previous: bytes | None

@@ -1,0 +1,231 @@
+"""Nothing slips through by construction: each class of classes.py is in the first 20,000 cases."""
+
+from __future__ import annotations
+
+import hmac
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from functools import cache
+from itertools import pairwise
+
+import pytest
+
+from gnutls_cookie.differential import LIBGNUTLS, OPERATIONS, Case, cases
+from gnutls_cookie.differential import classes as classes_of
+
+SEEDS = (1, 7)
+COUNT = 20_000
+
+
+@cache
+def first_cases(seed: int) -> list[Case]:
+    return list(cases(seed, count=COUNT))
+
+
+@cache
+def of_operation(seed: int, operation: str) -> list[Case]:
+    return [case for case in first_cases(seed) if case.operation == operation]
+
+
+def cookie_of(case: Case) -> bytes:
+    """What stands in the place of the cookie, as libgnutls reads it."""
+    message = case.message
+    if len(message) < 60:
+        return b""
+    start = 61 + message[59]
+    return message[start : start + message[start - 1]] if start <= len(message) else b""
+
+
+def mac_of(case: Case) -> bytes:
+    return hmac.digest(case.key, case.client_data or b"", "sha1")
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_sizes_of_key_and_client_data(seed: int, operation: str) -> None:
+    """Each remainder of a hash block, each power of two and its neighbours up to 65,535."""
+    found = of_operation(seed, operation)
+    wanted = {*classes_of.SIZES, *classes_of.LARGE_SIZES}
+    clients = {len(case.client_data) for case in found if case.client_data is not None}
+    assert wanted - clients == set()
+    assert wanted - {0} - {len(case.key) for case in found} == set()
+    assert {size % 64 for size in clients} == set(range(64))
+    assert {127, 128, 255, 256, 32767, 32768, 65535} <= wanted
+    assert (b"" in {case.key for case in found}) == (operation != "receive")
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("operation", ["verify", "receive"])
+def test_sizes_of_datagrams_and_session_ids(seed: int, operation: str) -> None:
+    """Each size at which something is read; the good cookie is behind each session id."""
+    found = of_operation(seed, operation)
+    assert set(classes_of.MESSAGE_SIZES) - {len(case.message) for case in found} == set()
+    ids = {case.message[59] for case in found if cookie_of(case) == mac_of(case)[:16]}
+    assert set(classes_of.SESSION_ID_SIZES) - ids == set()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("operation", ["verify", "receive"])
+def test_presented_cookies(seed: int, operation: str) -> None:
+    """Cut, padded, shifted, contained, repeated, each bit flipped, of another MAC, and so on."""
+    missing = dict(classes_of.PRESENTED)
+    for case in of_operation(seed, operation):
+        cookie, mac = cookie_of(case), mac_of(case)
+        if cookie != mac[:16]:
+            who = case.client_data or b""
+            for name in [
+                name for name, made in missing.items() if made(case.key, who, mac) == cookie
+            ]:
+                del missing[name]
+    # These two are the good cookie itself, unless that has the byte that they are about.
+    assert missing.keys() <= {"without zeros at its start", "without zeros at its end"}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_fields_of_a_good_hello(seed: int) -> None:
+    """Each value of each header field, in a hello that libgnutls verifies."""
+    good = [
+        case.message
+        for case in of_operation(seed, "verify")
+        if LIBGNUTLS.answer(case)[0] == "prestate"
+    ]
+    for place, value in classes_of.FIELDS:
+        end = place + len(value)
+        assert any(message[place:end] == value for message in good), (place, value.hex())
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_results_of_push_and_numbers(seed: int) -> None:
+    """Each result that C may narrow, and each limit of a number in each place of a prestate."""
+    found = of_operation(seed, "send")
+    assert set(classes_of.PUSHED) - {case.pushed for case in found} == set()
+    for place in range(3):
+        numbers = {case.prestate[place] for case in found}
+        assert set(classes_of.NUMBERS) - numbers == set()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_what_may_be_left_out(seed: int, operation: str) -> None:
+    """client_data, the previous key, push's own count, and a prestate of zeros."""
+    found = of_operation(seed, operation)
+    assert {case.client_data for case in found} >= {None, b""}
+    assert any(case.prestate == (0, 0, 0) for case in found)
+    if operation == "send":
+        assert any(case.pushed is None for case in found)
+    if operation == "receive":
+        assert {case.previous is None for case in found} == {True, False}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_clients_as_servers_have_them(seed: int) -> None:
+    """Real sockaddrs of both families, padding and scope included, and texts."""
+    found = {case.client_data or b"" for case in of_operation(seed, "verify")}
+    kinds: dict[str, Callable[[bytes], bool]] = {
+        "sockaddr_in": lambda who: who[:2] == b"\2\0" and who[8:] == bytes(8),
+        "padding": lambda who: len(who) == 16 and who[:2] == b"\2\0" and any(who[8:]),
+        "sockaddr_in6": lambda who: len(who) == 28 and who[:2] == b"\x0a\0",
+        "mapped": lambda who: who[:2] == b"\x0a\0" and who[8:20] == bytes(10) + b"\xff\xff",
+        "scope": lambda who: len(who) == 28 and who[:2] == b"\x0a\0" and any(who[24:]),
+        "flow label": lambda who: len(who) == 28 and who[:2] == b"\x0a\0" and any(who[4:8]),
+        "sockaddr_storage": lambda who: len(who) == 128 and not any(who[28:]) and any(who),
+        "sockaddr_un": lambda who: who[:3] == b"\1\0/",
+        "text": lambda who: who.count(b":") == 1 and who.replace(b":", b".").count(b".") == 4,
+        "text of IPv6": lambda who: who[:1] == b"[" and b"]:" in who,
+        "line end": lambda who: who.endswith(b"\n") and who[:-1].isascii() and who.count(b".") == 3,
+    }
+    for name, is_one in kinds.items():
+        assert any(is_one(who) for who in found), name
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_cookies_with_a_look_of_their_own(seed: int) -> None:
+    """Good ones that begin or end as strings, lengths and numbers do."""
+    good = [
+        mac
+        for case in of_operation(seed, "verify")
+        if cookie_of(case) == (mac := mac_of(case))[:16]
+    ]
+    for name, looks in classes_of.COOKIES_THAT.items():
+        assert any(looks(mac) for mac in good), name
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_relations_between_calls(seed: int, operation: str) -> None:
+    """What a cache may take for the same: one part of a call again, and another one changed."""
+    found = of_operation(seed, operation)
+    relations = {
+        "client under other keys": grouped((case.client_data, case.key) for case in found),
+        "key of other clients": grouped((case.key, case.client_data) for case in found),
+        "first half of the key": grouped((case.key[:8], case.key) for case in found),
+        "last half of the key": grouped((case.key[-8:], case.key) for case in found),
+        "key without zeros": grouped((case.key.rstrip(b"\0"), case.key) for case in found),
+        "first bytes of client_data": grouped(
+            ((case.client_data or b"")[:8], case.client_data) for case in found
+        ),
+        "last bytes of client_data": grouped(
+            ((case.client_data or b"")[-8:], case.client_data) for case in found
+        ),
+        "both in a row": grouped(
+            (case.key + (case.client_data or b""), case.key) for case in found
+        ),
+        "MAC": grouped((mac_of(case), (case.key, case.client_data)) for case in found),
+    }
+    if operation != "send":
+        relations |= {
+            "datagram under other keys": grouped((case.message, case.key) for case in found),
+            "datagram of other clients": grouped(
+                (case.message, case.client_data) for case in found
+            ),
+            "cookie under other keys": grouped((cookie_of(case), case.key) for case in found),
+            "cookie in other hellos": grouped(
+                ((cookie_of(case), case.client_data), case.message) for case in found
+            ),
+            "other cookie in the same hello": grouped(
+                ((case.message[:59], len(case.message)), case.message) for case in found
+            ),
+        }
+    for name, groups in relations.items():
+        assert sum(len(group) > 1 for group in groups.values()) > 0, name
+    # The same call again: at once, within a scene, and thousands of calls later.
+    places: dict[Case, list[int]] = defaultdict(list)
+    for number, case in enumerate(found):
+        places[case._replace(prestate=(0, 0, 0), pushed=None)].append(number)
+    apart = {later - one for same in places.values() for one, later in pairwise(same)}
+    assert 1 in apart
+    assert any(2 <= one <= 12 for one in apart)
+    assert any(one > 2000 for one in apart)
+
+
+def grouped(pairs: Iterable[tuple[object, object]]) -> dict[object, set[object]]:
+    found: dict[object, set[object]] = defaultdict(set)
+    for one, other in pairs:
+        found[one].add(other)
+    return found
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_one_client_for_more_calls_than_a_byte_counts(seed: int) -> None:
+    """More than 256 in a row that fail, and then one that does not; and as many that succeed."""
+    longest = {"error": 0, "prestate": 0}
+    run, before = 0, ("", b"", b"")
+    after_failures = False
+    for case in of_operation(seed, "verify"):
+        kind = str(LIBGNUTLS.answer(case)[0])
+        now = (kind, case.key, case.client_data or b"")
+        after_failures |= run > 256 and before[0] == "error" and kind == "prestate"
+        run = run + 1 if now == before else 1
+        before = now
+        longest[kind] = max(longest[kind], run)
+    assert longest["error"] > 256
+    assert after_failures
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_operations_share_their_clients(seed: int) -> None:
+    """A client is sent a cookie, shows it, and meets the gate: under one key."""
+    pairs = [
+        {(case.key, case.client_data) for case in of_operation(seed, one)} for one in OPERATIONS
+    ]
+    assert len(set.intersection(*pairs)) > 200
