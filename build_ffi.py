@@ -24,7 +24,11 @@ C_SOURCES = [
     "gnutls_cookie/native/peers.c",
     "gnutls_cookie/native/udp.c",
     "gnutls_cookie/native/guard.c",
+    "gnutls_cookie/native/settings.c",
+    "gnutls_cookie/native/seat.c",
+    "gnutls_cookie/native/flight.c",
     "gnutls_cookie/native/wire.c",
+    "gnutls_cookie/native/opening.c",
 ]
 
 # GNUTLS_COOKIE_PORTABLE_LOOP=1: one datagram a system call, as on systems without recvmmsg.
@@ -36,6 +40,7 @@ PREAMBLE = """
 #include "transport.h"
 #include "counters.h"
 #include "udp.h"
+#include "settings.h"
 #include "wire.h"
 static const char *const gcookie_package_version = "%s";
 static const char *const gcookie_built_with_libgnutls = GNUTLS_VERSION;

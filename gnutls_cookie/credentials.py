@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ._check import bytes_copy, utf8
 from ._convert import view
 from ._ffi import ffi, lib
-from ._owned import not_copied, owned
+from ._owned import not_copied
 from .errors import GnuTLSError, check, error_from_code
 
 if TYPE_CHECKING:
@@ -72,9 +72,7 @@ class CertificateCredentials:
             pairs.insert(0, (certificate, key))
         elif pairs:
             raise ValueError("more_pairs needs certificate and key")
-        out = ffi.new("gnutls_certificate_credentials_t *")
-        check(lib.gnutls_certificate_allocate_credentials(out))
-        self._box, self._owner = out, owned(out, lib.gnutls_certificate_free_credentials)
+        self._shared, self._owner = _shared(lib.GCOOKIE_CERTIFICATES)
         self.has_certificate = bool(pairs)
         secret = ffi.NULL if password is None else utf8("password", password, least=0)
         for number, pair in enumerate(pairs, 1):
@@ -135,15 +133,15 @@ class CertificateCredentials:
 
     @property
     def _pointer(self) -> Any:
-        return self._box[0]
+        return _pointer("gnutls_certificate_credentials_t", self._shared)
 
-    def _of_role(self, role: str) -> tuple[int, Any, Any]:
-        """Kind and a box with the C pointer for gnutls_credentials_set, and the box's owner."""
+    def _of_role(self, role: str) -> tuple[Any, Any]:
+        """A box with what C's settings hold, and the box's owner."""
         if role == "server" and not self.has_certificate:
             raise ValueError("credentials: a server needs certificate and key")
-        if self._box[0] == ffi.NULL:
+        if self._shared[0] == ffi.NULL:
             raise ReferenceError("credentials: the garbage collector has freed them")
-        return lib.GNUTLS_CRD_CERTIFICATE, self._box, self._owner
+        return self._shared, self._owner
 
 
 class PSKCredentials:
@@ -205,30 +203,35 @@ class PSKCredentials:
     def __repr__(self) -> str:
         return f"<PSKCredentials identity={self.identity!r}>"
 
-    def _of_role(self, role: str) -> tuple[int, Any, Any]:
-        """Kind and a box with the C pointer for gnutls_credentials_set, and the box's owner; new
-        ones for each session."""
+    def _of_role(self, role: str) -> tuple[Any, Any]:
+        """A box with what C's settings hold, and the box's owner; new ones each time."""
         if role == "server":
-            out = ffi.new("gnutls_psk_server_credentials_t *")
-            check(lib.gnutls_psk_allocate_server_credentials(out))
-            owner = owned(out, lib.gnutls_psk_free_server_credentials)
-            pointer = out[0]
-            lib.gcookie_psk_set_callback(pointer)
+            shared, owner = _shared(lib.GCOOKIE_PSK_SERVER)
+            pointer = _pointer("gnutls_psk_server_credentials_t", shared)
             if self._hint is not None:
                 check(lib.gnutls_psk_set_server_credentials_hint(pointer, self._hint), "hint")
-            return lib.GNUTLS_CRD_PSK, out, owner
+            return shared, owner
         if self._client is None:
             raise ValueError("credentials: a client needs identity and key")
-        out = ffi.new("gnutls_psk_client_credentials_t *")
-        check(lib.gnutls_psk_allocate_client_credentials(out))
-        owner = owned(out, lib.gnutls_psk_free_client_credentials)
-        pointer = out[0]
+        shared, owner = _shared(lib.GCOOKIE_PSK_CLIENT)
+        pointer = _pointer("gnutls_psk_client_credentials_t", shared)
         with _datum("identity", self._client[0]) as name, _datum("key", self._client[1]) as secret:
             code = lib.gnutls_psk_set_client_credentials2(
                 pointer, name.pointer, secret.pointer, lib.GNUTLS_PSK_KEY_RAW
             )
         check(code, "identity and key")
-        return lib.GNUTLS_CRD_PSK, out, owner
+        return shared, owner
+
+
+def _shared(kind: int) -> tuple[Any, Any]:
+    """Empty credentials in a box, and the box's owner."""
+    box = ffi.new("struct gcookie_shared **")
+    check(lib.gcookie_shared_credentials(box, kind))
+    return box, ffi.gc(box, lib.gcookie_shared_release)
+
+
+def _pointer(kind: str, shared: Any) -> Any:
+    return ffi.cast(kind, shared[0].pointer)
 
 
 class _datum:

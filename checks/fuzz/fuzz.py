@@ -72,7 +72,9 @@ SYSTEM = {
     ],
     "peers.c": ["calloc"],
     "table.c": ["realloc"],
-    "wire.c": ["realloc", "gcookie_guard_next"],
+    "wire.c": ["gcookie_guard_next"],
+    "flight.c": ["malloc"],
+    "seat.c": ["realloc"],
     "guard.c": ["malloc", "calloc"],
     "preload/hooks.c": ["gnutls_dtls_cookie_verify", "gnutls_dtls_cookie_send"],
 }
@@ -95,7 +97,16 @@ TARGETS = {
     ),
     "session": Target(
         "session.c",
-        ["wire.c", "guard.c", "gate.c", "transport.c"],
+        [
+            "wire.c",
+            "flight.c",
+            "seat.c",
+            "opening.c",
+            "settings.c",
+            "guard.c",
+            "gate.c",
+            "transport.c",
+        ],
         Fault("guard.c", "one->length == fragment->length)", "1)"),
     ),
     "preload": Target(

@@ -36,8 +36,8 @@ struct datagram {
 };
 
 struct side {
-    gnutls_session_t session;
-    struct gcookie_wire wire;
+    struct gcookie_wire *wire;
+    gnutls_session_t session; /* of the wire */
     struct gcookie_seat *seat;
     int is_server;
     int established, failed, said_goodbye, heard_goodbye;
@@ -60,9 +60,9 @@ static uint8_t where[4096];
 
 static struct side sides[2];
 static unsigned int options;
-static gnutls_psk_server_credentials_t server_credentials;
-static gnutls_psk_client_credentials_t client_credentials;
-static gnutls_priority_t plain, ephemeral;
+static double now; /* seconds */
+static struct gcookie_shared *server_credentials, *client_credentials;
+static struct gcookie_shared *plain, *ephemeral;
 static unsigned char secret[] = "0123456789abcdef";
 
 ssize_t gcookie_py_push(uintptr_t handle, const void *data, size_t size);
@@ -150,16 +150,14 @@ int gcookie_py_psk(uintptr_t handle, const unsigned char *username, unsigned int
     for (unsigned int at = 0; at < size; at++) {
         MUST(username[at] == username[at]); /* all of it can be read */
     }
-    MUST(handle == HANDLE && server->wire.busy == 1);
-    MUST(gcookie_wire_send(server->session, &server->wire, server->seat, "x", 1) == GCOOKIE_BUSY);
-    MUST(gcookie_wire_handshake(server->session, &server->wire, server->seat, 1, NULL, 0, 1) ==
-         GCOOKIE_BUSY);
-    MUST(gcookie_wire_receive(server->session, &server->wire, server->seat, NULL, 0) ==
-         GCOOKIE_BUSY);
-    MUST(gcookie_wire_bye(server->session, &server->wire, server->seat) == GCOOKIE_BUSY);
-    MUST(gcookie_wire_alert(server->session, &server->wire, server->seat, 1, 0) == GCOOKIE_BUSY);
-    MUST(gcookie_wire_alert_for(server->session, &server->wire, server->seat, -1) == GCOOKIE_BUSY);
-    MUST(server->seat->out_size == out_size && server->wire.handle == HANDLE);
+    struct gcookie_wire *wire = server->wire;
+    MUST(handle == HANDLE && wire->busy == 1);
+    MUST(gcookie_wire_send(wire, server->seat, "x", 1) == GCOOKIE_BUSY);
+    MUST(gcookie_wire_handshake(wire, server->seat, 1, NULL, 0, now + 1) == GCOOKIE_BUSY);
+    MUST(gcookie_wire_receive(wire, server->seat, NULL, 0) == GCOOKIE_BUSY);
+    MUST(gcookie_wire_close(wire, server->seat) == GCOOKIE_BUSY);
+    MUST(gcookie_wire_alert(wire, server->seat, 1, 0) == GCOOKIE_BUSY);
+    MUST(server->seat->out_size == out_size && wire->handle == HANDLE);
     if (options & LOOKUP_FAILS) {
         return -1;
     }
@@ -169,37 +167,37 @@ int gcookie_py_psk(uintptr_t handle, const unsigned char *username, unsigned int
 /* --- sides
  * ---------------------------------------------------------------------------------------- */
 
-static int try_side(struct side *side, int is_server) {
-    const unsigned int flags = GNUTLS_DATAGRAM | GNUTLS_NONBLOCK | GNUTLS_NO_SIGNAL;
+static void open_side(struct side *side, int is_server) {
+    struct gcookie_settings *settings = NULL;
+    const char *what;
     memset(side, 0, sizeof *side);
     side->is_server = is_server;
     side->seat = calloc(1, sizeof *side->seat);
     MUST(side->seat != NULL);
-    MUST(gnutls_init(&side->session, flags | (is_server ? GNUTLS_SERVER : GNUTLS_CLIENT)) == 0);
-    gcookie_wire_attach(side->session, &side->wire, is_server);
-    void *const credentials = is_server ? (void *)server_credentials : (void *)client_credentials;
-    MUST(gnutls_credentials_set(side->session, GNUTLS_CRD_PSK, credentials) == 0);
-    MUST(gnutls_priority_set(side->session, (options & EPHEMERAL) ? ephemeral : plain) == 0);
+    gcookie_seat_init(side->seat);
+    MUST(gcookie_settings_new(&settings) == 0);
+    settings->is_server = is_server;
+    settings->retransmit_seconds = 1;
+    settings->handshake_seconds = 60;
+    gcookie_settings_add(settings, is_server ? server_credentials : client_credentials);
+    gcookie_settings_add(settings, (options & EPHEMERAL) ? ephemeral : plain);
     if (options & (SMALL_MTU | LARGE_MTU)) {
-        gnutls_dtls_set_mtu(side->session, (options & SMALL_MTU) ? 128 : 16384);
+        settings->mtu = (options & SMALL_MTU) ? 128 : 16384;
     }
-    return gcookie_wire_begin(side->session, &side->wire);
+    MUST(gcookie_wire_new(&side->wire, sizeof *side->wire, settings, &what) == 0);
+    gcookie_settings_release(&settings); /* the wire has it */
+    MUST(settings == NULL && side->wire->holders == 1);
+    side->session = side->wire->session;
 }
 
 static void close_side(struct side *side) {
-    gnutls_deinit(side->session);
-    gcookie_wire_clear(&side->wire);
-    MUST(side->wire.guard.kept == 0);
+    MUST(side->wire->guard == NULL || side->wire->guard->kept <= GCOOKIE_MOST_KEPT);
+    gcookie_wire_release(&side->wire);
+    MUST(side->wire == NULL);
     gcookie_seat_clear(side->seat);
     free(side->seat);
     for (unsigned int at = 0; at < side->queued; at++) {
         free(side->queue[at].bytes);
-    }
-}
-
-static void open_side(struct side *side, int is_server) {
-    while (try_side(side, is_server) == GNUTLS_E_TIMEDOUT) { /* interrupted at the wrong moment */
-        close_side(side);
     }
 }
 
@@ -239,8 +237,10 @@ static struct datagram take_first(struct side *from) {
 /* What a call sent: whole datagrams, none above the MTU, and the wire is left as it was found. */
 static void collect(struct side *side) {
     const struct gcookie_seat *seat = side->seat;
-    MUST(side->wire.busy == 0 && side->wire.seat == NULL && side->wire.input.left == 0);
-    MUST(side->wire.handle == 0);
+    MUST(side->wire->busy == 0 && side->wire->seat == NULL && side->wire->input.left == 0);
+    MUST(side->wire->handle == 0);
+    MUST((side->wire->guard == NULL) ==
+         (side->wire->established || side->wire->failed || side->wire->closed));
     MUST(seat->out_size <= seat->out_capacity);
     MUST((seat->out == seat->first) == (seat->out_capacity == sizeof seat->first));
     for (size_t at = 0; at < seat->out_size;) {
@@ -251,17 +251,9 @@ static void collect(struct side *side) {
         MUST(size > 0 && size <= seat->out_size - at);
         MUST(size <= gnutls_dtls_get_mtu(side->session));
         MUST(gcookie_whole_records(seat->out + at, size, size) == size);
-        MUST(side->wire.ever_sent);
+        MUST(side->wire->ever_sent);
         put(side, seat->out + at, size);
         at += size;
-    }
-}
-
-static void fail(struct side *side, long code) {
-    side->failed = 1;
-    if (code != GNUTLS_E_FATAL_ALERT_RECEIVED && code != GNUTLS_E_TIMEDOUT) {
-        gcookie_wire_alert_for(side->session, &side->wire, side->seat, (int)code);
-        collect(side);
     }
 }
 
@@ -279,43 +271,49 @@ static void hear(struct side *side, size_t size) {
     side->heard[number] = 1;
 }
 
-static void shake(struct side *side, const uint8_t *in, size_t size, int due) {
+static void shake(struct side *side, const uint8_t *in, size_t size) {
+    struct gcookie_wire *wire = side->wire;
     const uintptr_t handle = side->is_server ? HANDLE : 0;
-    const int code =
-        gcookie_wire_handshake(side->session, &side->wire, side->seat, handle, in, size, due);
-    MUST(due || !side->wire.resent);
+    const int was_due = now >= wire->due_at, is_over = now >= wire->deadline;
+    const int code = gcookie_wire_handshake(wire, side->seat, handle, in, size, now);
+    MUST(was_due || !wire->resent);
     collect(side);
     mark(side, code);
     MUST(code != GCOOKIE_BUSY && code <= 0);
     if (code == 0) {
         side->established = 1;
+        MUST(wire->established && !wire->failed && gcookie_wire_timeout(wire, now) < 0);
     } else if (code != GNUTLS_E_AGAIN) {
-        MUST(gnutls_error_is_fatal(code));
-        fail(side, code);
+        MUST(gnutls_error_is_fatal(code) && wire->failed && wire->error == code);
+        MUST(gcookie_wire_timeout(wire, now) < 0);
+        side->failed = 1;
+    } else {
+        const double left = gcookie_wire_timeout(wire, now);
+        MUST(!is_over && left >= 0 && left <= 60);
+        MUST(was_due || !side->wire->starved || left > 0 || wire->sent_at + 1 <= now);
     }
 }
 
 static void listen_once(struct side *side, const uint8_t *in, size_t size) {
-    const ssize_t code = gcookie_wire_receive(side->session, &side->wire, side->seat, in, size);
+    struct gcookie_wire *wire = side->wire;
+    const ssize_t code = gcookie_wire_receive(wire, side->seat, in, size);
     collect(side);
     mark(side, code < 0 ? (long)code : 0);
     MUST(code != GCOOKIE_BUSY && code <= (ssize_t)sizeof side->seat->message);
     if (code >= 0) {
+        MUST(wire->flight == NULL);
         hear(side, (size_t)code);
     } else if (code == GCOOKIE_GOODBYE) {
-        MUST(other_of(side)->said_goodbye);
-        side->heard_goodbye = 1;
-    } else if (code == GNUTLS_E_REHANDSHAKE) {
-        gcookie_wire_alert(side->session, &side->wire, side->seat, GNUTLS_AL_WARNING,
-                           GNUTLS_A_NO_RENEGOTIATION);
-        collect(side);
+        MUST(other_of(side)->said_goodbye && wire->peer_closed && wire->closed);
+        side->heard_goodbye = side->said_goodbye = 1;
     } else if (code != GNUTLS_E_AGAIN) {
-        fail(side, code);
+        MUST(wire->failed && wire->error == code);
+        side->failed = 1;
     }
 }
 
 /* As Session does: the datagram is offered until it is taken, and what is behind it is read. */
-static void arrive_when(struct side *side, const uint8_t *bytes, size_t size, int due) {
+static void arrive(struct side *side, const uint8_t *bytes, size_t size) {
     const size_t whole = gcookie_whole_records(bytes, size, size);
     MUST(whole <= size && gcookie_whole_records(bytes, size, whole) == whole);
     MUST(gcookie_whole_records(bytes, whole, SIZE_MAX) == whole);
@@ -334,13 +332,13 @@ static void arrive_when(struct side *side, const uint8_t *bytes, size_t size, in
             break;
         }
         if (!side->established) {
-            shake(side, left > 0 ? in + (size - left) : NULL, left, due);
+            shake(side, left > 0 ? in + (size - left) : NULL, left);
         } else {
             listen_once(side, left > 0 ? in + (size - left) : NULL, left);
         }
-        MUST(side->wire.left <= left);
-        left = side->wire.left;
-        if (side->wire.starved) {
+        MUST(side->wire->left <= left);
+        left = side->wire->left;
+        if (side->wire->starved) {
             MUST(left == 0);
             break;
         }
@@ -348,10 +346,6 @@ static void arrive_when(struct side *side, const uint8_t *bytes, size_t size, in
     MUST(size == 0 || memcmp(in, copy, size) == 0);
     free(in);
     free(copy);
-}
-
-static void arrive(struct side *side, const uint8_t *bytes, size_t size) {
-    arrive_when(side, bytes, size, 0);
 }
 
 /* --- acts
@@ -370,8 +364,7 @@ static void say(struct side *side, size_t size) {
         message[at] = (uint8_t)(at * 31 + side->messages);
     }
     side->message_size[side->messages] = size + 2;
-    const ssize_t code =
-        gcookie_wire_send(side->session, &side->wire, side->seat, message, size + 2);
+    const ssize_t code = gcookie_wire_send(side->wire, side->seat, message, size + 2);
     collect(side);
     free(message);
     if (code >= 0) {
@@ -379,7 +372,7 @@ static void say(struct side *side, size_t size) {
         side->messages++;
     } else if (gnutls_error_is_fatal((int)code) && code != GNUTLS_E_LARGE_PACKET) {
         MUST(options & MEMORY_IS_OUT);
-        fail(side, code);
+        side->failed = 1;
     }
     mark(side, code < 0 ? (long)code : 1);
 }
@@ -387,7 +380,7 @@ static void say(struct side *side, size_t size) {
 static void say_goodbye(struct side *side) {
     if (side->established && !side->failed && !side->said_goodbye) {
         side->said_goodbye = 1;
-        gcookie_wire_bye(side->session, &side->wire, side->seat);
+        MUST(gcookie_wire_close(side->wire, side->seat) == 0 && side->wire->closed);
         collect(side);
     }
 }
@@ -395,8 +388,7 @@ static void say_goodbye(struct side *side) {
 static void say_alert(struct side *side, unsigned int level, unsigned int description) {
     if (!side->failed && !side->said_goodbye) {
         side->said_goodbye = description == GNUTLS_A_CLOSE_NOTIFY;
-        gcookie_wire_alert(side->session, &side->wire, side->seat, (int)(1 + level % 2),
-                           (int)description);
+        gcookie_wire_alert(side->wire, side->seat, (int)(1 + level % 2), (int)description);
         collect(side);
     }
 }
@@ -651,7 +643,8 @@ static void act(struct input *input) {
         say_alert(to, (unsigned int)size, next_byte(input));
         break;
     case 13: /* nothing arrives, and it may be time to say things again */
-        arrive_when(to, NULL, 0, (what & 16) != 0);
+        now += (what & 16) ? 1 + (what & 96) / 16 : 0;
+        arrive(to, NULL, 0);
         break;
     case 14: /* made up, and long */
         make_up(to, input);
@@ -693,7 +686,7 @@ static void exchange_cookies(void) {
             arrive(client, verdict.reply, GCOOKIE_REPLY_SIZE);
         } else if (verdict.kind == GCOOKIE_VERIFIED) {
             gnutls_dtls_prestate_set(server->session, &verdict.prestate);
-            gcookie_wire_begin_at(&server->wire, verdict.prestate.hsk_read_seq);
+            gcookie_wire_begin_at(server->wire, verdict.prestate.hsk_read_seq);
             server->next = verdict.prestate.hsk_read_seq;
             arrive(server, hello.bytes, hello.size);
         }
@@ -709,13 +702,12 @@ int LLVMFuzzerInitialize(int *argc, char ***argv) {
     const gnutls_datum_t identity = {name, sizeof name - 1};
     (void)argc, (void)argv;
     snprintf(text, sizeof text, "%s:+PSK", kinds);
-    MUST(gnutls_priority_init(&plain, text, NULL) == 0);
+    MUST(gcookie_shared_priority(&plain, text, NULL) == 0);
     snprintf(text, sizeof text, "%s:+ECDHE-PSK", kinds);
-    MUST(gnutls_priority_init(&ephemeral, text, NULL) == 0);
-    MUST(gnutls_psk_allocate_server_credentials(&server_credentials) == 0);
-    gcookie_psk_set_callback(server_credentials);
-    MUST(gnutls_psk_allocate_client_credentials(&client_credentials) == 0);
-    MUST(gnutls_psk_set_client_credentials2(client_credentials, &identity, &key,
+    MUST(gcookie_shared_priority(&ephemeral, text, NULL) == 0);
+    MUST(gcookie_shared_credentials(&server_credentials, GCOOKIE_PSK_SERVER) == 0);
+    MUST(gcookie_shared_credentials(&client_credentials, GCOOKIE_PSK_CLIENT) == 0);
+    MUST(gnutls_psk_set_client_credentials2(client_credentials->pointer, &identity, &key,
                                             GNUTLS_PSK_KEY_RAW) == 0);
     return 0;
 }
@@ -723,9 +715,10 @@ int LLVMFuzzerInitialize(int *argc, char ***argv) {
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct input input = {data, size};
     options = next_byte(&input);
+    now = 0;
     open_side(&sides[0], 0);
     open_side(&sides[1], 1);
-    shake(&sides[0], NULL, 0, 0);
+    shake(&sides[0], NULL, 0);
     if (options & VIA_GATE) {
         exchange_cookies();
     }

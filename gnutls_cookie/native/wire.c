@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -12,74 +13,26 @@ extern int gcookie_py_psk(uintptr_t handle, const unsigned char *username, unsig
                           gnutls_datum_t *key);
 
 enum { STEPS = 1024 }; /* of libgnutls in one call: many alerts in one datagram end somewhere */
-
 /* --- what libgnutls calls --------------------------------------------------------------------- */
-
-/* Room for `more` bytes in the seat; 0 where there is no memory. */
-static int make_room(struct gcookie_seat *seat, size_t more) {
-    size_t capacity = seat->out_capacity;
-    unsigned char *grown;
-
-    if (more <= capacity - seat->out_size)
-        return 1;
-    while (more > capacity - seat->out_size) {
-        if (capacity > SIZE_MAX / 2)
-            return 0;
-        capacity *= 2;
-    }
-    grown = realloc(seat->out == seat->first ? NULL : seat->out, capacity);
-    if (grown == NULL)
-        return 0;
-    if (seat->out == seat->first)
-        memcpy(grown, seat->first, seat->out_size);
-    seat->out = grown;
-    seat->out_capacity = capacity;
-    return 1;
-}
-
-/* Whether a record goes into the datagram that was begun last, and then that one's size with it.
- * Records of a flight may (RFC 6347 4.1.1); a message of the application is a datagram. */
-static int joins(const struct gcookie_wire *wire, size_t size, uint32_t *datagram) {
-    const struct gcookie_seat *seat = wire->seat;
-    if (!wire->in_flight || seat->out_size == 0)
-        return 0;
-    memcpy(datagram, seat->out + seat->last, sizeof *datagram);
-    *datagram += (uint32_t)size;
-    return *datagram <= gnutls_dtls_get_mtu(wire->session);
-}
-
-/* How long a flight is, in case that it must be cut into smaller pieces. */
-static void measure(struct gcookie_wire *wire, const unsigned char *record, size_t size) {
-    const int is_rest =
-        size >= GCOOKIE_RECORD_HEADER_SIZE + GCOOKIE_MESSAGE_HEADER_SIZE &&
-        record[0] == GCOOKIE_HANDSHAKE && record[3] == 0 && record[4] == 0 &&
-        (record[19] != 0 || record[20] != 0 || record[21] != 0); /* its fragment_offset */
-    if (wire->seat->out_size == 0)
-        wire->flight_messages = wire->flight_bytes = 0;
-    wire->flight_messages += !is_rest;
-    wire->flight_bytes += size;
-}
 
 static ssize_t push(gnutls_transport_ptr_t ptr, const void *data, size_t size) {
     struct gcookie_wire *wire = ptr;
-    struct gcookie_seat *seat = wire->seat;
-    uint32_t prefix;
+    size_t most = 0; /* a message of the application is a datagram; records of a flight may share
+                        one (RFC 6347 4.1.1) */
 
     /* Without a seat somebody called libgnutls on the session past this file. */
-    if (seat == NULL || size > UINT16_MAX || !make_room(seat, sizeof prefix + size)) {
+    if (wire->seat == NULL || size > UINT16_MAX) {
         errno = EIO;
         return -1;
     }
-    if (wire->in_flight)
-        measure(wire, data, size);
-    if (!joins(wire, size, &prefix)) {
-        prefix = (uint32_t)size;
-        seat->last = seat->out_size;
-        seat->out_size += sizeof prefix;
+    if (wire->in_flight) {
+        most = gnutls_dtls_get_mtu(wire->session);
+        gcookie_flight_measure(wire, data, size);
     }
-    memcpy(seat->out + seat->last, &prefix, sizeof prefix);
-    memcpy(seat->out + seat->out_size, data, size);
-    seat->out_size += size;
+    if (!gcookie_seat_put(wire->seat, data, size, most)) {
+        errno = EIO;
+        return -1;
+    }
     wire->ever_sent = 1;
     wire->due = 0;
     wire->resent |= wire->resending;
@@ -158,10 +111,10 @@ static ssize_t pull(gnutls_transport_ptr_t ptr, void *data, size_t size) {
 
     turn_timers_off(wire);
     if (wire->seat != NULL) {
-        if (wire->established)
-            record = next_record(wire, data, size);
+        if (wire->guard != NULL)
+            record = gcookie_guard_next(wire->guard, wire->session, &wire->input, data, size);
         else
-            record = gcookie_guard_next(&wire->guard, wire->session, &wire->input, data, size);
+            record = next_record(wire, data, size);
     }
     if (record > 0) {
         wire->pulled = *(unsigned char *)data;
@@ -174,7 +127,7 @@ static ssize_t pull(gnutls_transport_ptr_t ptr, void *data, size_t size) {
 
 static int has_more(const struct gcookie_wire *wire) {
     return wire->input.left > 0 || wire->input.messages_left > 0 ||
-           (!wire->established && gcookie_guard_has_more(&wire->guard));
+           (wire->guard != NULL && gcookie_guard_has_more(wire->guard));
 }
 
 static int pull_timeout(gnutls_transport_ptr_t ptr, unsigned int milliseconds) {
@@ -186,13 +139,12 @@ static int pull_timeout(gnutls_transport_ptr_t ptr, unsigned int milliseconds) {
     return 0;
 }
 
-static int psk(gnutls_session_t session, const gnutls_datum_t *username, gnutls_datum_t *key) {
-    const struct gcookie_wire *wire = gnutls_transport_get_ptr(session);
-    return gcookie_py_psk(wire->handle, username->data, username->size, key);
-}
-
-void gcookie_psk_set_callback(gnutls_psk_server_credentials_t credentials) {
-    gnutls_psk_set_server_credentials_function2(credentials, psk);
+int gcookie_psk_lookup(gnutls_session_t session, const gnutls_datum_t *username,
+                       gnutls_datum_t *key) {
+    struct gcookie_wire *wire = gnutls_transport_get_ptr(session);
+    const int code = gcookie_py_psk(wire->handle, username->data, username->size, key);
+    wire->lookup_failed |= code < 0;
+    return code;
 }
 
 size_t gcookie_whole_records(const unsigned char *datagram, size_t size, size_t limit) {
@@ -204,60 +156,56 @@ size_t gcookie_whole_records(const unsigned char *datagram, size_t size, size_t 
     return whole;
 }
 
-/* --- calls ------------------------------------------------------------------------------------ */
+/* --- a session -------------------------------------------------------------------------------- */
 
-void gcookie_seat_init(struct gcookie_seat *seat) {
-    seat->out = seat->first;
-    seat->out_capacity = sizeof seat->first;
-    seat->out_size = seat->last = 0;
-}
-
-/* Nothing is sent yet. */
-static void clear(struct gcookie_seat *seat) {
-    if (seat->out != seat->first)
-        free(seat->out);
-    gcookie_seat_init(seat);
-}
-
-void gcookie_seat_clear(struct gcookie_seat *seat) {
-    gnutls_memset(seat->message, 0, sizeof seat->message);
-    clear(seat);
-}
-
-void gcookie_wire_attach(gnutls_session_t session, struct gcookie_wire *wire, int is_server) {
-    wire->session = session;
-    wire->guard.is_server = is_server;
-    gnutls_transport_set_ptr(session, wire);
-    gnutls_transport_set_push_function(session, push);
-    gnutls_transport_set_pull_function(session, pull);
-    gnutls_transport_set_pull_timeout_function(session, pull_timeout);
-    gnutls_handshake_set_hook_function(session, GNUTLS_HANDSHAKE_ANY, GNUTLS_HOOK_PRE,
+void gcookie_wire_attach(struct gcookie_wire *wire) {
+    gnutls_transport_set_ptr(wire->session, wire);
+    gnutls_transport_set_push_function(wire->session, push);
+    gnutls_transport_set_pull_function(wire->session, pull);
+    gnutls_transport_set_pull_timeout_function(wire->session, pull_timeout);
+    gnutls_handshake_set_hook_function(wire->session, GNUTLS_HANDSHAKE_ANY, GNUTLS_HOOK_PRE,
                                        before_message);
-    gnutls_dtls_set_timeouts(session, 0, 0);
+    gnutls_dtls_set_timeouts(wire->session, 0, 0);
 }
 
-int gcookie_wire_begin(gnutls_session_t session, struct gcookie_wire *wire) {
+int gcookie_wire_begin(struct gcookie_wire *wire) {
     int code;
-    if (!wire->guard.is_server)
+    if (!wire->is_server)
         return 0;
     wire->began[0] = realtime();
-    code = gnutls_handshake(session);
+    code = gnutls_handshake(wire->session);
     return code == GNUTLS_E_AGAIN ? 0 : code;
 }
 
 void gcookie_wire_begin_at(struct gcookie_wire *wire, unsigned int hsk_read_seq) {
-    wire->guard.next = hsk_read_seq;
+    if (wire->guard != NULL)
+        wire->guard->next = hsk_read_seq;
+}
+
+/* The handshake is over. */
+static void drop_guard(struct gcookie_wire *wire) {
+    if (wire->guard == NULL)
+        return;
+    wire->refused += wire->guard->refused;
+    gcookie_guard_clear(wire->guard);
+    free(wire->guard);
+    wire->guard = NULL;
 }
 
 void gcookie_wire_clear(struct gcookie_wire *wire) {
-    gcookie_guard_clear(&wire->guard);
+    drop_guard(wire);
+    gcookie_flight_drop(wire);
 }
+
+uint64_t gcookie_wire_refused(const struct gcookie_wire *wire) {
+    return wire->refused + (wire->guard == NULL ? 0 : wire->guard->refused);
+}
+
+/* --- calls ------------------------------------------------------------------------------------ */
 
 /* 0: the call has the session to itself. Else it does nothing but return what this gives. */
 static int enter(struct gcookie_wire *wire, struct gcookie_seat *seat) {
-    clear(seat);
-    if (wire->session == NULL)
-        return GCOOKIE_GONE;
+    gcookie_seat_begin(seat);
     if (__atomic_exchange_n(&wire->busy, 1, __ATOMIC_ACQUIRE) != 0)
         return GCOOKIE_BUSY;
     wire->seat = seat;
@@ -279,71 +227,36 @@ static void leave(struct gcookie_wire *wire) {
     __atomic_store_n(&wire->busy, 0, __ATOMIC_RELEASE);
 }
 
-enum {
-    /* 576 and 296 bytes (RFC 1191 7.1) without the largest IPv4 header, 60 bytes, and UDP's 8. */
-    MTU_AFTER_TWO = 508,
-    MTU_AFTER_FOUR = 228,
-    MOST_RECORDS = 31 /* of a flight: with more libgnutls fails (lib/buffers.c, MAX_QUEUE) */
-};
-
-/* Whether the last flight is of no more than MOST_RECORDS with this MTU. */
-static int can_be_cut(const struct gcookie_wire *wire, unsigned int mtu) {
-    const size_t piece = mtu - GCOOKIE_RECORD_HEADER_SIZE - GCOOKIE_MESSAGE_HEADER_SIZE;
-    return wire->flight_messages + wire->flight_bytes / piece <= MOST_RECORDS;
-}
-
-/* The last flight is about to be sent again. Where it was lost twice already, the path may not take
- * datagrams of that size, and no router says so (RFC 6347 4.1.1.1). libgnutls cuts messages by the
- * MTU each time that it sends them (lib/dtls.c). A ClientHello stays whole: many servers take no
- * fragment of one before they have verified the client. */
-static void shrink(struct gcookie_wire *wire) {
-    const unsigned int mtu = gnutls_dtls_get_mtu(wire->session);
-    unsigned int smaller = wire->resends >= 3 ? MTU_AFTER_FOUR : MTU_AFTER_TWO;
-    if (wire->resends == 0 || !(wire->guard.is_server || wire->guard.greeted))
-        return;
-    while (smaller < mtu && !can_be_cut(wire, smaller))
-        smaller++;
-    if (smaller >= mtu)
-        return;
-    if (wire->mtu == 0)
-        wire->mtu = mtu;
-    wire->small_mtu = smaller;
-    gnutls_dtls_set_mtu(wire->session, smaller);
-}
-
-/* The losses may have been of another kind, and messages are the application's to cut. */
-static void restore(const struct gcookie_wire *wire) {
-    if (wire->mtu > 0 && gnutls_dtls_get_mtu(wire->session) == wire->small_mtu)
-        gnutls_dtls_set_mtu(wire->session, wire->mtu);
-}
-
-static void count_resends(struct gcookie_wire *wire) {
-    if (wire->guard.next != wire->answered) {
-        wire->answered = wire->guard.next;
-        wire->resends = 0;
-    } else if (wire->resent) {
-        wire->resends++;
-    }
-}
-
 static int waits(int code) {
     return code == GNUTLS_E_AGAIN || code == GNUTLS_E_INTERRUPTED;
 }
 
-int gcookie_wire_handshake(gnutls_session_t session, struct gcookie_wire *wire,
-                           struct gcookie_seat *seat, uintptr_t handle, const unsigned char *in,
-                           size_t in_size, int due) {
-    int code = GNUTLS_E_AGAIN, entered;
+/* Something has ended the session. The peer hears why, unless it said so itself, or is silent. */
+static int fail(struct gcookie_wire *wire, int code) {
+    wire->failed = 1;
+    wire->error = code;
+    wire->input.left = 0; /* nobody reads it any more */
+    wire->in_flight = 0;
+    wire->starved = 1;
+    if (code == GNUTLS_E_FATAL_ALERT_RECEIVED) {
+        wire->error_detail = (int)gnutls_alert_get(wire->session);
+    } else if (code != GNUTLS_E_TIMEDOUT) {
+        if (code == GNUTLS_E_CERTIFICATE_VERIFICATION_ERROR)
+            wire->error_detail = (int)gnutls_session_get_verify_cert_status(wire->session);
+        if (wire->lookup_failed)
+            (void)gnutls_alert_send(wire->session, GNUTLS_AL_FATAL, GNUTLS_A_INTERNAL_ERROR);
+        else
+            (void)gnutls_alert_send_appropriate(wire->session, code);
+    }
+    drop_guard(wire);
+    gcookie_flight_drop(wire);
+    return code;
+}
 
-    if ((entered = enter(wire, seat)) != 0)
-        return entered;
-    feed(wire, in, in_size);
-    wire->handle = handle;
-    wire->in_flight = 1;
-    wire->due = due;
-    wire->resent = 0;
-    if (due)
-        shrink(wire);
+/* gnutls_handshake as far as the input goes. */
+static int shake(struct gcookie_wire *wire) {
+    int code = GNUTLS_E_AGAIN;
+
     for (int step = 0; step < STEPS; step++) {
         const int was_due = wire->due, had_input = has_more(wire);
         wire->starved = 0;
@@ -351,34 +264,70 @@ int gcookie_wire_handshake(gnutls_session_t session, struct gcookie_wire *wire,
             wire->began[0] = realtime();
         else
             wait_for_another_time(wire);
-        code = gnutls_handshake(session);
-        if (code == 0) {
-            wire->established = 1;
-            wire->starved = wire->input.left == 0;
-            restore(wire);
-        }
+        code = gnutls_handshake(wire->session);
         if (code == 0 || gnutls_error_is_fatal(code)) {
-            gcookie_guard_clear(&wire->guard);
-            break;
+            wire->starved |= wire->input.left == 0;
+            return code;
         }
         /* Where nothing was at hand, that was the time to send again what is due. */
         if (waits(code) && wire->starved && !(wire->due && was_due && had_input))
             break; /* else a record was dropped, and the next one is to be read */
-        code = GNUTLS_E_AGAIN;
     }
-    count_resends(wire);
+    return GNUTLS_E_AGAIN;
+}
+
+int gcookie_wire_handshake(struct gcookie_wire *wire, struct gcookie_seat *seat, uintptr_t handle,
+                           const unsigned char *in, size_t in_size, double now) {
+    int code, was_due;
+
+    if ((code = enter(wire, seat)) != 0)
+        return code;
+    was_due = now >= wire->due_at;
+    feed(wire, in, in_size);
+    wire->handle = handle;
+    wire->in_flight = 1;
+    wire->due = was_due;
+    wire->resent = 0;
+    if (wire->established)
+        wire->starved = wire->input.left == 0;
+    else if (wire->failed || wire->closed)
+        code = GNUTLS_E_INVALID_SESSION;
+    else if (now >= wire->deadline)
+        code = fail(wire, GNUTLS_E_TIMEDOUT);
+    else {
+        if (isinf(wire->deadline))
+            wire->deadline = now + wire->settings->handshake_seconds;
+        if (was_due)
+            gcookie_flight_shrink(wire);
+        code = shake(wire);
+        if (code == 0) {
+            wire->established = 1;
+            drop_guard(wire);
+            gcookie_flight_keep(wire, seat->out + seat->begun, seat->out_size - seat->begun);
+        } else if (code == GNUTLS_E_AGAIN) {
+            gcookie_flight_set_timer(wire, now, was_due, seat->out_size > seat->begun);
+        } else {
+            (void)fail(wire, code);
+        }
+    }
     leave(wire);
     return code;
 }
 
+double gcookie_wire_timeout(const struct gcookie_wire *wire, double now) {
+    if (wire->established || wire->failed || wire->closed || isinf(wire->deadline))
+        return -1;
+    return fmax(0, fmin(wire->deadline, wire->due_at) - now);
+}
+
 /* A ClientHello of an established peer is left in libgnutls' record buffer, where the next
  * gnutls_record_recv_packet would lose its 16 KiB (lib/buffers.c). gnutls_record_recv frees it. */
-static void drop_rehandshake(gnutls_session_t session, struct gcookie_wire *wire,
-                             struct gcookie_seat *seat) {
+static void drop_rehandshake(struct gcookie_wire *wire) {
     const struct gcookie_input input = wire->input;
     memset(&wire->input, 0, sizeof wire->input); /* it reads no more than what is there */
-    if (gnutls_record_check_pending(session) > 0)
-        (void)gnutls_record_recv(session, seat->message, sizeof seat->message);
+    if (gnutls_record_check_pending(wire->session) > 0)
+        (void)gnutls_record_recv(wire->session, wire->seat->message, sizeof wire->seat->message);
+    wire->seat->written = sizeof wire->seat->message;
     wire->input = input;
     wire->starved = input.left == 0;
 }
@@ -391,47 +340,91 @@ static ssize_t take(gnutls_packet_t packet, struct gcookie_seat *seat) {
     if (datum.size <= sizeof seat->message) {
         if (datum.size > 0)
             memcpy(seat->message, datum.data, datum.size);
+        if (datum.size > seat->written)
+            seat->written = datum.size;
         size = (ssize_t)datum.size;
     }
     gnutls_packet_deinit(packet);
     return size;
 }
 
-ssize_t gcookie_wire_receive(gnutls_session_t session, struct gcookie_wire *wire,
-                             struct gcookie_seat *seat, const unsigned char *in, size_t in_size) {
-    ssize_t code = GNUTLS_E_AGAIN;
+static void say_goodbye(struct gcookie_wire *wire) {
+    if (wire->closed || wire->failed)
+        return;
+    wire->closed = 1;
+    wire->in_flight = 0;
+    if (wire->established) {
+        (void)gnutls_bye(wire->session, GNUTLS_SHUT_WR);
+    } else if (wire->ever_sent) {
+        (void)gnutls_alert_send(wire->session, GNUTLS_AL_WARNING, GNUTLS_A_USER_CANCELED);
+        (void)gnutls_alert_send(wire->session, GNUTLS_AL_WARNING, GNUTLS_A_CLOSE_NOTIFY);
+    }
+    drop_guard(wire);
+}
+
+/* What gcookie_wire_receive gives, before anything is done about it. */
+static ssize_t listen_once(struct gcookie_wire *wire) {
+    struct gcookie_seat *seat = wire->seat;
+    size_t sent_before = seat->out_size;
+    int wants_flight = 0;
+
+    for (int step = 0; step < STEPS; step++) {
+        const unsigned int discarded = gnutls_record_get_discarded(wire->session);
+        gnutls_packet_t packet = NULL;
+        ssize_t code;
+        wire->starved = 0;
+        wire->pulled = 0;
+        code = gnutls_record_recv_packet(wire->session, &packet);
+        if (packet != NULL) { /* an empty message too: its code is 0 as that of a goodbye */
+            wire->starved = wire->input.left == 0;
+            return take(packet, seat);
+        }
+        if (code == 0)
+            return GCOOKIE_GOODBYE;
+        if (code == GNUTLS_E_REHANDSHAKE) {
+            drop_rehandshake(wire);
+            if (!wire->closed)
+                (void)gnutls_alert_send(wire->session, GNUTLS_AL_WARNING,
+                                        GNUTLS_A_NO_RENEGOTIATION);
+            sent_before = seat->out_size;
+            if (wire->starved)
+                break;
+            continue;
+        }
+        if (code < 0 && gnutls_error_is_fatal((int)code))
+            return code;
+        if (wire->pulled == GCOOKIE_HANDSHAKE && seat->out_size == sent_before &&
+            gnutls_record_get_discarded(wire->session) == discarded)
+            wants_flight = 1;
+        if (waits((int)code) && wire->starved)
+            break; /* else a record was dropped, and the next one is to be read */
+    }
+    if (wants_flight)
+        gcookie_flight_again(wire);
+    return GNUTLS_E_AGAIN;
+}
+
+ssize_t gcookie_wire_receive(struct gcookie_wire *wire, struct gcookie_seat *seat,
+                             const unsigned char *in, size_t in_size) {
+    ssize_t code;
     int entered;
 
     if ((entered = enter(wire, seat)) != 0)
         return entered;
     feed(wire, in, in_size);
+    if (wire->failed || wire->peer_closed || !wire->established) {
+        leave(wire);
+        return GNUTLS_E_INVALID_SESSION;
+    }
     wire->in_flight = 1; /* libgnutls answers a repeated Finished with its own */
-    wire->wants_flight = 0;
-    for (int step = 0; step < STEPS; step++) {
-        const unsigned int discarded = gnutls_record_get_discarded(session);
-        gnutls_packet_t packet = NULL;
-        wire->starved = 0;
-        wire->pulled = 0;
-        code = gnutls_record_recv_packet(session, &packet);
-        if (packet != NULL) { /* an empty message too: its code is 0 as that of a goodbye */
-            code = take(packet, seat);
-            wire->starved = wire->input.left == 0;
-            break;
-        }
-        if (code == 0) {
-            code = GCOOKIE_GOODBYE;
-            break;
-        }
-        if (code == GNUTLS_E_REHANDSHAKE)
-            drop_rehandshake(session, wire, seat);
-        if (code == GNUTLS_E_REHANDSHAKE || (code < 0 && gnutls_error_is_fatal((int)code)))
-            break;
-        if (wire->pulled == GCOOKIE_HANDSHAKE && seat->out_size == 0 &&
-            gnutls_record_get_discarded(session) == discarded)
-            wire->wants_flight = 1;
-        if (waits((int)code) && wire->starved)
-            break; /* else a record was dropped, and the next one is to be read */
-        code = GNUTLS_E_AGAIN;
+    code = listen_once(wire);
+    if (code >= 0) {
+        gcookie_flight_drop(wire);
+    } else if (code == GCOOKIE_GOODBYE) {
+        wire->peer_closed = 1;
+        say_goodbye(wire); /* RFC 5246 7.2.1: a close_notify is answered with one */
+    } else if (code != GNUTLS_E_AGAIN) {
+        (void)fail(wire, (int)code);
     }
     leave(wire);
     return code;
@@ -453,45 +446,38 @@ size_t gcookie_wire_data_mtu(gnutls_session_t session) {
     return limit;
 }
 
-ssize_t gcookie_wire_send(gnutls_session_t session, struct gcookie_wire *wire,
-                          struct gcookie_seat *seat, const void *data, size_t size) {
+ssize_t gcookie_wire_send(struct gcookie_wire *wire, struct gcookie_seat *seat, const void *data,
+                          size_t size) {
     ssize_t code;
     int entered;
     if ((entered = enter(wire, seat)) != 0)
         return entered;
-    code = size > gcookie_wire_data_mtu(session) ? GNUTLS_E_LARGE_PACKET
-                                                 : gnutls_record_send(session, data, size);
+    if (!wire->established || wire->failed || wire->closed)
+        code = GNUTLS_E_INVALID_SESSION;
+    else if (size > gcookie_wire_data_mtu(wire->session))
+        code = GNUTLS_E_LARGE_PACKET;
+    else
+        code = gnutls_record_send(wire->session, data, size);
     leave(wire);
     return code;
 }
 
-int gcookie_wire_bye(gnutls_session_t session, struct gcookie_wire *wire,
-                     struct gcookie_seat *seat) {
-    int code, entered;
+int gcookie_wire_close(struct gcookie_wire *wire, struct gcookie_seat *seat) {
+    int entered;
     if ((entered = enter(wire, seat)) != 0)
         return entered;
-    code = gnutls_bye(session, GNUTLS_SHUT_WR);
+    say_goodbye(wire);
     leave(wire);
-    return code;
+    return 0;
 }
 
-int gcookie_wire_alert(gnutls_session_t session, struct gcookie_wire *wire,
-                       struct gcookie_seat *seat, int level, int description) {
+int gcookie_wire_alert(struct gcookie_wire *wire, struct gcookie_seat *seat, int level,
+                       int description) {
     int code, entered;
     if ((entered = enter(wire, seat)) != 0)
         return entered;
-    code = gnutls_alert_send(session, (gnutls_alert_level_t)level,
+    code = gnutls_alert_send(wire->session, (gnutls_alert_level_t)level,
                              (gnutls_alert_description_t)description);
-    leave(wire);
-    return code;
-}
-
-int gcookie_wire_alert_for(gnutls_session_t session, struct gcookie_wire *wire,
-                           struct gcookie_seat *seat, int error) {
-    int code, entered;
-    if ((entered = enter(wire, seat)) != 0)
-        return entered;
-    code = gnutls_alert_send_appropriate(session, error);
     leave(wire);
     return code;
 }

@@ -4,32 +4,33 @@
 #define GNUTLS_COOKIE_WIRE_H
 
 #include "guard.h"
-#include "transport.h"
+#include "seat.h"
+#include "settings.h"
 
-enum { GCOOKIE_FIRST = 1 << 13 }; /* bytes for what a call sends, as a rule */
-
-/* What a call needs for its length, whichever session's: given by the caller, one for each thread
- * that is in a call. */
-struct gcookie_seat {
-    /* The datagrams that were sent, each behind its size (uint32_t): in `first`, or where a flight
-     * is longer than that, in memory of its own, which the next call frees. */
-    unsigned char *out;
-    size_t out_size;
-    size_t out_capacity;
-    size_t last; /* where the size of the last datagram stands */
-    unsigned char first[GCOOKIE_FIRST];
-    /* The message that gcookie_wire_receive read. No record is longer (RFC 6347 4.1: 2^14 and,
-     * where a peer ignores that, what libgnutls takes besides). */
-    unsigned char message[(1 << 14) + (1 << 11)];
-};
-
-/* One for each session, behind its gnutls_transport_ptr_t; outlives the session. */
+/* One side of a connection: the session, and all that is known about it. Counted by those that hold
+ * it. The first member of whatever memory it is part of. */
 struct gcookie_wire {
     gnutls_session_t session;
-    struct gcookie_guard guard; /* before the handshake is complete */
-    int established;            /* 1: it is */
-    int timers_off;             /* 1: libgnutls' own timers have no effect any more */
-    int64_t began[2];     /* nanoseconds of CLOCK_REALTIME: the handshake began between these */
+    struct gcookie_settings *settings;
+    size_t holders;
+    struct gcookie_guard *guard; /* of a handshake; NULL once it is over */
+    int is_server;
+    int established; /* 1: the handshake is complete */
+    int failed;      /* 1: with `error` */
+    int closed;      /* 1: we said goodbye */
+    int peer_closed; /* 1: the peer did */
+    int error;
+    int error_detail; /* the alert that came, or why a certificate is not trusted */
+    int timers_off;   /* 1: libgnutls' own timers have no effect any more */
+    int64_t began[2]; /* nanoseconds of CLOCK_REALTIME: the handshake began between these */
+    /* The timers of a handshake, in seconds of the caller's clock; infinity: does not run. */
+    double deadline; /* when it has failed */
+    double due_at;   /* when the flight that was sent last is to be sent again */
+    double sent_at;  /* when it was sent; minus infinity: never */
+    double interval; /* seconds from there to the next time */
+    /* With our Finished, where the peer may lack it: datagrams as in a seat. */
+    unsigned char *flight;
+    size_t flight_size;
     unsigned int resends; /* of the last flight, with nothing new from the peer */
     uint32_t answered;    /* the guard's `next` when they were counted */
     size_t flight_messages;
@@ -44,77 +45,98 @@ struct gcookie_wire {
     int in_flight;              /* 1: the records that are sent may share datagrams */
     int due;                    /* 1: the last flight is to be sent again */
     int resending;              /* 1: that has begun */
+    int resent;                 /* 1: and is done */
     int pulled;                 /* content type of the record that was read last; 0: none */
+    int lookup_failed;          /* 1: Python could not say a key */
     /* after it */
     size_t left;      /* bytes at the end of the datagram that were not read yet */
     int starved;      /* 1: nothing is left to be read: all further calls wait for a datagram */
     int ever_sent;    /* 1: something was sent, in whichever call */
-    int resent;       /* 1: the last flight was sent again, as it was due */
-    int wants_flight; /* 1: the peer says its Finished again, and libgnutls sent nothing */
     uint64_t dropped; /* records of a length that DTLS does not have */
+    uint64_t refused; /* by the guard, once the handshake is over */
 };
 
 /* Answers that are none of libgnutls'. */
 enum {
     GCOOKIE_BUSY = -1000001,    /* another call of this session is under way; nothing was done */
     GCOOKIE_GOODBYE = -1000002, /* gcookie_wire_receive: the peer said close_notify */
-    GCOOKIE_GONE = -1000003     /* wire->session is NULL: it is freed; nothing was done */
 };
 
-/* Before the first call. */
-void gcookie_seat_init(struct gcookie_seat *seat);
+/* A new session, with one holder: `size` bytes, of which the wire is the first, and zeros. 0, or an
+ * error; then *what names the setting that it is about, or is "". The session's timers are those of
+ * the wire, not libgnutls' own, which look at CLOCK_REALTIME, which may be set. */
+int gcookie_wire_new(struct gcookie_wire **box, size_t size, struct gcookie_settings *settings,
+                     const char **what);
 
-/* Wipes it, and frees what it points to. It can be used again. */
-void gcookie_seat_clear(struct gcookie_seat *seat);
+/* The parts of it that know libgnutls' callbacks: after gnutls_init, and after credentials and
+ * priorities are set. The latter is a server's first gnutls_handshake, with nothing to read: 0, an
+ * error, or GNUTLS_E_TIMEDOUT: the thread was interrupted at the wrong moment (see wire.c), and the
+ * session is lost. */
+void gcookie_wire_attach(struct gcookie_wire *wire);
+int gcookie_wire_begin(struct gcookie_wire *wire);
 
-/* Before the first call. The session's timers are the caller's from then on: libgnutls' own look at
- * CLOCK_REALTIME, which may be set. */
-void gcookie_wire_attach(gnutls_session_t session, struct gcookie_wire *wire, int is_server);
-
-/* After credentials and priorities are set: a server's first gnutls_handshake, with nothing to
- * read. 0, an error, or GNUTLS_E_TIMEDOUT: the thread was interrupted at the wrong moment, and the
- * session is lost (see wire.c); then another one is to be made. */
-int gcookie_wire_begin(gnutls_session_t session, struct gcookie_wire *wire);
-
-/* What gnutls_dtls_prestate_set was given: the message that is the first. */
+/* What was given to gnutls_dtls_prestate_set: the message that is the first. */
 void gcookie_wire_begin_at(struct gcookie_wire *wire, unsigned int hsk_read_seq);
 
-/* Free what the wire holds; the session is gone, or makes no more calls. */
-void gcookie_wire_clear(struct gcookie_wire *wire);
+void gcookie_wire_hold(struct gcookie_wire *wire);
 
-/* gnutls_psk_server_credentials_function2 for sessions with a wire: asks Python by the handle of
- * the call. Without one it is an error, and the handshake fails. */
-void gcookie_psk_set_callback(gnutls_psk_server_credentials_t credentials);
+/* One holder fewer, and *box is NULL; with the last one the session is gone. */
+void gcookie_wire_release(struct gcookie_wire **box);
+
+/* Free what only a handshake needs, and what comes after it. */
+void gcookie_wire_clear(struct gcookie_wire *wire);
 
 /* Bytes at the start of a datagram that are whole records and end within `limit`. */
 size_t gcookie_whole_records(const unsigned char *datagram, size_t size, size_t limit);
 
 /* gnutls_handshake until it is complete (0), fails, or has read all (GNUTLS_E_AGAIN, starved). `in`
  * may be NULL with in_size 0: no datagram. What a bounded number of steps did not finish gives
- * GNUTLS_E_AGAIN without `starved`. `due`: the last flight is sent again (RFC 6347 4.2.4), unless
- * what is read makes that needless; it is never sent again otherwise. */
-int gcookie_wire_handshake(gnutls_session_t session, struct gcookie_wire *wire,
-                           struct gcookie_seat *seat, uintptr_t handle, const unsigned char *in,
-                           size_t in_size, int due);
+ * GNUTLS_E_AGAIN without `starved`. Where `now` is not before due_at the last flight is sent again
+ * (RFC 6347 4.2.4), unless what is read makes that needless; it is never sent again otherwise. A
+ * handshake that fails has told the peer so, where there is an alert for it. */
+int gcookie_wire_handshake(struct gcookie_wire *wire, struct gcookie_seat *seat, uintptr_t handle,
+                           const unsigned char *in, size_t in_size, double now);
 
-/* The next message: its size (0 too), in seat->message; GCOOKIE_GOODBYE; GNUTLS_E_REHANDSHAKE; a
- * fatal error; or GNUTLS_E_AGAIN as above. */
-ssize_t gcookie_wire_receive(gnutls_session_t session, struct gcookie_wire *wire,
-                             struct gcookie_seat *seat, const unsigned char *in, size_t in_size);
+/* Seconds until gcookie_wire_handshake wants to be called, from `now`; negative: no timer runs. */
+double gcookie_wire_timeout(const struct gcookie_wire *wire, double now);
+
+/* The next message: its size (0 too), in seat->message; GCOOKIE_GOODBYE, which is answered; a fatal
+ * error; or GNUTLS_E_AGAIN as above. */
+ssize_t gcookie_wire_receive(struct gcookie_wire *wire, struct gcookie_seat *seat,
+                             const unsigned char *in, size_t in_size);
 
 /* Bytes of the largest message that gcookie_wire_send takes: it fits the MTU, and the peer takes
  * it. */
 size_t gcookie_wire_data_mtu(gnutls_session_t session);
 
-/* gnutls_record_send, gnutls_bye (GNUTLS_SHUT_WR), gnutls_alert_send and
- * gnutls_alert_send_appropriate. */
-ssize_t gcookie_wire_send(gnutls_session_t session, struct gcookie_wire *wire,
-                          struct gcookie_seat *seat, const void *data, size_t size);
-int gcookie_wire_bye(gnutls_session_t session, struct gcookie_wire *wire,
-                     struct gcookie_seat *seat);
-int gcookie_wire_alert(gnutls_session_t session, struct gcookie_wire *wire,
-                       struct gcookie_seat *seat, int level, int description);
-int gcookie_wire_alert_for(gnutls_session_t session, struct gcookie_wire *wire,
-                           struct gcookie_seat *seat, int error);
+/* One message as one record: its size, or an error. */
+ssize_t gcookie_wire_send(struct gcookie_wire *wire, struct gcookie_seat *seat, const void *data,
+                          size_t size);
+
+/* Say goodbye, once. During the handshake user_canceled goes before it (RFC 5246 7.2.2). */
+int gcookie_wire_close(struct gcookie_wire *wire, struct gcookie_seat *seat);
+
+/* gnutls_alert_send. */
+int gcookie_wire_alert(struct gcookie_wire *wire, struct gcookie_seat *seat, int level,
+                       int description);
+
+/* --- flight.c: what is sent again ------------------------------------------------------------- */
+
+/* A record of the flight that is being sent. */
+void gcookie_flight_measure(struct gcookie_wire *wire, const unsigned char *record, size_t size);
+
+/* Before the last flight is sent again: a smaller MTU, where that may be what it was lost by. */
+void gcookie_flight_shrink(struct gcookie_wire *wire);
+
+/* After a call of the handshake that did not end it: when the last flight is due again. */
+void gcookie_flight_set_timer(struct gcookie_wire *wire, double now, int was_due, int has_sent);
+
+/* The handshake is complete: what was sent last is kept, and the MTU is what it was. */
+void gcookie_flight_keep(struct gcookie_wire *wire, const unsigned char *sent, size_t size);
+void gcookie_flight_again(struct gcookie_wire *wire);
+void gcookie_flight_drop(struct gcookie_wire *wire);
+
+/* Records and fragments that the guard refused. */
+uint64_t gcookie_wire_refused(const struct gcookie_wire *wire);
 
 #endif

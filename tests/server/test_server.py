@@ -744,7 +744,7 @@ def test_machine_without_memory_ends_one_connection_alone(
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr("gnutls_cookie.session._take_seat", fail)
+        patch.setattr("gnutls_cookie.session._seat", fail)
         for datagram in datagrams:
             bench.arrive(datagram, client.address)
     assert closed_by(bench.server) == {CloseReason.FAILED: 1}

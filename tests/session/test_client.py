@@ -37,7 +37,9 @@ class Pair:
     def __init__(self, lost: Any = lambda: False, **options: Any) -> None:
         self.now = -5.0
         self.gate = CookieGate(b"k" * 16)
-        self.server = Server(PSKCredentials(lookup={"sensor-1": KEY}), idle_timeout=1e6)
+        credentials = PSKCredentials(lookup={"sensor-1": KEY})
+        # Longer than any chance takes: its end would be a goodbye to the client.
+        self.server = Server(credentials, idle_timeout=1e6, handshake_timeout=1e6)
         options = {"credentials": PSKCredentials("sensor-1", KEY)} | options
         self.client = Client(**options)
         self.lost = lost

@@ -55,7 +55,8 @@ MOST_KEPT = 80 << 10  # bytes; GCOOKIE_MOST_KEPT in native/guard.h
 
 def kept(session: Session) -> int:
     """Bytes of fragments that a session holds."""
-    return int(session._wire.guard.kept)
+    guard = session._wire.guard  # NULL once the handshake is over
+    return int(guard.kept) if guard else 0
 
 
 def records(datagram: bytes) -> Iterator[bytes]:

@@ -1360,11 +1360,13 @@ print("done")
 WIPED = """
 import ctypes, os
 from gnutls_cookie import session
+from gnutls_cookie._ffi import ffi
 
 library = ctypes.CDLL(os.environ["LD_PRELOAD"])
 text = os.environ["FREED_TEXT"].encode()
-seat = session._take_seat()
-view = seat[1]
+seat = session._seat()
+view = ffi.buffer(seat.message)
+seat.written = len(view)
 view[: len(text)] = text
 view[len(view) - len(text) :] = text
 before = library.freed()

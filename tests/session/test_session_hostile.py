@@ -360,7 +360,7 @@ def test_call_that_finds_nothing_to_read_comes_back_at_once(
     calls = 0
     real_call = Session._call
 
-    def counted(session: Session, *arguments: Any) -> int:
+    def counted(session: Session, *arguments: Any) -> tuple[int, Any]:
         nonlocal calls
         calls += 1
         return real_call(session, *arguments)

@@ -1,0 +1,204 @@
+"""What a session is made with, judged once: credentials, a priority string, names and times in C.
+
+A Session makes its own; a Server makes one for all the sessions to come.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from ._check import integer, seconds, utf8
+from ._convert import c_text
+from ._ffi import ffi, lib
+from .credentials import CertificateCredentials, PSKCredentials
+from .errors import check
+
+__all__ = ["TICK", "Credentials", "Role", "Settings"]
+
+Role = Literal["client", "server"]
+Credentials = CertificateCredentials | PSKCredentials
+
+MTU_MIN, MTU_MAX = 128, 65507  # bytes of a UDP payload; below, no handshake fragment would fit
+TICK = 0.001  # seconds; the shortest time between two looks at a timer
+_LONGEST_TIMEOUT_SECONDS = 4_000_000.0  # six weeks
+_SETTINGS = ffi.typeof("struct gcookie_settings **")
+
+# NORMAL still has DTLS 1.0, which RFC 8996 forbids. It lacks AES-128-CCM-8, mandatory for PSK in
+# CoAP (RFC 7252 9.1.3.1), and the CBC-SHA256 suites of small devices (RFC 5487 3.1). What is added
+# comes last in preference.
+_NORMAL = "NORMAL:-VERS-DTLS1.0"
+_PSK = "+ECDHE-PSK:+DHE-PSK:+PSK:+AES-128-CCM-8:+SHA256"
+_PRIORITY = {
+    (lib.GNUTLS_CRD_CERTIFICATE,): _NORMAL,
+    (lib.GNUTLS_CRD_PSK,): f"{_NORMAL}:-KX-ALL:{_PSK}",
+    (lib.GNUTLS_CRD_CERTIFICATE, lib.GNUTLS_CRD_PSK): f"{_NORMAL}:{_PSK}",
+}
+_DTLS = {lib.GNUTLS_DTLS0_9, lib.GNUTLS_DTLS1_0, lib.GNUTLS_DTLS1_2}
+_EXCHANGES = {  # GNUTLS_KX_* that need credentials of a kind
+    lib.GNUTLS_CRD_CERTIFICATE: {
+        lib.GNUTLS_KX_RSA,
+        lib.GNUTLS_KX_DHE_DSS,
+        lib.GNUTLS_KX_DHE_RSA,
+        lib.GNUTLS_KX_ECDHE_RSA,
+        lib.GNUTLS_KX_ECDHE_ECDSA,
+    },
+    lib.GNUTLS_CRD_PSK: {
+        lib.GNUTLS_KX_PSK,
+        lib.GNUTLS_KX_DHE_PSK,
+        lib.GNUTLS_KX_ECDHE_PSK,
+        lib.GNUTLS_KX_RSA_PSK,
+    },
+}
+
+
+class Settings:
+    """struct gcookie_settings, which sessions hold as long as they need it.
+
+    Args:
+        role: and the rest as of Session.
+
+    Attributes:
+        role: "client" or "server".
+        lookup: of a server: asked for pre-shared keys; None without PSK.
+        number: an int that was never given before; C asks `lookup` by it.
+        native: the pointer.
+    """
+
+    __slots__ = ("_box", "_owner", "lookup", "number", "role")
+
+    def __init__(
+        self,
+        role: Role,
+        credentials: Credentials | Sequence[Credentials],
+        *,
+        priority: str | None,
+        server_name: str | None,
+        verify_peer: bool | None,
+        mtu: int | None,
+        retransmit_timeout: float,
+        handshake_timeout: float,
+    ) -> None:
+        if role not in ("client", "server"):
+            raise ValueError(f"role must be 'client' or 'server', not {role!r}")
+        is_server = role == "server"
+        if server_name is not None and is_server:
+            raise ValueError("server_name is for a client")
+        listed = _listed(credentials)
+        self.role: Role = role
+        self.lookup = _lookup(listed) if is_server else None
+        self._box = ffi.new(_SETTINGS)
+        check(lib.gcookie_settings_new(self._box))
+        self._owner = ffi.gc(self._box, lib.gcookie_settings_release)
+        native = self._box[0]
+        self.number = int(native.number)
+        native.is_server = is_server
+        native.handshake_seconds = seconds(
+            "handshake_timeout", handshake_timeout, TICK, _LONGEST_TIMEOUT_SECONDS
+        )
+        native.retransmit_seconds = seconds(
+            "retransmit_timeout", retransmit_timeout, TICK, _LONGEST_TIMEOUT_SECONDS
+        )
+        kinds = [self._add_credentials(one) for one in listed]
+        self._add_priority(priority, tuple(sorted(kinds)))
+        self._set_verification(server_name, verify_peer, lib.GNUTLS_CRD_CERTIFICATE in kinds)
+        if mtu is not None:
+            native.mtu = integer("mtu", mtu, MTU_MIN, MTU_MAX)
+
+    @property
+    def native(self) -> Any:
+        """The pointer; NULL where the collector has freed it."""
+        return self._box[0]
+
+    def _add_credentials(self, one: Credentials) -> int:
+        shared, _owner = one._of_role(self.role)
+        lib.gcookie_settings_add(self._box[0], shared[0])
+        is_certificate = isinstance(one, CertificateCredentials)
+        return int(lib.GNUTLS_CRD_CERTIFICATE if is_certificate else lib.GNUTLS_CRD_PSK)
+
+    def _add_priority(self, text: str | None, kinds: tuple[int, ...]) -> None:
+        text = _PRIORITY[kinds] if text is None else text
+        shared, _owner, exchanges = _priority(utf8("priority", text))
+        if not any(exchanges & _EXCHANGES[kind] for kind in kinds):
+            names = {
+                lib.GNUTLS_CRD_CERTIFICATE: "a certificate",
+                lib.GNUTLS_CRD_PSK: "a shared key",
+            }
+            what = " or ".join(names[kind] for kind in kinds)
+            raise ValueError(f"priority allows no key exchange with {what}: {text!r}")
+        lib.gcookie_settings_add(self._box[0], shared[0])
+
+    def _set_verification(
+        self, server_name: str | None, verify_peer: bool | None, certificates: bool
+    ) -> None:
+        native = self._box[0]
+        if server_name is not None:
+            name = utf8("server_name", server_name)
+            if len(name) > 255:  # RFC 1035 2.3.4
+                raise ValueError(f"server_name must be of 1..255 bytes, not {len(name)}")
+            check(lib.gcookie_settings_set_name(native, name, len(name)))
+            native.name_is_sent = not _is_ip_address(server_name)
+        if not (verify_peer is None or isinstance(verify_peer, bool)):
+            raise TypeError(f"verify_peer must be a bool, not {type(verify_peer).__name__}")
+        if verify_peer is None:
+            verify_peer = self.role == "client" and certificates
+        if verify_peer and not certificates:
+            raise ValueError("verify_peer needs CertificateCredentials")
+        if verify_peer and self.role == "client" and server_name is None:
+            raise ValueError("server_name is needed to verify the server (or verify_peer=False)")
+        native.verify_peer = verify_peer
+
+
+@functools.lru_cache(maxsize=64)
+def _priority(text: bytes) -> tuple[Any, Any, frozenset[int]]:
+    """A priority string as libgnutls has parsed it, for any number of sessions: a box, its owner,
+    and the key exchanges in it (GNUTLS_KX_*)."""
+    box = ffi.new("struct gcookie_shared **")
+    raw = ffi.new("char[]", text)
+    position = ffi.new("char **")
+    if lib.gcookie_shared_priority(box, raw, position) < 0:
+        rest = "" if position[0] == ffi.NULL else f" at {c_text(position[0])!r}"
+        raise ValueError(
+            f"priority is not understood{rest}: {text.decode('utf-8', 'surrogateescape')!r}"
+        )
+    owner = ffi.gc(box, lib.gcookie_shared_release)
+    priority = ffi.cast("gnutls_priority_t", box[0].pointer)
+    if not _DTLS.intersection(_numbers(lib.gnutls_priority_protocol_list, priority)):
+        raise ValueError(
+            f"priority allows no version of DTLS: {text.decode('utf-8', 'surrogateescape')!r}"
+        )
+    return box, owner, frozenset(_numbers(lib.gnutls_priority_kx_list, priority))
+
+
+def _numbers(function: Any, priority: Any) -> list[int]:
+    out = ffi.new("const unsigned int **")
+    count = function(priority, out)
+    return [int(number) for number in out[0][0:count]] if count > 0 else []
+
+
+def _listed(credentials: Credentials | Sequence[Credentials]) -> list[Credentials]:
+    listed = list(credentials) if isinstance(credentials, Sequence) else [credentials]
+    for one in listed:
+        if not isinstance(one, (CertificateCredentials, PSKCredentials)):
+            raise TypeError(
+                "credentials must be CertificateCredentials, PSKCredentials or a sequence of them, "
+                f"not {type(one).__name__}"
+            )
+    if not listed or len({type(one) for one in listed}) != len(listed):
+        raise ValueError("credentials must be one, or one of each kind")
+    return listed
+
+
+def _lookup(listed: list[Credentials]) -> Callable[[str], bytes | None] | None:
+    return next((one.lookup for one in listed if isinstance(one, PSKCredentials)), None)
+
+
+def _is_ip_address(name: str) -> bool:
+    import ipaddress
+
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,116 @@
+/* The flight that a side sent last: when it is due again, in how large datagrams, and after the
+ * handshake. */
+#include "wire.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const double LONGEST_INTERVAL_SECONDS = 60.0; /* between retransmissions (4.2.4.1) */
+
+enum {
+    /* 576 and 296 bytes (RFC 1191 7.1) without the largest IPv4 header, 60 bytes, and UDP's 8. */
+    MTU_AFTER_TWO = 508,
+    MTU_AFTER_FOUR = 228,
+    MOST_RECORDS = 31 /* of a flight: with more libgnutls fails (lib/buffers.c, MAX_QUEUE) */
+};
+
+/* Whether the last flight is of no more than MOST_RECORDS with this MTU. */
+static int can_be_cut(const struct gcookie_wire *wire, unsigned int mtu) {
+    const size_t piece = mtu - GCOOKIE_RECORD_HEADER_SIZE - GCOOKIE_MESSAGE_HEADER_SIZE;
+    return wire->flight_messages + wire->flight_bytes / piece <= MOST_RECORDS;
+}
+
+/* The last flight is about to be sent again. Where it was lost twice already, the path may not take
+ * datagrams of that size, and no router says so (RFC 6347 4.1.1.1). libgnutls cuts messages by the
+ * MTU each time that it sends them (lib/dtls.c). A ClientHello stays whole: many servers take no
+ * fragment of one before they have verified the client. */
+void gcookie_flight_shrink(struct gcookie_wire *wire) {
+    const unsigned int mtu = gnutls_dtls_get_mtu(wire->session);
+    unsigned int smaller = wire->resends >= 3 ? MTU_AFTER_FOUR : MTU_AFTER_TWO;
+    if (wire->resends == 0 || !(wire->guard->is_server || wire->guard->greeted))
+        return;
+    while (smaller < mtu && !can_be_cut(wire, smaller))
+        smaller++;
+    if (smaller >= mtu)
+        return;
+    if (wire->mtu == 0)
+        wire->mtu = mtu;
+    wire->small_mtu = smaller;
+    gnutls_dtls_set_mtu(wire->session, smaller);
+}
+
+/* The losses may have been of another kind, and messages are the application's to cut. */
+static void restore(const struct gcookie_wire *wire) {
+    if (wire->mtu > 0 && gnutls_dtls_get_mtu(wire->session) == wire->small_mtu)
+        gnutls_dtls_set_mtu(wire->session, wire->mtu);
+}
+
+static void count_resends(struct gcookie_wire *wire) {
+    if (wire->guard->next != wire->answered) {
+        wire->answered = wire->guard->next;
+        wire->resends = 0;
+    } else if (wire->resent) {
+        wire->resends++;
+    }
+}
+
+/* How long a flight is, in case that it must be cut into smaller pieces. */
+void gcookie_flight_measure(struct gcookie_wire *wire, const unsigned char *record, size_t size) {
+    const int is_rest =
+        size >= GCOOKIE_RECORD_HEADER_SIZE + GCOOKIE_MESSAGE_HEADER_SIZE &&
+        record[0] == GCOOKIE_HANDSHAKE && record[3] == 0 && record[4] == 0 &&
+        (record[19] != 0 || record[20] != 0 || record[21] != 0); /* its fragment_offset */
+    if (wire->seat->out_size == wire->seat->begun)
+        wire->flight_messages = wire->flight_bytes = 0;
+    wire->flight_messages += !is_rest;
+    wire->flight_bytes += size;
+}
+
+/* When the flight that was sent last is due again. */
+void gcookie_flight_set_timer(struct gcookie_wire *wire, double now, int was_due, int has_sent) {
+    const double first = wire->settings->retransmit_seconds;
+
+    if (was_due && (wire->resent || !has_sent)) {
+        wire->interval = fmax(first, fmin(2 * wire->interval, LONGEST_INTERVAL_SECONDS));
+        wire->due_at = now + wire->interval;
+    } else if (has_sent) {
+        wire->interval = first;
+        wire->due_at = now + wire->interval;
+    }
+    if (has_sent)
+        wire->sent_at = now;
+    count_resends(wire);
+    if (wire->guard->heard) {
+        /* The way is open again, and what the peer repeats says that it lacks our flight (RFC 6347
+         * 4.2.4, 4.2.4.1). A stranger can say it too: no more often than at first. */
+        wire->guard->heard = 0;
+        wire->interval = first;
+        if (!isinf(wire->sent_at))
+            wire->due_at = fmin(wire->due_at, wire->sent_at + wire->interval);
+    }
+}
+
+/* Without memory for it the peer may wait for it in vain. */
+void gcookie_flight_keep(struct gcookie_wire *wire, const unsigned char *sent, size_t size) {
+    restore(wire);
+    if (size > 0)
+        wire->flight = malloc(size);
+    if (wire->flight != NULL) {
+        memcpy(wire->flight, sent, size);
+        wire->flight_size = size;
+    }
+}
+
+/* The peer says its Finished again: it lacks ours, and libgnutls has forgotten it, by a clock that
+ * may be set. That the record numbers are the same does no harm: they did not arrive. */
+void gcookie_flight_again(struct gcookie_wire *wire) {
+    if (wire->flight != NULL)
+        (void)gcookie_seat_put_all(wire->seat, wire->flight, wire->flight_size);
+}
+
+void gcookie_flight_drop(struct gcookie_wire *wire) {
+    free(wire->flight);
+    wire->flight = NULL;
+    wire->flight_size = 0;
+}

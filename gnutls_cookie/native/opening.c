@@ -1,0 +1,112 @@
+/* How a session begins, by its settings, and how it ends with its last holder. */
+#include "wire.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+enum { TRIES = 100 }; /* to make a session; each fails where it is interrupted at one moment */
+
+static int configure(const struct gcookie_wire *wire, const char **what) {
+    static const gnutls_credentials_type_t kinds[] = {
+        [GCOOKIE_CERTIFICATES] = GNUTLS_CRD_CERTIFICATE,
+        [GCOOKIE_PSK_SERVER] = GNUTLS_CRD_PSK,
+        [GCOOKIE_PSK_CLIENT] = GNUTLS_CRD_PSK,
+    };
+    const struct gcookie_settings *settings = wire->settings;
+    int code = 0;
+
+    for (unsigned int at = 0; at < GCOOKIE_CREDENTIALS && code >= 0; at++) {
+        const struct gcookie_shared *shared = settings->credentials[at];
+        if (shared != NULL)
+            code = gnutls_credentials_set(wire->session, kinds[shared->kind], shared->pointer);
+    }
+    if (code >= 0 && settings->priority != NULL) {
+        *what = "priority";
+        code = gnutls_priority_set(wire->session, settings->priority->pointer);
+    }
+    if (code >= 0 && settings->name != NULL && settings->name_is_sent) {
+        *what = "server_name";
+        code = gnutls_server_name_set(wire->session, GNUTLS_NAME_DNS, settings->name,
+                                      settings->name_size);
+    }
+    if (code < 0)
+        return code;
+    *what = "";
+    if (settings->verify_peer && settings->is_server)
+        gnutls_certificate_server_set_request(wire->session, GNUTLS_CERT_REQUIRE);
+    if (settings->verify_peer)
+        gnutls_session_set_verify_cert(wire->session, settings->is_server ? NULL : settings->name,
+                                       0);
+    return 0;
+}
+
+static int open_session(struct gcookie_wire *wire, const char **what) {
+    const unsigned int flags = (wire->is_server ? GNUTLS_SERVER : GNUTLS_CLIENT) | GNUTLS_DATAGRAM |
+                               GNUTLS_NONBLOCK | GNUTLS_NO_SIGNAL;
+    int code = GNUTLS_E_TIMEDOUT;
+
+    for (unsigned int tries = 0; tries < TRIES && code == GNUTLS_E_TIMEDOUT; tries++) {
+        wire->timers_off = 0;
+        code = gnutls_init(&wire->session, flags);
+        if (code < 0) {
+            wire->session = NULL;
+            break;
+        }
+        gcookie_wire_attach(wire);
+        code = configure(wire, what);
+        if (code >= 0)
+            code = gcookie_wire_begin(wire);
+        if (code < 0) {
+            gnutls_deinit(wire->session);
+            wire->session = NULL;
+        }
+    }
+    if (code >= 0 && wire->settings->mtu > 0)
+        gnutls_dtls_set_mtu(wire->session, wire->settings->mtu);
+    return code < 0 ? code : 0;
+}
+
+int gcookie_wire_new(struct gcookie_wire **box, size_t size, struct gcookie_settings *settings,
+                     const char **what) {
+    struct gcookie_wire *wire = size < sizeof *wire ? NULL : calloc(1, size);
+    int code;
+
+    *what = "";
+    if (wire == NULL)
+        return GNUTLS_E_MEMORY_ERROR;
+    wire->holders = 1;
+    wire->settings = settings;
+    gcookie_settings_hold(settings);
+    wire->is_server = settings->is_server;
+    wire->interval = settings->retransmit_seconds;
+    wire->deadline = wire->due_at = INFINITY;
+    wire->sent_at = -INFINITY;
+    wire->guard = calloc(1, sizeof *wire->guard);
+    if (wire->guard == NULL) {
+        gcookie_wire_release(&wire);
+        return GNUTLS_E_MEMORY_ERROR;
+    }
+    wire->guard->is_server = wire->is_server;
+    code = open_session(wire, what);
+    if (code < 0)
+        gcookie_wire_release(&wire);
+    else
+        *box = wire;
+    return code;
+}
+
+void gcookie_wire_hold(struct gcookie_wire *wire) {
+    __atomic_add_fetch(&wire->holders, 1, __ATOMIC_RELAXED);
+}
+
+void gcookie_wire_release(struct gcookie_wire **box) {
+    struct gcookie_wire *wire = *box;
+    *box = NULL;
+    if (wire == NULL || __atomic_sub_fetch(&wire->holders, 1, __ATOMIC_ACQ_REL) > 0)
+        return;
+    if (wire->session != NULL)
+        gnutls_deinit(wire->session);
+    gcookie_wire_clear(wire);
+    gcookie_settings_release(&wire->settings);
+    free(wire);
+}

@@ -1,0 +1,156 @@
+/* Settings of sessions, and what of libgnutls several of them share. */
+#include "settings.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static void hold(size_t *holders) {
+    __atomic_add_fetch(holders, 1, __ATOMIC_RELAXED);
+}
+
+/* 1: that was the last. */
+static int let_go(size_t *holders) {
+    return __atomic_sub_fetch(holders, 1, __ATOMIC_ACQ_REL) == 0;
+}
+
+/* --- credentials and priorities --------------------------------------------------------------- */
+
+static int allocate(struct gcookie_shared *shared) {
+    gnutls_certificate_credentials_t certificates;
+    gnutls_psk_server_credentials_t keys;
+    gnutls_psk_client_credentials_t key;
+    int code = GNUTLS_E_INVALID_REQUEST;
+
+    switch (shared->kind) {
+    case GCOOKIE_CERTIFICATES:
+        code = gnutls_certificate_allocate_credentials(&certificates);
+        if (code >= 0)
+            shared->pointer = certificates;
+        break;
+    case GCOOKIE_PSK_SERVER:
+        code = gnutls_psk_allocate_server_credentials(&keys);
+        if (code >= 0) {
+            gnutls_psk_set_server_credentials_function2(keys, gcookie_psk_lookup);
+            shared->pointer = keys;
+        }
+        break;
+    case GCOOKIE_PSK_CLIENT:
+        code = gnutls_psk_allocate_client_credentials(&key);
+        if (code >= 0)
+            shared->pointer = key;
+        break;
+    default:
+        break;
+    }
+    return code;
+}
+
+static struct gcookie_shared *new_shared(int kind) {
+    struct gcookie_shared *shared = calloc(1, sizeof *shared);
+    if (shared != NULL) {
+        shared->kind = kind;
+        shared->holders = 1;
+    }
+    return shared;
+}
+
+int gcookie_shared_credentials(struct gcookie_shared **box, int kind) {
+    struct gcookie_shared *shared = new_shared(kind);
+    int code;
+    if (shared == NULL)
+        return GNUTLS_E_MEMORY_ERROR;
+    code = allocate(shared);
+    if (code < 0) {
+        free(shared);
+        return code;
+    }
+    *box = shared;
+    return 0;
+}
+
+int gcookie_shared_priority(struct gcookie_shared **box, const char *text, const char **position) {
+    struct gcookie_shared *shared = new_shared(GCOOKIE_PRIORITY);
+    gnutls_priority_t priority;
+    int code;
+    if (shared == NULL)
+        return GNUTLS_E_MEMORY_ERROR;
+    code = gnutls_priority_init(&priority, text, position);
+    if (code < 0) {
+        free(shared);
+        return code;
+    }
+    shared->pointer = priority;
+    *box = shared;
+    return 0;
+}
+
+void gcookie_shared_release(struct gcookie_shared **box) {
+    struct gcookie_shared *shared = *box;
+    *box = NULL;
+    if (shared == NULL || !let_go(&shared->holders))
+        return;
+    switch (shared->kind) {
+    case GCOOKIE_CERTIFICATES:
+        gnutls_certificate_free_credentials(shared->pointer);
+        break;
+    case GCOOKIE_PSK_SERVER:
+        gnutls_psk_free_server_credentials(shared->pointer);
+        break;
+    case GCOOKIE_PSK_CLIENT:
+        gnutls_psk_free_client_credentials(shared->pointer);
+        break;
+    default:
+        gnutls_priority_deinit(shared->pointer);
+        break;
+    }
+    free(shared);
+}
+
+/* --- settings --------------------------------------------------------------------------------- */
+
+int gcookie_settings_new(struct gcookie_settings **box) {
+    struct gcookie_settings *settings = calloc(1, sizeof *settings);
+    if (settings == NULL)
+        return GNUTLS_E_MEMORY_ERROR;
+    settings->holders = 1;
+    settings->number = gcookie_next_handle();
+    *box = settings;
+    return 0;
+}
+
+int gcookie_settings_set_name(struct gcookie_settings *settings, const char *name, size_t size) {
+    char *copy = malloc(size + 1);
+    if (copy == NULL)
+        return GNUTLS_E_MEMORY_ERROR;
+    memcpy(copy, name, size);
+    copy[size] = 0;
+    free(settings->name);
+    settings->name = copy;
+    settings->name_size = size;
+    return 0;
+}
+
+void gcookie_settings_add(struct gcookie_settings *settings, struct gcookie_shared *shared) {
+    struct gcookie_shared **place = &settings->priority;
+    if (shared->kind != GCOOKIE_PRIORITY)
+        place = &settings->credentials[settings->credentials[0] != NULL];
+    gcookie_shared_release(place);
+    hold(&shared->holders);
+    *place = shared;
+}
+
+void gcookie_settings_hold(struct gcookie_settings *settings) {
+    hold(&settings->holders);
+}
+
+void gcookie_settings_release(struct gcookie_settings **box) {
+    struct gcookie_settings *settings = *box;
+    *box = NULL;
+    if (settings == NULL || !let_go(&settings->holders))
+        return;
+    for (unsigned int at = 0; at < GCOOKIE_CREDENTIALS; at++)
+        gcookie_shared_release(&settings->credentials[at]);
+    gcookie_shared_release(&settings->priority);
+    free(settings->name);
+    free(settings);
+}

@@ -1,0 +1,62 @@
+/* What sessions are made with: credentials, a priority string as libgnutls has parsed it, names and
+ * times. Each is counted by those that hold it: a session that goes on after its server was given
+ * other credentials keeps its own. From any thread. */
+#ifndef GNUTLS_COOKIE_SETTINGS_H
+#define GNUTLS_COOKIE_SETTINGS_H
+
+#include "transport.h"
+
+enum gcookie_shared_kind {
+    GCOOKIE_CERTIFICATES = 1, /* gnutls_certificate_credentials_t */
+    GCOOKIE_PSK_SERVER = 2,   /* gnutls_psk_server_credentials_t; lookups go to Python */
+    GCOOKIE_PSK_CLIENT = 3,   /* gnutls_psk_client_credentials_t */
+    GCOOKIE_PRIORITY = 4,     /* gnutls_priority_t */
+};
+
+struct gcookie_shared {
+    void *pointer;
+    int kind;
+    size_t holders;
+};
+
+/* New credentials of a kind above, without anything in them. 0, or an error. */
+int gcookie_shared_credentials(struct gcookie_shared **box, int kind);
+
+/* A priority string; where it is not understood, *position leads into it. */
+int gcookie_shared_priority(struct gcookie_shared **box, const char *text, const char **position);
+
+/* One holder fewer; *box is NULL then. */
+void gcookie_shared_release(struct gcookie_shared **box);
+
+enum { GCOOKIE_CREDENTIALS = 2 }; /* certificates and shared keys */
+
+struct gcookie_settings {
+    int is_server;
+    int verify_peer;  /* the peer's certificate must be trusted */
+    unsigned int mtu; /* bytes; 0: libgnutls' default */
+    uintptr_t number; /* never given before: which lookup a server asks */
+    double retransmit_seconds;
+    double handshake_seconds;
+    char *name; /* of a client: the server's name, or NULL */
+    size_t name_size;
+    int name_is_sent; /* in the extension (RFC 6066); not where it is an IP address */
+    struct gcookie_shared *priority;
+    struct gcookie_shared *credentials[GCOOKIE_CREDENTIALS];
+    size_t holders;
+};
+
+/* 0, or GNUTLS_E_MEMORY_ERROR. */
+int gcookie_settings_new(struct gcookie_settings **box);
+int gcookie_settings_set_name(struct gcookie_settings *settings, const char *name, size_t size);
+
+/* Credentials (at most GCOOKIE_CREDENTIALS) and the priority. One holder more. */
+void gcookie_settings_add(struct gcookie_settings *settings, struct gcookie_shared *shared);
+
+void gcookie_settings_hold(struct gcookie_settings *settings);
+void gcookie_settings_release(struct gcookie_settings **box);
+
+/* For gnutls_psk_set_server_credentials_function2: wire.c asks Python by the handle of the call. */
+int gcookie_psk_lookup(gnutls_session_t session, const gnutls_datum_t *username,
+                       gnutls_datum_t *key);
+
+#endif
