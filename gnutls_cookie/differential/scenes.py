@@ -141,6 +141,7 @@ class _Packs:
 
         self.moves = pack([name for name, count in moves.items() for _ in range(count)])
         self.presented = pack(list(classes.PRESENTED.values()))
+        self.also_presented = pack(list(classes.PRESENTED.values()))
         self.related = pack([(one, way) for one in classes.RELATED.values() for way in range(3)])
         self.fields = pack(classes.FIELDS)
         self.lengths = pack(classes.LENGTHS)
@@ -247,26 +248,28 @@ def verify_calls(seed: int, number: int) -> Iterator[Call]:
     chance = random.Random(f"{seed}/{number}/verify")
     packs = _Packs(chance, _VERIFY_MOVES)
     calls: list[Call] = []
+    failed = False  # the client of a long stay without success: it has the right cookie now
     for role in _cast(seed, number):
         template = packs.template()
         for _ in range(SCENE):
-            call = _verify_call(packs, role, template, calls)
+            move = "good" if failed and not role.stays else packs.moves.deal()
+            failed = role.stays == "failing"
+            call = _verify_call(packs, move, role, template, calls)
             calls.append(call)
             yield call
 
 
 def _verify_call(
-    packs: _Packs, role: _Role, template: datagrams.Template, calls: Sequence[Call]
+    packs: _Packs, move: str, role: _Role, template: datagrams.Template, calls: Sequence[Call]
 ) -> Call:
     chance = packs.chance
     key, who, mac = role.key, role.who, role.mac
-    move = packs.moves.deal()
-    if role.stays == "failing" and move not in ("wrong", "junk"):
+    if role.stays == "failing" and move != "junk":
         move = "wrong"
-    elif not key:  # judged first: nothing else counts
-        move = "good" if move in ("fields", "wrong") else move
     elif role.stays == "passing":
-        move = "good" if move in ("wrong", "junk", "related", "faulty", "misplaced") else move
+        move = move if move in ("fields", "lengths") else "good"
+    elif not key and move in ("fields", "wrong"):  # it is judged first: nothing else counts
+        move = "good"
     if move == "again" and calls:
         key, who, message, *_ = calls[-1]
     elif move == "earlier" and calls:
@@ -281,7 +284,7 @@ def _verify_call(
     elif move == "lengths":
         message = packs.with_length(template.filled(mac[:16]))
     elif move == "faulty":
-        wrong = packs.presented.deal()(key, who or b"", mac)
+        wrong = packs.also_presented.deal()(key, who or b"", mac)
         message = datagrams.faulty(chance, template, mac[:16], wrong)
     elif move == "ending":
         message = packs.ending(template, mac)
@@ -333,7 +336,7 @@ def send_calls(seed: int, number: int) -> Iterator[Call]:
     calls: list[Call] = []
     for role in _cast(seed, number):
         for _ in range(SCENE):
-            move = packs.moves.deal()
+            move = "plain" if role.stays else packs.moves.deal()
             key, who = role.key, role.who
             if move == "again" and calls:
                 call = calls[-1]
