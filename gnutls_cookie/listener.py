@@ -23,7 +23,7 @@ from .cookie import Prestate
 from .gate import CookieGate
 from .locks import OwnedLock
 
-__all__ = ["Arrival", "CookieListener", "ListenerCounters"]
+__all__ = ["Arrival", "CookieListener", "ListenerCounters", "family_of", "send_each"]
 
 _WAIT_MS = 50  # longest wait in C; then close(), or a signal that another thread took, is seen
 _WORK_MS = 5  # longest work in C while datagrams keep coming; an event loop waits for it
@@ -103,7 +103,7 @@ class CookieListener:
         self._native: tuple[Any, Any] | None = None
         if not isinstance(gate, CookieGate):
             raise TypeError(f"gate must be a CookieGate, not {type(gate).__name__}")
-        self._family = _family(sock)
+        self._family = family_of(sock)
         integer("batch", batch, 1, _MAX_BATCH)
         integer("max_peers", max_peers, 1, 0xFFFFFFFF)
         self._batch = batch
@@ -315,7 +315,13 @@ def _arrival(found: Any) -> Arrival:
     return Arrival(address, ffi.buffer(found.datagram, found.size)[:], prestate)
 
 
-def _family(sock: socket.socket) -> int:
+def family_of(sock: socket.socket) -> int:
+    """The family of a socket that can be served.
+
+    Raises:
+        ValueError: sock is not a bound UDP socket over IP.
+        TypeError: sock is not a socket.
+    """
     try:
         family, kind, name = sock.family, sock.type, sock.getsockname()
     except AttributeError:

@@ -14,6 +14,7 @@ from .client import Client
 from .client_endpoint import ClientEndpoint
 from .endpoint import Endpoint, gate_for
 from .keys import KeyRing
+from .listener import family_of
 from .options import ClientOptions, ServerOptions, check_names
 from .server import Server
 from .session import Credentials
@@ -71,6 +72,8 @@ class ServerPlan:
             raise ValueError("either host (and port) or sock is needed")
         if host is not None:
             host_and_port(host, port)
+        if sock is not None:
+            family_of(sock)
         self.host = host
         self.port = port
         self.grace = seconds_to_wait("grace", grace)

@@ -1,0 +1,354 @@
+"""What aio and blocking can do alike, with sockets of this machine."""
+
+from __future__ import annotations
+
+import gc
+import os
+import queue
+import socket
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from gnutls_cookie import (
+    KeyRing,
+    PSKCredentials,
+    TimedOutError,
+    aio,
+    blocking,
+)
+from gnutls_cookie.errors import ConnectionClosedError
+from tests.support.adapters import Blocking
+from tests.support.adapters import both as both
+from tests.support.common import free_udp_port, udp_socket
+from tests.support.peers import psk, trusting
+from tests.support.servers import SECONDS, needs_proc, open_files
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait until it holds; bounded."""
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+# --- a server -------------------------------------------------------------------------------------
+
+
+def test_server_tells_its_sockets_and_counters(both: Blocking) -> None:
+    """While it runs and after."""
+    with both.serving() as server:
+        (sock,) = server.sockets
+        assert server.address == sock.getsockname()
+        assert repr(server) == f"<DTLSServer on {server.address}, 0 sessions>"
+        assert server.is_serving()
+        with both.client(*server.address) as client:
+            assert both.echoes(client)
+            assert server.counters.server.sessions == 1
+            assert server.counters.gate.verified == server.counters.server.connected == 1
+            assert server.counters.as_dict()["server"]["messages_received"] == 1
+    assert not server.is_serving()
+    assert sock.fileno() == -1
+    assert repr(server) == "<DTLSServer closed>"
+    assert server.counters.server.sessions == 0
+
+
+def test_server_serves_all_addresses_of_a_name(
+    both: Blocking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By one port; the counters are sums."""
+    resolve = socket.getaddrinfo
+
+    def several(host: Any, *more: Any, **options: Any) -> list[Any]:
+        names = ["127.0.0.2", "127.0.0.3"] if host == "two.test" else [host]
+        return [one for name in names for one in resolve(name, *more, **options)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", several)
+    with both.serving("two.test") as server:
+        assert [one.getsockname()[0] for one in server.sockets] == ["127.0.0.2", "127.0.0.3"]
+        port = server.address[1]
+        for host in ("127.0.0.2", "127.0.0.3"):
+            with both.client(host, port) as client:
+                assert client.address == (host, port)
+                assert both.echoes(client)
+        assert server.counters.server.connected == 2
+        assert server.counters.listener.replies == 2
+
+
+@pytest.mark.skipif(not hasattr(socket, "SO_REUSEPORT"), reason="no SO_REUSEPORT here")
+def test_servers_may_share_a_port(both: Blocking) -> None:
+    """With reuse_port, and the same keys; without it the second one is refused."""
+    keys = KeyRing.random()
+    with both.serving(reuse_port=True, keys=keys) as first:
+        with pytest.raises(OSError, match="in use"):
+            both.start(*first.address)
+        with both.serving(*first.address, reuse_port=True, keys=keys) as second:
+            assert second.address == first.address
+            for _ in range(8):
+                with both.client(*first.address) as client:
+                    assert both.echoes(client)
+            connected = [one.counters.server.connected for one in (first, second)]
+            assert sum(connected) == 8
+
+
+def test_keys_of_a_server_may_be_set_anew(both: Blocking) -> None:
+    """Another KeyRing, for clients to come; the others are served on."""
+    with both.serving() as server, both.client(*server.address) as early:
+        ring = KeyRing(b"a key that the test knows")
+        server.keys = ring
+        assert server.keys is ring
+        with both.client(*server.address) as late:
+            assert both.echoes(late)
+        assert both.echoes(early)
+
+
+def test_credentials_of_a_server_may_be_set_anew(both: Blocking) -> None:
+    """New clients need the new ones, others keep theirs; what is wrong changes nothing."""
+    with both.serving(credentials=psk()) as server, both.client(*server.address) as early:
+        wrong: Any = "no credentials"
+        with pytest.raises(TypeError):
+            both.do(lambda: server.set_credentials(wrong))
+        with pytest.raises(ValueError, match="credentials"):
+            both.do(lambda: server.set_credentials(trusting()))
+        new = PSKCredentials("another", bytes(range(32)))
+        both.do(lambda: server.set_credentials(new))
+        with pytest.raises(TimedOutError):  # RFC 4279 2: who is not known is not told
+            both.connect(*server.address, handshake_timeout=0.3)
+        with both.client(*server.address, credentials=new) as late:
+            assert both.echoes(late)
+        assert both.echoes(early)
+
+
+def test_close_says_goodbye_and_comes_back_at_once(both: Blocking) -> None:
+    """wait_closed() waits for what is left, as often as it is called."""
+    with both.serving() as server:
+        client = both.connect(*server.address)
+        assert both.echoes(client)
+        both.do(server.close)
+        both.wait_closed(client)
+        assert client.session.peer_closed
+        both.do(server.close)
+        both.stop(server)
+        both.do(client.close)
+
+
+def test_given_socket_is_served_and_closed(both: Blocking) -> None:
+    """A bound one from elsewhere; one that is not bound is refused, and stays open."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        with pytest.raises(ValueError, match="sock must be bound"):
+            both.start(sock=sock)
+        sock.bind(("127.0.0.1", 0))
+        with both.serving(None, sock=sock) as server, both.client(*server.address) as client:
+            assert both.echoes(client)
+        assert sock.fileno() == -1
+
+
+def test_server_that_nobody_has_any_more_ends_with_a_warning(both: Blocking) -> None:
+    """blocking: at once; aio: with its loop, which keeps it. No socket stays."""
+    files = open_files() if os.path.isdir("/proc/self/fd") else set()
+    server = both.start("127.0.0.1")
+    address = server.address
+    if both.name == "aio":
+        watched = weakref.ref(server)
+        del server
+        gc.collect()
+        with both.client(*address) as client:
+            assert both.echoes(client)
+        server = watched()
+        both.stop(server)
+    else:
+        client = both.connect(*address)
+        with pytest.warns(ResourceWarning, match="unclosed DTLS server on"):
+            del server
+        assert client.receive(SECONDS) is None
+        client.close()
+        until(lambda: not files or not open_files() - files)
+
+
+# --- a client -------------------------------------------------------------------------------------
+
+
+def test_client_from_a_given_address(both: Blocking) -> None:
+    """local_address is what the server sees; port 0 leaves it to the system."""
+    seen: queue.Queue[Any] = queue.Queue()
+    with both.serving(seen=lambda connection: seen.put(connection.address)) as server:
+        here = ("127.0.0.7", free_udp_port("127.0.0.7"))
+        with both.client(*server.address, local_address=here) as client:
+            assert seen.get(timeout=SECONDS) == here
+            assert client.get_extra_info("sockname") == here
+        with both.client(*server.address, local_address=("127.0.0.9", 0)):
+            assert seen.get(timeout=SECONDS)[0] == "127.0.0.9"
+
+
+@pytest.mark.parametrize(
+    ("here", "error"),
+    [
+        ("127.0.0.7", TypeError),
+        (("127.0.0.7",), TypeError),
+        (("127.0.0.7", "5"), TypeError),
+        (("127.0.0.7", 65536), ValueError),
+        (("", 5), ValueError),
+        (("192.0.2.77", 0), OSError),
+    ],
+)
+def test_address_that_a_client_cannot_have(
+    both: Blocking, here: Any, error: type[Exception]
+) -> None:
+    """Named in the error; no socket stays."""
+    with udp_socket() as silent, pytest.raises(error, match=r"local_address|assign"):
+        both.connect(*silent.getsockname(), local_address=here)
+
+
+def test_peer_is_told_by_get_extra_info(both: Blocking) -> None:
+    """By asyncio's names, on both sides."""
+    seen: queue.Queue[Any] = queue.Queue()
+    with both.serving(seen=seen.put) as server:
+        options = {"credentials": trusting(), "server_name": "localhost"}
+        with both.client(*server.address, **options) as client:
+            there = seen.get(timeout=SECONDS)
+            assert client.get_extra_info("peername") == server.address
+            assert there.get_extra_info("peername") == client.get_extra_info("sockname")
+            assert there.get_extra_info("sockname") == server.address
+            assert there.get_extra_info("socket") is server.sockets[0]
+            assert client.get_extra_info("socket").fileno() >= 0
+            assert client.get_extra_info("session") is client.session
+            assert client.get_extra_info("cipher") == client.session.cipher
+            assert client.get_extra_info("version") == "DTLS1.2"
+            assert client.get_extra_info("peercert") == client.session.peer_certificate
+            assert client.get_extra_info("peercert") is not None
+            assert there.get_extra_info("peercert", "none") == "none"
+            assert there.get_extra_info("psk_identity") is None
+            assert client.get_extra_info("no such name") is None
+            assert client.get_extra_info("no such name", 5) == 5
+        with both.client(*server.address):
+            assert seen.get(timeout=SECONDS).get_extra_info("psk_identity") == "sensor-1"
+        assert client.get_extra_info("sockname", "none") == "none"
+
+
+def test_end_of_a_connection_is_seen_without_reading(both: Blocking) -> None:
+    """wait_closed() and is_open, on both sides; what came before can still be received."""
+    seen: queue.Queue[Any] = queue.Queue()
+    with both.serving(seen=seen.put) as server:
+        client = both.connect(*server.address)
+        there = seen.get(timeout=SECONDS)
+        with pytest.raises(TimeoutError):
+            both.wait_closed(client, 0.05)
+        with pytest.raises(TimeoutError):
+            both.wait_closed(there, 0.05)
+        for one in (client, there):
+            assert one.is_open
+            assert not one.is_closing()
+        both.send(there, b"the last word")
+        both.do(there.close)
+        both.wait_closed(client)
+        both.wait_closed(there)
+        for one in (client, there):
+            assert not one.is_open
+            assert one.is_closing()
+        assert both.receive(client) == b"the last word"
+        assert both.receive(client) is None
+        for one in (client, there):
+            with pytest.raises(ConnectionClosedError, match="the connection has ended"):
+                both.send(one, b"too late")
+        both.do(client.close)
+
+
+def test_user_may_keep_things_with_a_connection(both: Blocking) -> None:
+    """Any attribute that is not taken."""
+    with both.serving() as server, both.client(*server.address) as client:
+        client.purpose = "of the user"
+        assert client.purpose == "of the user"
+
+
+@needs_proc
+@pytest.mark.parametrize("how", ["refused", "silent", "cannot be bound"])
+def test_connect_that_fails_leaves_nothing(both: Blocking, how: str) -> None:
+    """No socket, and an error of the kind that says why."""
+    with udp_socket() as silent:
+        before = open_files()
+        if how == "refused":
+            with pytest.raises(ConnectionRefusedError):
+                both.connect("127.0.0.1", free_udp_port())
+        elif how == "silent":
+            with pytest.raises(TimedOutError):
+                both.connect(*silent.getsockname(), handshake_timeout=0.2)
+        else:
+            with pytest.raises(OSError, match="assign"):
+                both.connect(*silent.getsockname(), local_address=("192.0.2.77", 0))
+        gc.collect()
+        assert open_files() == before
+
+
+# --- arguments ------------------------------------------------------------------------------------
+
+WRONG: list[dict[str, Any]] = [
+    {"handler": None},
+    {"handler": 5},
+    {"host": None},
+    {"host": 5},
+    {"host": ""},
+    {"port": 65536},
+    {"port": "5684"},
+    {"host": "127.0.0.1", "sock": 5},
+    {"host": None, "sock": 5},
+    {"keys": b""},
+    {"keys": 5},
+    {"grace": "long"},
+    {"grace": float("nan")},
+    {"credentials": None},
+    {"credentials": []},
+    {"credentials": trusting()},
+    {"max_sessions": 0},
+    {"max_session": 1},
+    {"idle_timeout": 0},
+    {"priority": "NO SUCH"},
+    {"mtu": 1},
+]
+
+
+def refusal(start: Callable[..., Any], *given: Any, **options: Any) -> tuple[type, str]:
+    """What is raised for the arguments."""
+    with pytest.raises(Exception, match=r".") as caught:
+        start(*given, **options)
+    return caught.type, str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
+def test_servers_refuse_alike(wrong: dict[str, Any]) -> None:
+    """With the same kind of error, and the same words."""
+    options: dict[str, Any] = {"host": "127.0.0.1", "credentials": psk(), **wrong}
+    handler = options.pop("handler", print)
+    said = [
+        refusal(start, handler, **options) for start in (aio.start_server, blocking.start_server)
+    ]
+    assert said[0] == said[1]
+    assert refusal(blocking.serve, handler, **options)[0] is said[0][0]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"host": None},
+        {"port": 0},
+        {"port": True},
+        {"credentials": None},
+        {"local_address": "127.0.0.1"},
+        {"local_address": ("127.0.0.1", -1)},
+        {"handshake_timeout": 0},
+        {"handshake_timeout": float("inf")},
+        {"retransmit_timeout": "soon"},
+        {"verify_peers": True},
+        {"mtu": 1},
+    ],
+    ids=str,
+)
+def test_clients_refuse_alike(wrong: dict[str, Any]) -> None:
+    """With the same kind of error, and the same words; before a name is resolved."""
+    options = {"host": "no.such.name.invalid", "port": 5684, "credentials": psk()} | wrong
+    said = [refusal(connect, **options) for connect in (aio.connect, blocking.connect)]
+    assert said[0] == said[1]
+    assert issubclass(said[0][0], TypeError | ValueError)

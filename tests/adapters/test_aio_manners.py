@@ -1,0 +1,238 @@
+"""What users of asyncio expect: context managers, AbstractServer's methods, names of tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+from typing import Any
+
+import pytest
+
+from gnutls_cookie import GnuTLSError, aio
+from gnutls_cookie.aio import Connection
+from tests.support.common import free_udp_port
+from tests.support.peers import psk
+from tests.support.servers import asynchronous, echo
+
+
+def start(handler: Any = echo, **options: Any) -> Any:
+    """What start_server() returns, for a port of its own."""
+    return aio.start_server(handler, "127.0.0.1", credentials=psk(), **options)
+
+
+def connect(server: aio.DTLSServer, **options: Any) -> Any:
+    """What connect() returns, for a client of it."""
+    return aio.connect(*server.address[:2], credentials=psk(), **options)
+
+
+@asynchronous
+async def test_connect_and_start_server_are_context_managers() -> None:
+    """`async with` without `await`, or with it; closed after the block."""
+    async with start() as server:
+        async with connect(server) as client:
+            await client.send(b"hello")
+            assert await client.receive() == b"hello"
+        assert not client.is_open
+        async with await connect(server) as client:
+            assert client.is_open
+        assert not client.is_open
+        with pytest.raises(ZeroDivisionError):
+            async with connect(server) as client:
+                raise ZeroDivisionError
+        assert not client.is_open
+    assert not server.is_serving()
+
+
+@asynchronous
+async def test_connect_fits_wherever_a_coroutine_does() -> None:
+    """create_task(), gather(), wait_for(), a TaskGroup."""
+    async with start() as server:
+        clients = [await asyncio.create_task(connect(server))]
+        clients += await asyncio.gather(connect(server), connect(server))
+        clients.append(await asyncio.wait_for(connect(server), 20))
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(connect(server))
+        clients.append(task.result())
+        opening = connect(server)
+        assert asyncio.iscoroutine(opening)
+        opening.close()
+        for client in clients:
+            await client.send(b"hello")
+            assert await client.receive() == b"hello"
+            client.close()
+
+
+@asynchronous
+async def test_connect_that_is_cancelled_or_fails_in_async_with() -> None:
+    """As of await: the error comes out at the head of the block."""
+    with pytest.raises(ConnectionRefusedError):
+        async with aio.connect("127.0.0.1", free_udp_port(), credentials=psk()):
+            raise AssertionError
+
+    async def enter(server: aio.DTLSServer) -> None:
+        async with connect(server):
+            raise AssertionError
+
+    async with start(start_serving=False) as server:
+        task = asyncio.create_task(enter(server))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+@asynchronous
+async def test_server_is_an_abstract_server() -> None:
+    """All of its methods, those of Python 3.13 too."""
+    async with start(start_serving=False) as server:
+        assert issubclass(aio.DTLSServer, asyncio.AbstractServer)
+        assert server.get_loop() is asyncio.get_running_loop()
+        assert not server.is_serving()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(connect(server), 0.1)
+        await server.start_serving()
+        await server.start_serving()
+        assert server.is_serving()
+        one, other = await connect(server), await connect(server)
+        server.close_clients()
+        assert await one.receive() is None
+        assert await other.receive() is None
+        assert server.is_serving()
+        third = await connect(server)
+        server.abort_clients()
+        assert await third.receive() is None
+        server.close()
+        assert not server.is_serving()
+        with pytest.raises(RuntimeError, match="closed"):
+            await server.start_serving()
+        await server.serve_forever()
+    missing = {
+        name
+        for name, method in inspect.getmembers(asyncio.AbstractServer, inspect.isfunction)
+        if getattr(aio.DTLSServer, name) is method
+    }
+    assert missing <= {"__init__"}
+
+
+@asynchronous
+async def test_serve_forever_starts_to_serve() -> None:
+    """As asyncio's own."""
+    server = await start(start_serving=False)
+    task = asyncio.create_task(server.serve_forever())
+    async with connect(server) as client:
+        await client.send(b"hello")
+        assert await client.receive() == b"hello"
+    server.close()
+    await task
+
+
+@asynchronous
+async def test_local_addr_is_asyncio_s_name_of_local_address() -> None:
+    """One or the other."""
+    async with start() as server:
+        here = ("127.0.0.7", free_udp_port("127.0.0.7"))
+        async with connect(server, local_addr=here) as client:
+            assert client.get_extra_info("sockname") == here
+        with pytest.raises(TypeError, match="local_addr"):
+            connect(server, local_addr=here, local_address=here)
+
+
+@asynchronous
+async def test_task_of_a_handler_is_named_for_its_peer() -> None:
+    """So that all_tasks() tells who is served."""
+    names: asyncio.Queue[str] = asyncio.Queue()
+
+    async def handler(connection: Connection) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        names.put_nowait(task.get_name())
+        await connection.wait_closed()
+
+    async with start(handler) as server, connect(server) as client:
+        assert await names.get() == f"connection of {client.get_extra_info('sockname')}"
+
+
+@asynchronous
+async def test_messages_may_be_sent_from_callbacks() -> None:
+    """send_nowait(): the same errors as send(), and nothing to await."""
+    async with start() as server, connect(server) as client:
+        asyncio.get_running_loop().call_soon(client.send_nowait, b"hello")
+        assert await client.receive() == b"hello"
+        assert client.send_nowait(b"four") == 4
+        assert await client.receive() == b"four"
+        client.close()
+        with pytest.raises(ConnectionResetError) as caught:
+            client.send_nowait(b"too late")
+        assert isinstance(caught.value, GnuTLSError)
+
+
+@asynchronous
+async def test_waiting_is_asyncio_s_own() -> None:
+    """timeout(), wait_for(), cancellation, context variables, two that wait: as with a future."""
+    variable: contextvars.ContextVar[int] = contextvars.ContextVar("variable", default=0)
+    log: asyncio.Queue[list[Any]] = asyncio.Queue()
+
+    async def handler(connection: Connection) -> None:
+        variable.set(variable.get() + 1)
+        seen: list[Any] = []
+        try:
+            async with asyncio.timeout(0.05):
+                async for message in connection:
+                    seen.append(message)
+        except TimeoutError:
+            seen.append("timeout")
+        try:
+            await asyncio.wait_for(connection.receive(), 0.05)
+        except TimeoutError:
+            seen.append("wait_for")
+        task = asyncio.create_task(connection.receive())
+        await asyncio.sleep(0)
+        task.cancel("of the test")
+        try:
+            await task
+        except asyncio.CancelledError as error:
+            seen.append(str(error))
+        await connection.send(b"go on")
+        both = await asyncio.gather(connection.receive(), connection.receive())
+        seen += sorted(message or b"" for message in both)
+        async for message in connection:
+            seen.append(message)
+            await asyncio.sleep(0.01)
+        seen += [variable.get(), await connection.receive()]
+        log.put_nowait(seen)
+
+    async with start(handler) as server, connect(server) as client:
+        await client.send(b"early")
+        assert await client.receive() == b"go on"
+        for message in (b"a", b"b", b"c", b"d"):
+            await client.send(message)
+        client.close()
+        assert await log.get() == [
+            b"early", "timeout", "wait_for", "of the test", b"a", b"b", b"c", b"d", 1, None,
+        ]  # fmt: skip
+
+
+@asynchronous
+async def test_cancelled_reader_loses_no_message() -> None:
+    """Cancelled in the very turn in which a message comes for it: the next one has it."""
+    served: asyncio.Queue[Connection] = asyncio.Queue()
+
+    async def handler(connection: Connection) -> None:
+        served.put_nowait(connection)
+        await connection.wait_closed()
+
+    async with start(handler) as server, connect(server) as client:
+        there = await served.get()
+        for number in range(50):
+            reader = asyncio.ensure_future(there.receive())
+            await asyncio.sleep(0)
+            await client.send(b"%d" % number)
+            for _ in range(number % 5):
+                await asyncio.sleep(0)
+            reader.cancel()
+            try:
+                got = await reader
+            except asyncio.CancelledError:
+                got = await asyncio.wait_for(there.receive(), 20)
+            assert got == b"%d" % number

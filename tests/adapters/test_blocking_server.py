@@ -1,0 +1,188 @@
+"""blocking.start_server(): what a server object of threads does."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from gnutls_cookie import blocking
+from gnutls_cookie.blocking import Connection, DTLSServer
+from gnutls_cookie.endpoint import Endpoint
+from tests.support.common import python_in_silence
+from tests.support.peers import psk
+from tests.support.servers import SECONDS, bounded, open_files
+
+
+def echo(connection: Connection) -> None:
+    """Send everything back."""
+    for message in connection:
+        connection.send(message)
+
+
+def start(handler: Any = echo, **options: Any) -> DTLSServer:
+    """A server on a port of its own."""
+    return blocking.start_server(handler, "127.0.0.1", **({"credentials": psk()} | options))
+
+
+def connect(server: DTLSServer) -> Connection:
+    """A client of it."""
+    return blocking.connect(*server.address[:2], credentials=psk())
+
+
+def test_block_closes_the_server() -> None:
+    """With goodbyes; no thread and no socket stays."""
+    files = open_files() if os.path.isdir("/proc/self/fd") else set()
+    threads = threading.active_count()
+    with start() as server:
+        client = connect(server)
+        client.send(b"hello")
+        assert client.receive(SECONDS) == b"hello"
+    assert client.receive(SECONDS) is None
+    client.close()
+    deadline = time.monotonic() + SECONDS
+    while threading.active_count() > threads:  # one that has done its work may still be ending
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert not files or open_files() == files
+
+
+def test_serve_forever_returns_when_another_thread_closes() -> None:
+    """As of asyncio's."""
+    server = start()
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    with connect(server) as client:
+        client.send(b"hello")
+        assert client.receive(SECONDS) == b"hello"
+    server.close()
+    thread.join(SECONDS)
+    assert not thread.is_alive()
+    server.serve_forever()  # over already
+
+
+def test_handler_may_close_the_server_and_wait() -> None:
+    """For all the others; it does not wait for itself."""
+    done = threading.Event()
+
+    def handler(connection: Connection) -> None:
+        if connection.receive() == b"stop":
+            server.close()
+            server.wait_closed()
+            done.set()
+
+    server = start(handler, grace=SECONDS)
+    idle, stopping = connect(server), connect(server)
+    stopping.send(b"stop")
+    with bounded():
+        assert done.wait(SECONDS)
+        server.wait_closed()
+    for client in (idle, stopping):
+        assert client.receive(SECONDS) is None
+        client.close()
+
+
+def test_socket_that_fails_closes_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error comes out where somebody waits, and every other socket is closed."""
+
+    def fail(endpoint: Endpoint, now: float) -> Any:
+        raise OSError(100, "Network is down")
+
+    server = start()
+    monkeypatch.setattr(Endpoint, "turn", fail)
+    for wait in (server.wait_closed, server.serve_forever):
+        with bounded(), pytest.raises(OSError, match="down"):
+            wait()
+    assert not server.is_serving()
+    assert server.sockets[0].fileno() == -1
+
+
+def test_server_that_never_served_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No thread could be started: an error, and no socket stays."""
+    files = open_files() if os.path.isdir("/proc/self/fd") else set()
+
+    def starved(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", starved)
+    server = start()
+    with bounded(), pytest.raises(RuntimeError, match="thread"):
+        server.wait_closed()
+    assert not files or open_files() == files
+
+
+def test_close_in_the_child_of_a_fork() -> None:
+    """The parent's clients hear nothing."""
+    program = """
+import os, signal
+from gnutls_cookie import PSKCredentials, blocking
+credentials = PSKCredentials("sensor-1", b"0123456789abcdef")
+def echo(connection):
+    for message in connection:
+        connection.send(message)
+with blocking.start_server(echo, "127.0.0.1", credentials=credentials) as server:
+    with blocking.connect(*server.address, credentials=credentials) as client:
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            server.close()
+            server.close()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        client.send(b"still there")
+        assert client.receive(20) == b"still there"
+print("done")
+"""
+    env = {"PYTHONWARNINGS": "ignore::DeprecationWarning"}  # of a fork beside threads, which it is
+    assert python_in_silence(program, env=env, timeout=60) == "done\n"
+
+
+def test_ctrl_c_in_serve_forever_says_goodbye() -> None:
+    """KeyboardInterrupt comes out, after clients were told."""
+    program = """
+import os, signal, threading
+from gnutls_cookie import PSKCredentials, blocking
+credentials = PSKCredentials("sensor-1", b"0123456789abcdef")
+ends = []
+def client(address):
+    connection = blocking.connect(*address, credentials=credentials)
+    os.kill(os.getpid(), signal.SIGINT)
+    ends.append(connection.receive(20))
+    connection.close()
+try:
+    with blocking.start_server(list, "127.0.0.1", credentials=credentials) as server:
+        thread = threading.Thread(target=client, args=(server.address,))
+        thread.start()
+        server.serve_forever()
+except KeyboardInterrupt:
+    thread.join(20)
+    print(ends)
+"""
+    assert python_in_silence(program, timeout=60) == "[None]\n"
+
+
+def test_many_threads_close_at_once() -> None:
+    """And wait; each comes back."""
+    server = start()
+    client = connect(server)
+
+    def end() -> None:
+        server.close()
+        server.wait_closed()
+
+    threads = [threading.Thread(target=end) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(SECONDS)
+        assert not thread.is_alive()
+    with contextlib.suppress(TimeoutError):
+        assert client.receive(SECONDS) is None
+    client.close()
+    deadline = time.monotonic() + SECONDS
+    while server.sockets[0].fileno() != -1:
+        assert time.monotonic() < deadline
