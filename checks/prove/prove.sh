@@ -65,7 +65,7 @@ with_frama_c() {
     if frama-c -machdep gcc_x86_64 -cpp-extra-args="-Iinclude" wp.c \
         -wp -wp-model Typed+Cast -wp-rte \
         -warn-unsigned-overflow -warn-unsigned-downcast -warn-signed-downcast \
-        -wp-prover cvc4,z3 -wp-timeout "${PROVE_TIMEOUT:-20}" -wp-par "$(processors)" \
+        -wp-prover cvc4,z3 -wp-timeout "${PROVE_TIMEOUT:-60}" -wp-par "$(processors)" \
         ${function:+-wp-fct "$function"} >log 2>&1; then
         goals=$(sed -n 's/^\[wp\] Proved goals: *\([0-9]*\) *\/ *\([0-9]*\).*/\1 \2/p' log)
     else

@@ -1,4 +1,4 @@
-"""The fuzz targets, in short: they find nothing but what is planted. ./dev fuzz is the long run."""
+"""The fuzz targets find what is planted. ./dev fuzz, which CI runs too, must find nothing."""
 
 from __future__ import annotations
 
@@ -17,19 +17,10 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_fuzzing_finds_nothing(target: str, tmp_path: Path) -> None:
-    """The seeds and two seconds more."""
-    done = fuzz("2", target, "--folder", str(tmp_path))
-    assert done.returncode == 0, done.stdout
-    assert "nothing found" in done.stdout
-    assert not any((tmp_path / "found" / target).iterdir())
-
-
-@pytest.mark.parametrize("target", TARGETS)
 def test_fuzzing_finds_a_planted_fault(target: str, tmp_path: Path) -> None:
-    """Else the runs above would say nothing. The input is kept, and is enough to see it again.
+    """Otherwise a run without a finding would say nothing. The input is kept, and shows it again.
 
-    The time is a bound, many times what it takes: a run ends with what it finds.
+    The time is a generous bound: a run ends with its first finding.
     """
     done = fuzz("180", target, "--planted", "--folder", str(tmp_path))
     assert done.returncode == 1, done.stdout
