@@ -17,7 +17,7 @@ from .errors import GnuTLSError, check, error_from_code
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["CertificateCredentials", "PSKCredentials", "certificate_validity"]
+__all__ = ["CertificateCredentials", "FileContent", "PSKCredentials", "certificate_validity"]
 
 PSKLookup = Callable[[str], "bytes | None"]
 StrPath = str | os.PathLike[str]

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from gnutls_cookie import CertificateCredentials, PSKCredentials
-from gnutls_cookie.credentials import certificate_validity
+from gnutls_cookie.credentials import FileContent, certificate_validity
 
 __all__ = [
     "SECRET_MAX_SIZE",
@@ -31,7 +31,6 @@ _log = logging.getLogger("gnutls_cookie")
 
 SECRET_MIN_SIZE = 16  # bytes, as KeyRing.from_secret() has it
 SECRET_MAX_SIZE = 65536  # bytes; no secret is that long, and a wrong file or device often is longer
-_MAX_FILE_BYTES = 1 << 24  # of credentials; a device or another wrong file is often longer
 
 
 def secret_file(path: Path) -> bytes:
@@ -152,7 +151,9 @@ def psk_file(path: Path) -> dict[str, bytes]:
     """
     keys: dict[str, bytes] = {}
     lines: dict[str, int] = {}
-    for number, line in enumerate(_read(path).removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
+    for number, line in enumerate(
+        FileContent.read(path).removeprefix(b"\xef\xbb\xbf").splitlines(), 1
+    ):
         where = f"{path}, line {number}"
         entry = _psk_line(line.rstrip(), where)
         if entry is None:
@@ -198,19 +199,11 @@ def _unhex(text: bytes) -> bytes | None:
         return None
 
 
-def _read(path: Path) -> bytes:
-    with path.open("rb") as file:
-        content = file.read(_MAX_FILE_BYTES + 1)
-    if len(content) > _MAX_FILE_BYTES:
-        raise ValueError(f"{path}: larger than {_MAX_FILE_BYTES} bytes")
-    return content
-
-
 def warn_of_times(path: Path) -> None:
     """Log a warning where a certificate is not valid yet, or no longer."""
     if not path.is_file():
         return  # a pipe, and read already
-    start, end = certificate_validity(path.read_bytes())
+    start, end = certificate_validity(FileContent.read(path))
     for seconds, wrong, what in (
         (start, start > time.time(), "is not valid before"),
         (end, end < time.time(), "expired on"),

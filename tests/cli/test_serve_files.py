@@ -111,7 +111,7 @@ def test_file_that_psktool_writes(tmp_path: Path) -> None:
 
 def test_huge_file_is_not_read_to_its_end() -> None:
     """A device in the place of a file: an error, not all of memory."""
-    with pytest.raises(ValueError, match="/dev/zero: larger than 16777216 bytes"):
+    with pytest.raises(ValueError, match="/dev/zero is larger than 16777216 bytes"):
         psk_file(Path("/dev/zero"))
 
 
