@@ -151,9 +151,8 @@ def psk_file(path: Path) -> dict[str, bytes]:
     """
     keys: dict[str, bytes] = {}
     lines: dict[str, int] = {}
-    for number, line in enumerate(
-        FileContent.read(path).removeprefix(b"\xef\xbb\xbf").splitlines(), 1
-    ):
+    content = FileContent.read(path).removeprefix(b"\xef\xbb\xbf")  # a byte order mark
+    for number, line in enumerate(content.splitlines(), 1):
         where = f"{path}, line {number}"
         entry = _psk_line(line.rstrip(), where)
         if entry is None:

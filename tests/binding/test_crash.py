@@ -341,7 +341,7 @@ def wrong_sessions() -> list[Any]:
         ffi.new("unsigned char[8]"),
         ffi.new("int *"),
         ffi.cast("char *", 2**20),
-        lib.gnutls_deinit,
+        lib.gnutls_memset,
     ]
 
 
