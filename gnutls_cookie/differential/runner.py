@@ -16,6 +16,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from . import warden
@@ -144,4 +145,15 @@ def main(control: int, memory_mib: int, text: str, folders: list[str], verbose: 
 
     held = socket.socket(fileno=control)
     held.set_inheritable(False)
+    if memory_mib:
+        memory_mib += _own_mib()
     warden.serve(held, run_target(make, verbose), memory_mib)
+
+
+def _own_mib() -> int:
+    """The address space that this process has already; without the GIL Python reserves a GiB."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    except OSError:
+        return 0
+    return (pages * os.sysconf("SC_PAGE_SIZE") >> 20) + 1

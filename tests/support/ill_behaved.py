@@ -122,7 +122,7 @@ MODULES = {
     "kills what watches over it": Bad(in_verify("os.kill(os.getppid(), 9)"), 1, "watches over it"),
     "recurses without end": Bad(in_verify("cookie_verify(key, client_data, message, prestate)"), 1,
                                 "RecursionError"),
-    "takes memory without end": Bad(in_verify("b = [bytes(1 << 28) for _ in range(64)]"), 1,
+    "takes memory without end": Bad(in_verify("b = [bytes(1 << 34) for _ in range(64)]"), 1,
                                     "MemoryError", ("--memory", "512")),
     # raises
     "raises without text": Bad(in_verify("raise Untellable", UNTELLABLE), 1, "Untellable"),
