@@ -22,6 +22,7 @@ C_SOURCES = [
     "gnutls_cookie/native/gate.c",
     "gnutls_cookie/native/table.c",
     "gnutls_cookie/native/peers.c",
+    "gnutls_cookie/native/source.c",
     "gnutls_cookie/native/udp.c",
     "gnutls_cookie/native/guard.c",
     "gnutls_cookie/native/settings.c",

@@ -23,8 +23,12 @@ class Arrival:
         datagram: all of its bytes.
         prestate: of a verified client: open a session with it, `Session(prestate=...)`, whose first
             datagram is this one. None: a datagram for the session of an admitted peer.
+        local: the IP address that it was sent to, where the socket is bound to the wildcard
+            address: answers must come from there. None: the socket has but one, or the system does
+            not tell.
     """
 
     address: SocketAddress
     datagram: bytes
     prestate: Prestate | None
+    local: str | None = None

@@ -157,12 +157,13 @@ class Endpoint:
 
     def flush(self) -> None:
         """Send what the sessions have to send."""
-        outgoing = self._server.datagrams_to_send()
-        if len(outgoing) == 1:
-            self._send_errors += not send_or_lose(self.sock, *outgoing[0])
+        outgoing = self._server.outgoing()
+        if len(outgoing) == 1 and outgoing[0][2] is None:
+            self._send_errors += not send_or_lose(self.sock, *outgoing[0][:2])
         elif outgoing:
-            names = [self._names.get(address) or self._name(address) for _, address in outgoing]
-            self._send_errors += send_each(self.sock, [one for one, _ in outgoing], names)
+            datagrams, addresses, sources = zip(*outgoing, strict=True)
+            names = [self._names.get(address) or self._name(address) for address in addresses]
+            self._send_errors += send_each(self.sock, datagrams, names, sources)
         self._forget()
 
     # --- connections ------------------------------------------------------------------------------

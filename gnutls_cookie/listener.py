@@ -7,6 +7,7 @@ time, so that signals and other threads get their turn under flood as well.
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import socket
 import time
@@ -69,12 +70,14 @@ class CookieListener:
     Where floods are expected, give the socket a large SO_RCVBUF (some MB): the default holds less
     than comes in while Python does the work of one handshake.
 
-    A reply leaves from the address that the kernel chooses: on a machine with several, bind one
-    socket to each, not one to the wildcard.
+    On a socket that is bound to the wildcard address (0.0.0.0, ::) a reply leaves from the address
+    that the hello was sent to, and Arrival.local tells it: what else is sent must come from there,
+    or the client does not see it.
 
     Args:
         sock: a bound UDP socket (AF_INET or AF_INET6, also dual-stack). It need not be
-            non-blocking; no option of it is changed, and close() leaves it open.
+            non-blocking, and close() leaves it open. Of its options only IP_PKTINFO or
+            IPV6_RECVPKTINFO is set, and only on the wildcard address.
         gate: decides about the datagrams; may be shared.
         batch: datagrams in one system call, 1..1024.
         max_peers: admitted peers at most. The default is a bound on memory (100 MB), far above
@@ -113,6 +116,7 @@ class CookieListener:
         native = lib.gcookie_udp_new(batch, _DATAGRAM_CAPACITY, max_peers)
         if native == ffi.NULL:
             raise MemoryError(f"no memory for {batch} datagrams of {_DATAGRAM_CAPACITY} bytes")
+        lib.gcookie_udp_watch(native, sock.fileno())
         box = ffi.new(_UDP)
         box[0] = native
         # Freed with the last reference: a call in another thread has one of its own.
@@ -286,9 +290,21 @@ class CookieListener:
         return native[0][0], native[1]
 
 
-def send_each(sock: socket.socket, datagrams: Sequence[bytes], names: Sequence[bytes]) -> int:
+def send_each(
+    sock: socket.socket,
+    datagrams: Sequence[bytes],
+    names: Sequence[bytes],
+    sources: Sequence[str | None] = (),
+) -> int:
     """Send datagrams[i] to names[i], client_data.sockaddr() of the socket's family; many in one
     system call, none of them waits.
+
+    Args:
+        sock: a UDP socket.
+        datagrams: what to send.
+        names: to whom.
+        sources: from which address of this machine, as Arrival.local has it; empty, or None in it:
+            the kernel chooses.
 
     Returns:
         How many the kernel did not take (ENOBUFS, EPERM, ...): lost, as the network loses some.
@@ -298,9 +314,23 @@ def send_each(sock: socket.socket, datagrams: Sequence[bytes], names: Sequence[b
     data, addresses = b"".join(datagrams), b"".join(names)
     sizes = [len(datagram) for datagram in datagrams]
     lost: int = lib.gcookie_udp_send(
-        sock.fileno(), addresses, len(addresses), len(names[0]), data, len(data), sizes, len(sizes)
+        sock.fileno(),
+        *(addresses, len(addresses), len(names[0])),
+        *(data, len(data), sizes),
+        _sources(sock.family, sources),
+        len(sizes),
     )
     return lost
+
+
+def _sources(family: int, sources: Sequence[str | None]) -> Any:
+    if not any(sources):
+        return ffi.NULL
+    packed = [b"" if one is None else _pton(family, one) for one in sources]
+    return ffi.new("struct gcookie_source[]", [(len(one), one) for one in packed])
+
+
+_pton = functools.lru_cache(maxsize=256)(socket.inet_pton)  # of addresses that this machine has
 
 
 def _arrival(found: Any) -> Arrival:
@@ -312,7 +342,11 @@ def _arrival(found: Any) -> Arrival:
         host = socket.inet_ntop(socket.AF_INET6, ip)
         address = (host, found.port, found.flowinfo, found.scope_id)
     prestate = Prestate.from_struct(found.prestate) if found.verified else None
-    return Arrival(address, ffi.buffer(found.datagram, found.size)[:], prestate)
+    local = None
+    if found.local_size:
+        family = socket.AF_INET if found.local_size == 4 else socket.AF_INET6
+        local = socket.inet_ntop(family, ffi.buffer(found.local, found.local_size))
+    return Arrival(address, ffi.buffer(found.datagram, found.size)[:], prestate, local)
 
 
 def family_of(sock: socket.socket) -> int:

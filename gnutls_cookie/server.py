@@ -77,6 +77,7 @@ class Connection:
     Attributes:
         address: the peer's, as the socket module gives it.
         session: the Session; what was agreed on stands there. Do not feed it.
+        local: our address that the peer asked, as Arrival.local had it.
     """
 
     __slots__ = (
@@ -91,13 +92,22 @@ class Connection:
         "_started",
         "_timer",
         "address",
+        "local",
         "session",
     )
     __reduce__ = not_copied
 
-    def __init__(self, address: SocketAddress, session: Session, hello: bytes, now: float) -> None:
+    def __init__(
+        self,
+        address: SocketAddress,
+        session: Session,
+        hello: bytes,
+        now: float,
+        local: str | None = None,
+    ) -> None:
         self.address = address
         self.session = session
+        self.local = local
         self._hello = hello
         self._messages_read = 0  # of the handshake
         self._moved_on: float | None = None  # when the client last said more than its hello
@@ -290,7 +300,7 @@ class Server:
         self._max_queue = max_queue
         self._max_queue_bytes = max_queue_bytes
         self._peers: dict[SocketAddress, _Peer] = {}
-        self._outgoing: list[tuple[bytes, SocketAddress]] = []
+        self._outgoing: list[tuple[bytes, SocketAddress, str | None]] = []
         self._events: list[Event] = []
         self._failures: deque[HandshakeFailure] = deque(maxlen=_FAILURES_LIMIT)
         self._forgotten: set[SocketAddress] = set()
@@ -340,6 +350,11 @@ class Server:
 
     def datagrams_to_send(self) -> list[tuple[bytes, SocketAddress]]:
         """Take the datagrams that are to be sent, in order."""
+        return [(datagram, address) for datagram, address, _ in self.outgoing()]
+
+    def outgoing(self) -> list[tuple[bytes, SocketAddress, str | None]]:
+        """The same as datagrams_to_send(), each with the address to send from: Arrival.local of
+        the hello that opened its session."""
         outgoing, self._outgoing = self._outgoing, []
         return outgoing
 
@@ -449,7 +464,7 @@ class Server:
             self.counters.session_errors += 1
             self._note_failure(arrival.address, CloseReason.FAILED, error)
             return
-        connection = Connection(arrival.address, session, hello, now)
+        connection = Connection(arrival.address, session, hello, now, arrival.local)
         self._peers.setdefault(arrival.address, _Peer()).pending = connection
         self.counters.handshaking += 1
         self._advance(connection, now, arrival.datagram)
@@ -530,8 +545,8 @@ class Server:
     def _collect(self, connection: Connection) -> None:
         datagrams = connection.session.datagrams_to_send()
         if datagrams:
-            address = connection.address
-            self._outgoing += [(datagram, address) for datagram in datagrams]
+            address, local = connection.address, connection.local
+            self._outgoing += [(datagram, address, local) for datagram in datagrams]
 
     def _close(
         self, connection: Connection, reason: CloseReason, error: Exception | None = None

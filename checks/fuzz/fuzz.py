@@ -70,6 +70,7 @@ SYSTEM = {
         *("recvmmsg", "sendmmsg", "recvmsg", "sendmsg"),
         *("poll", "clock_gettime", "calloc"),
     ],
+    "source.c": ["getsockname", "setsockopt"],
     "peers.c": ["calloc"],
     "table.c": ["realloc"],
     "wire.c": ["gcookie_guard_next"],
@@ -87,11 +88,13 @@ TARGETS = {
         Fault("gate.c", "fragment_length < cookie_field + 1 + cookie_size", "0"),
     ),
     "listener": Target(
-        "listener.c", ["udp.c", "peers.c", "table.c", "gate.c", "transport.c"], _USE_AFTER_FREE
+        "listener.c",
+        ["udp.c", "source.c", "peers.c", "table.c", "gate.c", "transport.c"],
+        _USE_AFTER_FREE,
     ),
     "listener-portable": Target(
         "listener.c",
-        ["udp.c", "peers.c", "table.c", "gate.c", "transport.c"],
+        ["udp.c", "source.c", "peers.c", "table.c", "gate.c", "transport.c"],
         _USE_AFTER_FREE,
         ("GCOOKIE_PORTABLE_LOOP",),
     ),
@@ -219,12 +222,14 @@ def listener_seeds() -> Iterator[bytes]:
 
     run = bytes([0, 8, 10, 10])
     start = bytes([7, 3, 4, 0])
+    wild = bytes([7, 3, 4 + 8 * 2, 0])  # the wildcard address of IPv6
     key, port = b"k" * 16, (5684).to_bytes(2, "big")
     address = (2).to_bytes(2, sys.byteorder) + port + bytes([127, 0, 0, 1]) + bytes(8)
     cookie = hmac.digest(key, address, "sha1")[:16]
     for flight in real_hellos():
         calls = [datagram(number % 12, one) for number, one in enumerate(flight)]
         yield start + b"".join(calls) + run
+        yield wild + b"".join(calls) + run
         second = with_cookie(flight[0]).replace(b"\x10" + bytes(16), b"\x10" + cookie, 1)
         parts = [datagram(0, second), *(datagram(0, one) for one in flight[1:]), run]
         parts += [bytes([9, 0]), datagram(0, b"\x17\xfe\xfd" + bytes(20)), run]

@@ -58,7 +58,9 @@ struct outgoing {
     const void *name;
     size_t name_size;
     size_t size;
-    unsigned char bytes[64]; /* no more of them are compared */
+    unsigned char bytes[64];        /* no more of them are compared */
+    const struct waiting *answered; /* a reply leaves from where this was sent to */
+    const struct gcookie_source *source;
 };
 struct arriving {
     unsigned int from;
@@ -95,11 +97,12 @@ static unsigned int in_batch, system_calls;
 static int64_t clock_us;
 static struct faults send_faults, poll_faults;
 static int memory_is_out, has_buckets;
+static unsigned int wildcard;     /* what the socket is bound to; 0: to one address */
 static unsigned int callocs_left; /* that succeed while a listener is made */
 static struct gcookie_udp_counters model;
 static struct gcookie_counters judged, counters;
 
-/* What udp.c, peers.c and table.c call in place of the system. */
+/* What udp.c, source.c, peers.c and table.c call in place of the system. */
 int fuzz_recvmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags,
                   struct timespec *timeout);
 int fuzz_sendmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags);
@@ -109,6 +112,8 @@ int fuzz_poll(struct pollfd *polled, nfds_t count, int milliseconds);
 int fuzz_clock_gettime(clockid_t id, struct timespec *now);
 void *fuzz_calloc(size_t count, size_t size);
 void *fuzz_realloc(void *memory, size_t size);
+int fuzz_getsockname(int fd, struct sockaddr *address, socklen_t *size);
+int fuzz_setsockopt(int fd, int level, int option, const void *value, socklen_t size);
 
 /* --- addresses ------------------------------------------------------------------------------- */
 
@@ -232,6 +237,101 @@ static int no_memory(void) {
     return memory_is_out == 1 || (memory_is_out == 2 && !has_buckets);
 }
 
+/* --- the system: which address a datagram was sent to -------------------------------------------
+ */
+
+int fuzz_getsockname(int fd, struct sockaddr *address, socklen_t *size) {
+    MUST(fd == THE_SOCKET && *size >= sizeof(struct sockaddr_in6));
+    *size = wildcard % 2 == 0 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in);
+    memset(address, 0, *size);
+    address->sa_family = wildcard % 2 == 0 ? AF_INET6 : AF_INET;
+    if (wildcard == 0) {
+        ((struct sockaddr_in6 *)address)->sin6_addr.s6_addr[15] = 1;
+    }
+    return 0;
+}
+
+int fuzz_setsockopt(int fd, int level, int option, const void *value, socklen_t size) {
+    MUST(fd == THE_SOCKET && wildcard != 0 && size == sizeof(int) && *(const int *)value == 1);
+    MUST(wildcard % 2 == 0 ? level == IPPROTO_IPV6 && option == IPV6_RECVPKTINFO
+                           : level == IPPROTO_IP && option == IP_PKTINFO);
+    return 0;
+}
+
+static size_t add_control(uint8_t *at, int level, int type, const void *data, size_t size) {
+    struct cmsghdr *one = (struct cmsghdr *)at;
+    memset(at, 0, CMSG_SPACE(size));
+    one->cmsg_level = level;
+    one->cmsg_type = type;
+    one->cmsg_len = CMSG_LEN(size);
+    memcpy(CMSG_DATA(one), data, size);
+    return CMSG_SPACE(size);
+}
+
+/* What the kernel puts beside a datagram, by its number: nothing; an address of either kind; one
+ * behind something else; one that is cut off; a group's. Gives the bytes of the address that an
+ * answer must leave from, which are its number. */
+static unsigned int control_of(const struct waiting *one, uint8_t *at, size_t *size) {
+    const unsigned int number = (unsigned int)(one - queue);
+    const unsigned int kind = wildcard == 0 ? 0 : (number + wildcard) % 6;
+    const int tos = 4;
+    struct in_pktinfo four;
+    struct in6_pktinfo six;
+    memset(&four, (int)number, sizeof four);
+    memset(&six, (int)number, sizeof six);
+    four.ipi_addr.s_addr = INADDR_BROADCAST;
+    six.ipi6_addr.s6_addr[0] = kind == 5 ? 0xff : 0x20;
+    *size = 0;
+    if (kind == 3) {
+        *size = add_control(at, IPPROTO_IP, IP_TOS, &tos, sizeof tos);
+    }
+    if (kind == 1) {
+        *size += add_control(at, IPPROTO_IP, IP_PKTINFO, &four, sizeof four);
+    } else if (kind > 1) {
+        *size += add_control(at + *size, IPPROTO_IPV6, IPV6_PKTINFO, &six, sizeof six);
+    }
+    if (kind == 4) {
+        ((struct cmsghdr *)at)->cmsg_len -= 5;
+        *size -= 5;
+    }
+    return kind == 1 ? 4 : kind == 2 || kind == 3 ? 16 : 0;
+}
+
+static void check_source(const struct outgoing *due, const struct msghdr *header) {
+    union gcookie_control_in given;
+    unsigned int size = due->source != NULL ? due->source->size : 0;
+    size_t given_size;
+    if (due->answered != NULL) {
+        size = control_of(due->answered, given.bytes, &given_size);
+    }
+    if (size != 4 && size != 16) {
+        MUST(header->msg_control == NULL && header->msg_controllen == 0);
+        return;
+    }
+    const struct cmsghdr *one = CMSG_FIRSTHDR(header);
+    MUST(one != NULL &&
+         header->msg_controllen ==
+             CMSG_SPACE(size == 4 ? sizeof(struct in_pktinfo) : sizeof(struct in6_pktinfo)));
+    uint8_t expected[16];
+    if (due->answered != NULL) {
+        memset(expected, (int)(due->answered - queue), sizeof expected);
+        expected[0] = size == 4 ? expected[0] : 0x20;
+    } else {
+        memcpy(expected, due->source->ip, sizeof expected);
+    }
+    if (size == 4) {
+        struct in_pktinfo info;
+        MUST(one->cmsg_level == IPPROTO_IP && one->cmsg_type == IP_PKTINFO);
+        memcpy(&info, CMSG_DATA(one), sizeof info);
+        MUST(memcmp(&info.ipi_spec_dst, expected, 4) == 0 && info.ipi_ifindex == 0);
+    } else {
+        struct in6_pktinfo info;
+        MUST(one->cmsg_level == IPPROTO_IPV6 && one->cmsg_type == IPV6_PKTINFO);
+        memcpy(&info, CMSG_DATA(one), sizeof info);
+        MUST(memcmp(&info.ipi6_addr, expected, 16) == 0 && info.ipi6_ifindex == 0);
+    }
+}
+
 /* --- the system: receiving -------------------------------------------------------------------- */
 
 static void unpoison(void) {
@@ -253,6 +353,8 @@ static void expect(const struct waiting *one) {
         reply->name = &addresses[one->from];
         reply->name_size = one->name_size;
         reply->size = GCOOKIE_REPLY_SIZE;
+        reply->answered = one;
+        reply->source = NULL;
         memcpy(reply->bytes, arriving.verdict.reply, GCOOKIE_REPLY_SIZE);
         judged.challenged++;
         judged.presented += (uint64_t)arriving.verdict.presented;
@@ -285,6 +387,11 @@ static void deliver(struct msghdr *header, const struct waiting *one) {
     }
     header->msg_namelen = one->name_size;
     header->msg_flags = one->size > capacity ? MSG_TRUNC : 0;
+    if (wildcard != 0) {
+        size_t control_size;
+        (void)control_of(one, header->msg_control, &control_size);
+        header->msg_controllen = control_size;
+    }
     poisoned[in_batch] = buffer + size;
     poisoned_size[in_batch] = capacity - size;
     ASAN_POISON_MEMORY_REGION(poisoned[in_batch], poisoned_size[in_batch]);
@@ -304,7 +411,8 @@ static void deliver(struct msghdr *header, const struct waiting *one) {
 static ssize_t receive(struct msghdr *header) {
     MUST(header->msg_namelen == sizeof(union address));
     MUST(header->msg_iovlen == 1 && header->msg_iov->iov_len == capacity);
-    MUST(header->msg_control == NULL && header->msg_controllen == 0);
+    MUST(wildcard != 0 ? header->msg_control != NULL && header->msg_controllen == GCOOKIE_CONTROL_IN
+                       : header->msg_control == NULL && header->msg_controllen == 0);
     if (taken == queued) {
         errno = EAGAIN;
         return -1;
@@ -398,7 +506,7 @@ static void check_sent(const struct msghdr *header) {
     MUST(header->msg_iov->iov_len == due->size);
     const size_t size = due->size < sizeof due->bytes ? due->size : sizeof due->bytes;
     MUST(size == 0 || memcmp(header->msg_iov->iov_base, due->bytes, size) == 0);
-    MUST(header->msg_control == NULL && header->msg_controllen == 0);
+    check_source(due, header);
 }
 
 static int refuse(const void *message, int error) {
@@ -522,6 +630,10 @@ static void check_arrivals(int result) {
         MUST(arrival->size == 0 || memcmp(arrival->datagram, datagram->bytes, arrival->size) == 0);
         MUST(arrival->verified == (in[at].verdict.kind == GCOOKIE_VERIFIED));
         MUST(memcmp(&arrival->prestate, &in[at].verdict.prestate, sizeof arrival->prestate) == 0);
+        union gcookie_control_in given;
+        size_t given_size;
+        MUST(arrival->local_size == control_of(datagram, given.bytes, &given_size));
+        MUST(arrival->local_size == 0 || arrival->local[3] == (uint8_t)(datagram - queue));
         MUST(arrival->ip_size == (is_ipv4 ? 4u : 16u));
         MUST(memcmp(arrival->ip,
                     is_ipv4 ? (const void *)&from->ipv4.sin_addr : &from->ipv6.sin6_addr,
@@ -604,6 +716,8 @@ static void send_all(struct input *input) {
     size_t names_size = next_16(input) % (MOST_SENT * 32);
     size_t data_size = next_16(input) % 4096;
     const unsigned int step = next_byte(input);
+    struct gcookie_source sources[MOST_SENT];
+    const int with_sources = step % 2 != 0;
     uint8_t *const exact_names = malloc(names_size), *const exact_data = malloc(data_size);
     MUST((exact_names != NULL || names_size == 0) && (exact_data != NULL || data_size == 0));
     for (size_t at = 0; at < names_size; at++) {
@@ -616,6 +730,8 @@ static void send_all(struct input *input) {
     system_calls = 0;
     for (unsigned int at = 0; at < count; at++) {
         sizes[at] = (at * step) % 97;
+        memset(&sources[at], (int)at, sizeof sources[at]);
+        sources[at].size = (at + step) % 3 == 0 ? 0 : (at + step) % 3 == 1 ? 4 : 16;
     }
     for (unsigned int at = 0; at < count; at++) {
         if (name_size == 0 || name_size > names_size - name_at || sizes[at] > data_size - data_at) {
@@ -625,13 +741,16 @@ static void send_all(struct input *input) {
         one->name = exact_names + name_at;
         one->name_size = name_size;
         one->size = sizes[at];
+        one->answered = NULL;
+        one->source = with_sources ? &sources[at] : NULL;
         const size_t compared = one->size < sizeof one->bytes ? one->size : sizeof one->bytes;
         memcpy(one->bytes, exact_data + data_at, compared);
         name_at += name_size;
         data_at += sizes[at];
     }
-    const unsigned int unsent = gcookie_udp_send(THE_SOCKET, exact_names, names_size, name_size,
-                                                 exact_data, data_size, sizes, count);
+    const unsigned int unsent =
+        gcookie_udp_send(THE_SOCKET, exact_names, names_size, name_size, exact_data, data_size,
+                         sizes, with_sources ? sources : NULL, count);
     settle(NULL);
     MUST(out_seen == out_due);
     MUST(unsent == out_lost + (count - out_due));
@@ -726,7 +845,9 @@ static void reset(struct input *input) {
     clock_us = 0;
     batch = 1 + next_byte(input) % MOST_BATCH;
     capacity = capacities[next_byte(input) % 4];
-    max_peers = next_byte(input) % 8;
+    max_peers = next_byte(input);
+    wildcard = max_peers / 8 % 8;
+    max_peers %= 8;
     keys.current.size = 16;
     keys.previous.size = 0;
 }
@@ -746,6 +867,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     }
     callocs_left = 0;
     MUST(udp != NULL);
+    gcookie_udp_watch(udp, THE_SOCKET);
     for (unsigned int calls = 0; calls < MOST_CALLS && input.size > 0; calls++) {
         call(&input);
     }

@@ -5,6 +5,7 @@
 #endif
 #include "udp.h"
 #include "peers.h"
+#include "source.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -48,12 +49,16 @@ struct message {
 struct slot {
     struct gcookie_verdict verdict;
     union gcookie_address address;
+    struct gcookie_source source;
     struct iovec datagram;
     struct iovec reply;
+    union gcookie_control_in control_in;
+    union gcookie_control_out control_out;
 };
 
 struct gcookie_udp {
     unsigned int batch;
+    int sources_differ; /* 1: the socket tells which address each datagram was sent to */
     size_t memory_size;
     unsigned char *memory; /* the datagrams' */
     struct slot *slots;
@@ -125,6 +130,10 @@ struct gcookie_udp *gcookie_udp_new(unsigned int batch, size_t capacity, size_t 
     return udp;
 }
 
+void gcookie_udp_watch(struct gcookie_udp *udp, int fd) {
+    udp->sources_differ = gcookie_source_watch(fd);
+}
+
 void gcookie_udp_free(struct gcookie_udp *udp) {
     if (udp == NULL) {
         return;
@@ -160,7 +169,10 @@ int gcookie_udp_run(struct gcookie_udp *udp, int fd, const struct gcookie_keys *
     while (want > 0 && error == 0) {
         /* Each time anew: the thread that was at work here may have been left behind by a fork. */
         for (unsigned int at = 0; at < want; at++) {
-            udp->incoming[at].msg_hdr.msg_namelen = sizeof udp->slots[at].address;
+            struct msghdr *in = &udp->incoming[at].msg_hdr;
+            in->msg_namelen = sizeof udp->slots[at].address;
+            in->msg_control = udp->sources_differ ? udp->slots[at].control_in.bytes : NULL;
+            in->msg_controllen = udp->sources_differ ? GCOOKIE_CONTROL_IN : 0;
         }
         const int received = receive_messages(fd, udp->incoming, want);
         int empty = received < (int)want;
@@ -241,11 +253,15 @@ static unsigned int pass_gate(struct gcookie_udp *udp, const struct gcookie_keys
             gcookie_gate(keys, &slot->address, message->msg_hdr.msg_namelen,
                          slot->datagram.iov_base, message->msg_len, verdict);
         }
+        if (udp->sources_differ) {
+            gcookie_source_read(&message->msg_hdr, &slot->source);
+        }
         if (verdict->kind == GCOOKIE_CHALLENGE) {
             struct msghdr *out = &udp->outgoing[challenges].msg_hdr;
             out->msg_name = &slot->address;
             out->msg_namelen = message->msg_hdr.msg_namelen;
             out->msg_iov = &slot->reply;
+            gcookie_source_write(out, &slot->control_out, slot->source.ip, slot->source.size);
             challenges++;
             seen->presented += (uint64_t)verdict->presented;
         }
@@ -306,6 +322,8 @@ static void arrive(struct gcookie_udp *udp, unsigned int at, unsigned int number
     arrival->size = udp->incoming[at].msg_len;
     arrival->verified = slot->verdict.kind == GCOOKIE_VERIFIED;
     arrival->prestate = slot->verdict.prestate;
+    arrival->local = slot->source.ip;
+    arrival->local_size = slot->source.size;
     if (slot->address.any.sa_family == AF_INET) {
         arrival->ip = (const unsigned char *)&slot->address.ipv4.sin_addr;
         arrival->ip_size = sizeof slot->address.ipv4.sin_addr;
@@ -452,14 +470,19 @@ static unsigned int send_or_lose(int fd, struct message *messages, unsigned int 
 
 unsigned int gcookie_udp_send(int fd, const void *names, size_t names_size, size_t name_size,
                               const void *data, size_t data_size, const unsigned int *sizes,
-                              unsigned int count) {
+                              const struct gcookie_source *sources, unsigned int count) {
     struct message messages[SENT_AT_ONCE];
     struct iovec vectors[SENT_AT_ONCE];
+    union gcookie_control_out controls[SENT_AT_ONCE];
     const unsigned char *name = names, *datagram = data;
     unsigned int lost = 0, batch = 0, at = 0;
 
     memset(messages, 0, sizeof messages);
     while (at < count && name_size > 0 && name_size <= names_size && sizes[at] <= data_size) {
+        if (sources != NULL) {
+            gcookie_source_write(&messages[batch].msg_hdr, &controls[batch], sources[at].ip,
+                                 sources[at].size);
+        }
         /* sendmsg reads through these pointers to non-const. */
         vectors[batch].iov_base = (void *)datagram;
         vectors[batch].iov_len = sizes[at];

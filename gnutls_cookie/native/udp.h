@@ -5,6 +5,7 @@
 #define GNUTLS_COOKIE_UDP_H
 
 #include "counters.h"
+#include "source.h"
 
 /* One system call a batch (recvmmsg, sendmmsg), or one a datagram (recvmsg, sendmsg), which every
  * POSIX system has. */
@@ -29,6 +30,8 @@ struct gcookie_arrival {
     unsigned int port;
     uint32_t flowinfo; /* this and scope_id: 0 with IPv4 */
     uint32_t scope_id;
+    const unsigned char *local; /* the address that it was sent to: as gcookie_udp_send wants it */
+    unsigned int local_size;    /* 4 or 16; 0: not known */
 };
 
 struct gcookie_udp_counters {
@@ -48,6 +51,10 @@ struct gcookie_udp *gcookie_udp_new(unsigned int batch, size_t capacity, size_t 
 
 /* Wipes and frees it all. NULL is fine. */
 void gcookie_udp_free(struct gcookie_udp *udp);
+
+/* Tell it the socket, once that is bound. On the wildcard address the kernel is asked to say which
+ * address each datagram was sent to; replies come from there. */
+void gcookie_udp_watch(struct gcookie_udp *udp, int fd);
 
 /* Drops the addresses that were verified in earlier runs and not admitted since. Until then a
  * verified address counts as admitted: the rest of a fragmented ClientHello comes at its heels. */
@@ -73,12 +80,12 @@ int gcookie_udp_forget(struct gcookie_udp *udp, const void *address, size_t size
 size_t gcookie_udp_peers(struct gcookie_udp *udp);
 
 /* Send `count` datagrams that stand one after the other in `data`, sizes[i] bytes each, to the
- * sockaddrs that stand one after the other in `names`, name_size bytes each. Needs no struct
- * gcookie_udp. Returns how many were not sent: those that the kernel did not take, and those that
- * `data` or `names` has no bytes for. */
+ * sockaddrs that stand one after the other in `names`, name_size bytes each, from sources[i]
+ * (NULL: the kernel chooses). Needs no struct gcookie_udp. Returns how many were not sent: those
+ * that the kernel did not take, and those that `data` or `names` has no bytes for. */
 unsigned int gcookie_udp_send(int fd, const void *names, size_t names_size, size_t name_size,
                               const void *data, size_t data_size, const unsigned int *sizes,
-                              unsigned int count);
+                              const struct gcookie_source *sources, unsigned int count);
 
 /* A copy; from any thread. */
 void gcookie_udp_count(struct gcookie_udp *udp, struct gcookie_udp_counters *out);
