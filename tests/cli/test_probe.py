@@ -31,7 +31,17 @@ from gnutls_cookie.cli import main
 from gnutls_cookie.cli.probe.command import MAX_DATAGRAMS
 from gnutls_cookie.cli.probe.judging import Finding, assess
 from gnutls_cookie.cli.probe.reading import Exchange, Message, read_messages
-from gnutls_cookie.cli.probe.script import GROUPS, JUNK_SIZES, Plan, Script, harmless, hurtful
+from gnutls_cookie.cli.probe.script import (
+    GROUPS,
+    JUNK_SIZES,
+    PARAMETERS,
+    Plan,
+    Script,
+    every_bit,
+    greeting,
+    harmless,
+    hurtful,
+)
 from gnutls_cookie.reference import gate, wire
 from tests.support.common import Address, free_udp_port, running, seeded, udp_socket
 from tests.support.peers import certificate, trusting
@@ -146,6 +156,36 @@ def no_port(datagram: bytes, source: str) -> list[bytes]:
     return right(datagram, "elsewhere" if source == "elsewhere" else "here")
 
 
+def bound_to(parameter: str) -> Server:
+    """The right server, whose cookie depends on one parameter of the hello as well."""
+
+    def server(datagram: bytes, source: str) -> list[bytes]:
+        try:
+            _, _, hello = wire.decode_client_hello(datagram)
+        except wire.WireError:
+            return right(datagram, source)
+        value = {
+            "version": hello.client_version,
+            "random": hello.random,
+            "session-id": hello.session_id,
+            "suites": hello.cipher_suites,
+        }
+        return right(datagram, f"{source} {value[parameter]!r}")
+
+    return server
+
+
+def without_last_bit(datagram: bytes, source: str) -> list[bytes]:
+    """Does not look at the last bit of a cookie's byte 5."""
+    at = 61 + 5  # no session id
+    if datagram[59:61] == b"\x00\x10":
+        for byte in datagram[at], datagram[at] ^ 1:
+            answers = right(datagram[:at] + bytes([byte]) + datagram[at + 1 :], source)
+            if answers and answers[0][13] == wire.SERVER_HELLO:
+                return answers
+    return right(datagram, source)
+
+
 def wrong_cookie_too(datagram: bytes, source: str) -> list[bytes]:
     """Accepts any cookie of 16 bytes."""
     if datagram[59:61] == b"\x00\x10":  # no session id, a cookie of 16 bytes
@@ -221,10 +261,12 @@ FAULTS: dict[str, tuple[Server | type[Mortal], set[str]]] = {
 
 
 def test_right_server() -> None:
-    """Every finding about the reference's gate is good."""
+    """Every finding about the reference's gate is good, but that it binds the address alone."""
     findings = probed(right)
-    assert {one.verdict for one in findings.values()} == {"good"}
-    assert set(findings) == {
+    others = {f"other_{parameter}" for parameter in PARAMETERS}
+    assert {check for check, one in findings.items() if one.verdict == "info"} == others
+    assert {one.verdict for one in findings.values()} == {"good", "info"}
+    assert set(findings) == others | {
         "cookie", "amplification", "versions", "cookie_size", "record_seq", "replay_port",
         "replay_address", "return", "return_record_seq", "heals", "fragments", "fragments_return",
         "junk", "alive",
@@ -246,6 +288,36 @@ def test_neither_good_nor_bad() -> None:
     findings = probed(with_request(record_version=wire.DTLS_1_2, server_version=wire.DTLS_1_2))
     assert findings["versions"].verdict == "info"
     assert bad(findings) == set()
+
+
+@pytest.mark.parametrize("parameter", PARAMETERS)
+def test_what_a_cookie_depends_on(parameter: str) -> None:
+    """RFC 6347 4.2.1: the server SHOULD bind each parameter of the hello; each is seen alone."""
+    findings = probed(bound_to(parameter))
+    bound = {name for name in PARAMETERS if findings[f"other_{name}"].verdict == "good"}
+    assert (bound, bad(findings)) == ({parameter}, set())
+
+
+def test_every_bit_of_a_cookie() -> None:
+    """One bit that does not matter is found, and told by its byte."""
+    for server, verdict, said in (
+        (right, "good", "each of 128 cookies"),
+        (without_last_bit, "bad", "one bit of byte 5 "),
+        (no_cookie, "unknown", "no cookie"),
+    ):
+        (found,) = [
+            one for one in assess(follow(every_bit(PLAN), server)) if one.check == "every_bit"
+        ]
+        assert (found.verdict, said in found.seen) == (verdict, True), found
+        assert "FCS_DTLSS_EXT.1.2" in found.also
+
+
+def test_one_hello_and_no_more() -> None:
+    """greeting() sends one hello; the session of a server without cookies is ended."""
+    assert [len(one.sent) for one in follow(greeting(PLAN), right)] == [1]
+    assert [len(one.sent) for one in follow(greeting(PLAN), lambda *_: [])] == [1]
+    hello, alert = follow(greeting(PLAN), no_cookie)
+    assert (hello.sent[0][0], alert.sent[0][0]) == (wire.CONTENT_HANDSHAKE, wire.CONTENT_ALERT)
 
 
 def test_every_finding_about_the_protocol_names_its_section() -> None:
@@ -282,6 +354,7 @@ def test_groups() -> None:
     own = {
         "replay": {"replay_port", "replay_address"},
         "return": {"return", "return_record_seq"},
+        **{parameter: {f"other_{parameter}"} for parameter in PARAMETERS},
         "dead-cookie": {"heals"},
         "fragments": {"fragments", "fragments_return"},
     }
@@ -297,6 +370,8 @@ def test_hellos_of_an_exchange_differ_in_cookie_and_numbers_only() -> None:
     """RFC 6347 4.2.1: the parameters stay the same. Of fragments the first has the cookie."""
     hellos = set()
     for one in follow(harmless(PLAN), right):
+        if one.step in {f"other_{parameter}" for parameter in PARAMETERS}:
+            continue
         if "fragments" in one.step:
             first = one.sent[0]
             assert first[25 + 35] + 36 <= len(first) - 25  # the cookie is in the first fragment
@@ -497,7 +572,8 @@ def test_another_machine_is_asked_about(
     [
         ["0"], ["65536"], ["5684", "--rate", "0"], ["5684", "--timeout", "0"],
         ["5684", "--timeout", "nan"], ["5684", "--pskkey", "00"],
-        ["5684", "--hurtful", "--harmless"], ["5684", "--pskusername", "a", "--pskkey", "no hex"],
+        ["5684", "--hurtful", "--harmless"], ["5684", "--alive", "--every-bit"],
+        ["5684", "--pskusername", "a", "--pskkey", "no hex"],
     ],
 )  # fmt: skip
 def test_unusable_options(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -513,6 +589,34 @@ def test_no_answer(closed: bool, capsys: pytest.CaptureFixture[str]) -> None:
         port = free_udp_port() if closed else sock.getsockname()[1]
         assert main(["probe", "127.0.0.1", str(port), "--timeout", "0.1", "--yes"]) == 2
     assert "no answer" in capsys.readouterr().err
+
+
+def test_alive(stock: StockServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """For health checks: one hello, one line, exit code 0."""
+    assert main(["probe", "--alive", "127.0.0.1", str(stock.port)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"127.0.0.1 port {stock.port}: alive, HelloVerifyRequest after ")
+    assert len(stock.received) == 1
+    assert main(["probe", "--alive", "127.0.0.1", str(stock.port), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["datagrams_sent"] == 1
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_not_alive(closed: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    """A closed port and a silent one: one line, exit code 2."""
+    with udp_socket() as sock:
+        port = free_udp_port() if closed else sock.getsockname()[1]
+        assert main(["probe", "127.0.0.1", str(port), "--timeout", "0.1", "--alive"]) == 2
+    why = "the port is closed" if closed else "silence"
+    assert capsys.readouterr().err == f"gnutls-cookie probe: 127.0.0.1 port {port}: {why}\n"
+
+
+def test_every_bit_of_a_real_servers_cookie(stock: StockServer) -> None:
+    """128 hellos of which none is accepted, beyond the limit of all others."""
+    _, report = probe(stock.port, "--every-bit", "--only=replay", "--rate=1000", "--timeout=0.5")
+    (found,) = [one for one in findings_of(report) if one.check == "every_bit"]
+    assert found.verdict == "good"
+    assert len(stock.received) > 128
 
 
 def test_limit_of_datagrams(capsys: pytest.CaptureFixture[str]) -> None:
@@ -577,7 +681,7 @@ def test_ipv6(capsys: pytest.CaptureFixture[str]) -> None:
         port = json.loads(child.stdout.readline())["port"]
         assert main(["probe", "::1", str(port), "--yes"]) == 0
     said = capsys.readouterr().out
-    assert said.startswith(f"::1 port {port}: 13 good; ")
+    assert said.startswith(f"::1 port {port}: 4 info, 13 good; ")
     assert "replay_address" not in said
 
 
@@ -606,7 +710,10 @@ def test_our_server_does_both_right() -> None:
         code, report = probe(port, "--hurtful", "--insecure")
     found = {one.check: one.verdict for one in findings_of(report)}
     assert code == 0
-    assert set(found.values()) == {"good"}
+    assert {check for check, verdict in found.items() if verdict != "good"} == {
+        f"other_{parameter}"
+        for parameter in PARAMETERS  # cookies are as those of C servers
+    }
     assert found.keys() >= {"heals", "junk", "alive", "handshake"}
 
 

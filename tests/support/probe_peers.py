@@ -22,7 +22,7 @@ import pytest
 from gnutls_cookie import library_version
 from gnutls_cookie.cli.probe.judging import Finding, assess
 from gnutls_cookie.cli.probe.reading import Exchange
-from gnutls_cookie.cli.probe.script import GROUPS
+from gnutls_cookie.cli.probe.script import GROUPS, PARAMETERS
 from tests.support.common import (
     PEERS,
     ROOT,
@@ -128,7 +128,8 @@ PEERS_ASKED: dict[str, Peer] = {
                       "-cert", CERT, "-key", KEY],
         r"ACCEPT",
         openssl_version,
-        runs=(("replay",), ("dead-cookie",), ("return",), ("fragments",), ("junk",)),
+        runs=(("replay",), ("dead-cookie",), ("return",), *((one,) for one in PARAMETERS),
+              ("fragments",), ("junk",)),
     ),
     "coap-server-gnutls": Peer(
         lambda port: coap_command("gnutls", port),
@@ -248,8 +249,13 @@ def findings_of(report: dict[str, object]) -> list[Finding]:
 
 COLUMNS = (
     "server", "library", "cookie", "HelloVerifyRequest", "versions in it", "record_seq echoed",
-    "another port's cookie", "dead cookie heals", "hello in 3 fragments", "junk", "afterwards",
+    "it depends on", "dead cookie heals", "hello in 3 fragments", "junk", "afterwards",
 )  # fmt: skip
+
+
+# What a cookie depends on, where the verdict of this check is good.
+_BOUND = {"replay_address": "address", "replay_port": "port"}
+_BOUND |= {f"other_{parameter}": parameter.replace("-", " ") for parameter in PARAMETERS}
 
 
 def row(name: str, peer: Peer, findings: Findings) -> list[str]:
@@ -280,7 +286,7 @@ def row(name: str, peer: Peer, findings: Findings) -> list[str]:
         f"{size[2]} bytes, cookie of {size[1]}" if size else "",
         ", ".join(dict.fromkeys(versions.groups())) if versions else "",
         "yes" if good("record_seq") else "**no**",
-        "refused" if good("replay_port") else "taken",
+        ", ".join(what for check, what in _BOUND.items() if good(check)),
         "yes" if good("heals") else "**no**",
         fragments if good("fragments") and good("fragments_return") else f"**{fragments}**",
         f"**answered, {factor[1]} times its size**" if factor else "silence",

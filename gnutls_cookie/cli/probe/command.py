@@ -27,12 +27,25 @@ from gnutls_cookie.reference.wire import RANDOM_SIZE
 
 from .judging import Finding, Verdict, assess
 from .reading import Exchange
-from .script import GROUPS, LATE_SHARE, Plan, Script, Step, harmless, hurtful
+from .script import (
+    GROUPS,
+    LATE_SHARE,
+    Plan,
+    Script,
+    Step,
+    every_bit,
+    greeting,
+    harmless,
+    hurtful,
+)
 
 __all__ = ["MAX_DATAGRAMS", "add_arguments", "run"]
 
-#: Datagrams that a probe sends at most, not counting the handshake that credentials are given for.
-MAX_DATAGRAMS = 60
+#: Datagrams that a probe sends at most, not counting the handshake that credentials are given for,
+#: nor --every-bit.
+MAX_DATAGRAMS = 80
+
+_MAX_BITS = 8 * 255 + 20  # datagrams of --every-bit, with a cookie of 255 bytes
 
 _NOTHING_BAD, _SOMETHING_BAD, _UNUSABLE = 0, 1, 2  # exit codes
 
@@ -51,6 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--timeout", metavar="SECONDS", type=float, default=1.0, help="for each answer (1)")
     add("--hurtful", action="store_true", help="send junk as well; it kills some servers")
     add("--harmless", action="store_true", help="send no junk, and do not ask")
+    add("--alive", action="store_true", help="send one hello: is it answered? For health checks")
+    add("--every-bit", action="store_true", help="also send a cookie with each bit changed")
     add("--only", metavar="GROUP", choices=GROUPS, action="append", help=", ".join(GROUPS))
     add("--yes", "-y", action="store_true", help="yes to every question")
     add_psk_arguments(parser)
@@ -63,15 +78,15 @@ def run(options: argparse.Namespace) -> int:
 
     Returns:
         The exit code: 0 if nothing bad was found, 1 if something was, 2 if there was no answer, the
-        options are unusable, or the user said no.
+        options are unusable, or the user said no. With --alive 0 or 2.
     """
     try:
         credentials = _credentials(options)
         _check(options)
         target = _resolve(options.host, options.port)
-        if not target.is_loopback:
+        if not target.is_loopback and not options.alive:
             _ask_to_probe(options, target)
-        with_junk = not options.harmless and _ask_for_junk(options, target)
+        with_junk = not (options.harmless or options.alive) and _ask_for_junk(options, target)
     except (OSError, ValueError, OverflowError, GnuTLSError) as error:
         return _unusable(str(error))
     plan = Plan(
@@ -80,12 +95,18 @@ def run(options: argparse.Namespace) -> int:
         elsewhere=target.is_loopback and target.family == socket.AF_INET,
         groups=frozenset(options.only or GROUPS),
     )
+    if options.alive:
+        return _alive(options, target, plan)
     others: list[Finding] = []
     try:
         with _Prober(target, options.rate, options.timeout) as prober:
             prober.follow(harmless(plan))
             if prober.is_answered and credentials is not None:
                 others.append(_handshake(options, credentials))
+            if prober.is_answered and options.every_bit:
+                prober.limit += _MAX_BITS
+                prober.follow(every_bit(plan))
+                prober.is_answered = True  # whoever is silent on wrong cookies is no less alive
             if prober.is_answered and with_junk:
                 prober.follow(hurtful(plan))
     except OSError as error:
@@ -93,7 +114,7 @@ def run(options: argparse.Namespace) -> int:
     if not prober.is_answered and target.is_loopback:
         others += _process(options.port)
     if prober.is_spent:
-        seen = f"{MAX_DATAGRAMS} datagrams are spent: not everything was asked"
+        seen = f"{prober.limit} datagrams are spent: not everything was asked"
         others.append(Finding("end", "unknown", seen, ""))
     findings = [*assess(prober.exchanges), *others]
     answered = any(one.received for one in prober.exchanges)
@@ -104,6 +125,25 @@ def run(options: argparse.Namespace) -> int:
     if not answered:
         return _unusable(f"{target}: no answer")
     return _SOMETHING_BAD if any(one.verdict == "bad" for one in findings) else _NOTHING_BAD
+
+
+def _alive(options: argparse.Namespace, target: _Target, plan: Plan) -> int:
+    """Send one hello; whatever the server makes of it, it lives if it answers."""
+    try:
+        with _Prober(target, options.rate, options.timeout, at_once=True) as prober:
+            began = time.monotonic()
+            prober.follow(greeting(plan))
+            seconds = prober.answered_at - began
+    except OSError as error:
+        return _unusable(f"{target}: {error}")
+    hello = prober.exchanges[0]
+    if not hello.received:
+        return _unusable(f"{target}: {hello.describe()}")
+    if options.json:
+        print(json.dumps(_as_dict(prober, [])))
+    else:
+        print(f"{target}: alive, {_printable(hello.describe())} after {seconds * 1000:.1f} ms")
+    return _NOTHING_BAD
 
 
 def _unusable(why: str) -> int:
@@ -157,6 +197,9 @@ def _check(options: argparse.Namespace) -> None:
         raise ValueError("--timeout must be in 0.01..60")
     if options.hurtful and options.harmless:
         raise ValueError("either --hurtful or --harmless")
+    asks = options.hurtful or options.harmless or options.only or options.every_bit
+    if options.alive and (asks or options.insecure or options.pskusername):
+        raise ValueError("--alive asks for nothing else")
 
 
 def _ask_to_probe(options: argparse.Namespace, target: _Target) -> None:
@@ -188,16 +231,26 @@ def _agreed(question: str) -> bool:
 class _Prober:
     """Follows scripts over UDP sockets, with a limit on the rate and on the number of datagrams.
 
+    Args:
+        at_once: take the first answer, and do not wait for what may follow it.
+
     Attributes:
         target: the server.
+        limit: datagrams to be sent at most.
         exchanges: what was sent and received so far.
         is_answered: whether the server answered when it was last asked.
-        is_spent: whether a script was cut off, MAX_DATAGRAMS being sent.
+        answered_at: when the last datagram came, by time.monotonic().
+        is_spent: whether a script was cut off, `limit` datagrams being sent.
         sent: datagrams sent so far.
     """
 
-    def __init__(self, target: _Target, rate: float, timeout: float) -> None:
+    def __init__(
+        self, target: _Target, rate: float, timeout: float, *, at_once: bool = False
+    ) -> None:
         self.target = target
+        self.limit = MAX_DATAGRAMS
+        self.answered_at = 0.0
+        self._late_share = 0.0 if at_once else LATE_SHARE
         self.exchanges: list[Exchange] = []
         self.is_answered = True
         self.is_spent = False
@@ -218,7 +271,7 @@ class _Prober:
         """Do what a script asks for, and keep its exchanges."""
         try:
             step = next(script)
-            while self.sent + len(step.datagrams) <= MAX_DATAGRAMS:
+            while self.sent + len(step.datagrams) <= self.limit:
                 exchange = self._exchange(step)
                 self.exchanges.append(exchange)
                 if step.wait_share == 1.0:
@@ -247,8 +300,9 @@ class _Prober:
                 except ConnectionRefusedError:
                     refused = True
                     break
+                self.answered_at = time.monotonic()
                 # The rest of a flight follows its first datagram soon.
-                deadline = min(deadline, time.monotonic() + self._timeout * LATE_SHARE)
+                deadline = min(deadline, self.answered_at + self._timeout * self._late_share)
                 if len(received) >= _MAX_ANSWERS:
                     break
         return Exchange(step.name, step.datagrams, tuple(received), refused and not received)
@@ -366,7 +420,8 @@ def _as_text(prober: _Prober, findings: Sequence[Finding]) -> str:
     counts = ", ".join(f"{verdicts.count(one)} {one}" for one in order if one in verdicts)
     lines = [f"{prober.target}: {counts}; {prober.sent} datagrams sent"]
     for one in findings:
-        section = f"  [{one.section}]" * bool(one.section)
+        section = ", ".join(name for name in (one.section, one.also) if name)
+        section = f"  [{section}]" * bool(section)
         lines.append(f"{one.verdict:<8}{one.check:<18}{_printable(one.seen)}{section}")
     return "\n".join(lines)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from gnutls_cookie.reference import wire
 
 from .reading import Exchange
-from .script import FRAGMENTS
+from .script import FRAGMENTS, PARAMETERS
 
 __all__ = ["Finding", "Verdict", "assess"]
 
@@ -19,6 +19,26 @@ _COOKIES = "RFC 6347 4.2.1"
 _MESSAGE_SEQ = "RFC 6347 4.2.2"
 _FRAGMENTED = "RFC 6347 4.2.3"
 _INVALID = "RFC 6347 4.1.2.7"  # invalid records are discarded silently
+
+# What others call what is asked here: TLS-Anvil's ids, and the requirements of Common Criteria's
+# protection profile for network devices.
+_WRONG_COOKIE = "TLS-Anvil 6347-g65TNbT3uV, FCS_DTLSS_EXT.1.2"
+_ALSO = {
+    "record_seq": "TLS-Anvil 6347-5R0A5tlkOm",
+    "return_record_seq": "TLS-Anvil 6347-56hL9Blfzp",
+    "versions": "TLS-Anvil 6347-z0AiXbV3Y6 asks for the ServerHello's",
+    "heals": "TLS-Anvil 6347-g65TNbT3uV",
+    "wrong_cookie": _WRONG_COOKIE,
+    "every_bit": _WRONG_COOKIE,
+}
+
+# The parameters of a hello, as a finding names their change.
+_FIELDS = {
+    "version": "another client_version",
+    "random": "another random",
+    "session-id": "another session_id",
+    "suites": "other cipher_suites",
+}
 
 _Exchanges = Mapping[str, Exchange]  # by step
 
@@ -32,12 +52,14 @@ class Finding:
         verdict: "good" and "bad" by the RFC; "info" is neither; "unknown" could not be seen.
         seen: what was seen, in words.
         section: the section of the RFC that says what is right; may be empty.
+        also: what others call it: a test of TLS-Anvil by its id, a requirement of Common Criteria.
     """
 
     check: str
     verdict: Verdict
     seen: str
     section: str
+    also: str = ""
 
 
 def assess(exchanges: Sequence[Exchange]) -> list[Finding]:
@@ -52,7 +74,8 @@ def assess(exchanges: Sequence[Exchange]) -> list[Finding]:
     by_step: dict[str, Exchange] = {}
     for one in exchanges:
         by_step[one.step] = by_step.get(one.step, Exchange(one.step)).joined(one)
-    return [finding for check in _CHECKS for finding in check(by_step)]
+    found = [finding for check in _CHECKS for finding in check(by_step)]
+    return [replace(one, also=_ALSO.get(one.check, "")) for one in found]
 
 
 def _check_cookie(by_step: _Exchanges) -> Iterator[Finding]:
@@ -86,7 +109,12 @@ def _check_request(request: wire.HelloVerifyRequest) -> Iterator[Finding]:
     size = len(request.cookie)
     seen = f"{size} bytes, in a HelloVerifyRequest of {len(request.encode())}"
     if size > 32:
-        yield Finding("cookie_size", "info", f"{seen}: DTLS 1.0 has 32 at most", "RFC 4347 4.2.1")
+        yield Finding(
+            "cookie_size",
+            "info",
+            f"{seen}: GnuTLS' clients take 32 at most, as DTLS 1.0 has them",
+            "RFC 4347 4.2.1",
+        )
     elif size < 8:
         yield Finding("cookie_size", "bad", f"{seen}: can be guessed", _COOKIES)
     else:
@@ -129,6 +157,44 @@ def _check_replay(by_step: _Exchanges) -> Iterator[Finding]:
             yield Finding(step, "info", f"{seen}: the cookie does not depend on the port", _COOKIES)
         else:
             yield Finding(step, "bad", f"{seen}: one client's cookie is valid for all", _COOKIES)
+
+
+def _check_parameters(by_step: _Exchanges) -> Iterator[Finding]:
+    # "The server SHOULD use those values to generate its cookie and verify that they are correct"
+    for parameter in PARAMETERS:
+        exchange = by_step.get(f"other_{parameter}")
+        if exchange is None or not exchange.sent:
+            continue
+        what = _FIELDS[parameter]
+        seen = f"a cookie of a hello with {what} is answered by {exchange.describe()}"
+        if exchange.first("ServerHello"):
+            verdict: Verdict = "info"
+            seen += ": it does not depend on that"
+        else:
+            verdict = "good" if exchange.requests() else "unknown"
+        yield Finding(f"other_{parameter}", verdict, seen, _COOKIES)
+
+
+def _check_every_bit(by_step: _Exchanges) -> Iterator[Finding]:
+    bits = {step: one for step, one in by_step.items() if step.startswith("bits_") and one.sent}
+    hello = bits.pop("bits_hello", None)
+    if not bits:
+        if hello is not None:
+            yield Finding("every_bit", "unknown", "no cookie to change", _COOKIES)
+        return
+    number = 8 * len(bits)
+    for step, one in bits.items():
+        if one.first("ServerHello"):
+            at = step.removeprefix("bits_")
+            seen = f"a cookie with one bit of byte {at} changed is accepted"
+            yield Finding("every_bit", "bad", seen, _COOKIES)
+            return
+    if any(one.received for one in bits.values()):
+        seen = f"each of {number} cookies with one bit changed is refused"
+        yield Finding("every_bit", "good", seen, _COOKIES)
+    else:
+        seen = f"silence on {number} cookies with one bit changed"
+        yield Finding("every_bit", "unknown", seen, _COOKIES)
 
 
 def _check_return(by_step: _Exchanges) -> Iterator[Finding]:
@@ -248,8 +314,10 @@ _CHECKS = (
     _check_cookie,
     _check_record_seq,
     _check_replay,
+    _check_parameters,
     _check_return,
     _check_dead_cookie,
+    _check_every_bit,
     _check_fragments,
     _check_junk,
     _check_alive,

@@ -1,11 +1,13 @@
-"""What is sent to a server: two scripts of steps, each a generator that is given the answers.
+"""What is sent to a server: scripts of steps, each a generator that is given the answers.
 
-harmless() sends what every DTLS server must handle, hurtful() sends junk.
+greeting() sends one hello, harmless() what every DTLS server must handle, every_bit() a cookie with
+each of its bits changed, hurtful() junk.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Generator
 from dataclasses import dataclass
 
@@ -18,16 +20,23 @@ __all__ = [
     "GROUPS",
     "JUNK_SIZES",
     "LATE_SHARE",
+    "PARAMETERS",
     "Plan",
     "Script",
     "Step",
+    "every_bit",
+    "greeting",
     "harmless",
     "hurtful",
 ]
 
+#: What a cookie may depend on besides the client's address (RFC 6347 4.2.1): each is changed in a
+#: hello with a cookie that was made for another one.
+PARAMETERS = ("version", "random", "session-id", "suites")
+
 #: Questions that can be asked one by one: a server that serves a single client is started again for
 #: each.
-GROUPS = ("replay", "return", "dead-cookie", "fragments", "junk")
+GROUPS = ("replay", "return", *PARAMETERS, "dead-cookie", "fragments", "junk")
 
 #: Sizes of the junk, in bytes, all of them zero: around the headers of record (13) and handshake
 #: (12), and where libgnutls begins to look for a cookie (gnutls_dtls_cookie_verify in lib/dtls.c).
@@ -85,6 +94,12 @@ class _Dead(Exception):
     """The server has stopped answering."""
 
 
+def greeting(plan: Plan) -> Script:
+    """One hello, without a cookie; and an alert where it opened a session."""
+    with contextlib.suppress(_Dead):
+        yield from _ask(plan, "hello", "first", tries=1)
+
+
 def harmless(plan: Plan) -> Script:
     """Hellos, whole and in fragments, and alerts: what every DTLS server must handle."""
     with contextlib.suppress(_Dead):
@@ -97,6 +112,22 @@ def harmless(plan: Plan) -> Script:
         if "fragments" in plan.groups:
             yield from _in_fragments(plan)
         yield from _alive(plan, "end")
+
+
+def every_bit(plan: Plan) -> Script:
+    """A cookie with each of its bits changed in turn, eight hellos at a time."""
+    with contextlib.suppress(_Dead):
+        hello = yield from _ask(plan, "bits_hello", "bits")
+        cookie = hello.cookie() or b""
+        for at, byte in enumerate(cookie):
+            wrong = [cookie[:at] + bytes([byte ^ 1 << bit]) + cookie[at + 1 :] for bit in range(8)]
+            number = _TRIES + 8 * at
+            hellos = [_hello(plan, 1, one, number + bit, 1)[0] for bit, one in enumerate(wrong)]
+            answer = yield Step(f"bits_{at}", "bits", tuple(hellos), LATE_SHARE)
+            accepted = answer.first("ServerHello")
+            if accepted is not None:  # the rest would go to the session
+                yield Step("alert", "bits", (_alert(accepted.version, number + 8),), 0.0)
+                return
 
 
 def hurtful(plan: Plan) -> Script:
@@ -113,15 +144,28 @@ def hurtful(plan: Plan) -> Script:
 def _with_cookie(plan: Plan, cookie: bytes) -> Script:
     for name, number in ("record_seq", 5), ("record_seq_48", 0x010203040506):
         yield from _ask(plan, name, name, record_seq=number)
-    second_hello = {"record_seq": 1, "message_seq": 1}
+    second = functools.partial(_ask, plan, cookie=cookie, record_seq=1, message_seq=1)
     if "replay" in plan.groups:
-        yield from _ask(plan, "replay_port", "replay", cookie=cookie, **second_hello)
+        yield from second("replay_port", "replay")
         if plan.elsewhere:
-            yield from _ask(plan, "replay_address", "elsewhere", cookie=cookie, **second_hello)
+            yield from second("replay_address", "elsewhere")
     if "return" in plan.groups:
-        yield from _ask(plan, "return", "first", cookie=cookie, **second_hello)
+        yield from second("return", "first")
+    for parameter in PARAMETERS:
+        if parameter in plan.groups:
+            yield from _with_another(plan, parameter)
     if "dead-cookie" in plan.groups:
         yield from _with_dead_cookie(plan)
+
+
+def _with_another(plan: Plan, parameter: str) -> Script:
+    """A hello that has the cookie of another one: one of its parameters is not the same."""
+    name = f"other_{parameter}"
+    hello = yield from _ask(plan, f"{name}_hello", name)
+    cookie = hello.cookie()
+    if cookie:
+        yield from _ask(plan, name, name, cookie=cookie, record_seq=1, message_seq=1,
+                        changed=parameter)  # fmt: skip
 
 
 def _with_dead_cookie(plan: Plan) -> Script:
@@ -164,11 +208,13 @@ def _ask(
     cookie: bytes = b"",
     record_seq: int = 0,
     message_seq: int = 0,
+    changed: str = "",
+    tries: int = _TRIES,
 ) -> Generator[Step, Exchange, Exchange]:
     """Send a hello until it is answered. If that opens a session, end it."""
     asked = Exchange(name)
-    for attempt in range(_TRIES):
-        datagrams = _hello(plan, count, cookie, record_seq + attempt * count, message_seq)
+    for attempt in range(tries):
+        datagrams = _hello(plan, count, cookie, record_seq + attempt * count, message_seq, changed)
         asked = asked.joined((yield Step(name, source, datagrams)))
         if asked.received:
             break
@@ -176,7 +222,7 @@ def _ask(
     if hello is not None:
         # A server of one client at a time must not wait for this one.
         yield Step("alert", source, (_alert(hello.version, record_seq + _TRIES * count),), 0.0)
-    elif not asked.received:
+    elif not asked.received and tries > 1:
         yield from _alive(plan, name)
     return asked
 
@@ -218,9 +264,15 @@ _BODY_SIZE = FRAGMENTS * 36 + (FRAGMENTS - 1) * _MAX_COOKIE_IN_FRAGMENT
 _ALERT_FATAL, _HANDSHAKE_FAILURE = 2, 40  # RFC 5246 7.2
 
 
+_NEWER = 0xFEFC  # as a client_version: a server answers with the newest it has (RFC 5246 E.1)
+_SESSION_ID = bytes(range(32, 64))  # that no server knows
+_FEWER_SUITES = _CIPHER_SUITES[:-2] + _CIPHER_SUITES[-1:]  # so that the same one is chosen
+
+
 def _hello(
-    plan: Plan, count: int, cookie: bytes, record_seq: int, message_seq: int
+    plan: Plan, count: int, cookie: bytes, record_seq: int, message_seq: int, changed: str = ""
 ) -> tuple[bytes, ...]:
+    """A hello in `count` datagrams, with one of PARAMETERS not as in the others."""
     extensions = [
         (_EXTENDED_MASTER_SECRET, b""),
         (_SUPPORTED_GROUPS, wire.encode_numbers("supported_groups", _CURVES)),
@@ -237,8 +289,10 @@ def _hello(
         extensions.append((_PADDING, bytes(lacking)))
     datagrams = wire.client_hello_fragments(
         count,
-        random=plan.random,
-        cipher_suites=_CIPHER_SUITES,
+        random=plan.random[::-1] if changed == "random" else plan.random,
+        session_id=_SESSION_ID if changed == "session-id" else b"",
+        client_version=_NEWER if changed == "version" else wire.DTLS_1_2,
+        cipher_suites=_FEWER_SUITES if changed == "suites" else _CIPHER_SUITES,
         extensions=extensions,
         cookie=cookie,
         record_seq=record_seq,
