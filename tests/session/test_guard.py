@@ -336,7 +336,9 @@ def test_fragments_that_do_not_agree_are_of_two_messages(role: str) -> None:
     client, server, flight = waiting_server() if role == "server" else waiting_client()
     victim = server if role == "server" else client
     seq, kind = flight[0][18], flight[0][13]
+    length = int.from_bytes(flight[0][14:17], "big")
     for forged in (
+        fragment(CERTIFICATE if kind != CERTIFICATE else CLIENT_KEY_EXCHANGE, length, seq, 0, b"A"),
         fragment(kind, 60, seq, 0, b"A" * 20),
         fragment(kind, 16_000, seq, 20, b"A" * 15_900),
         fragment(CERTIFICATE, 40_000, seq, 0, b"A"),
@@ -348,6 +350,24 @@ def test_fragments_that_do_not_agree_are_of_two_messages(role: str) -> None:
     for datagram in pieces(flight, lambda: 30):
         victim.receive_datagram(datagram)
         victim.handshake()
+    shake(client, server)
+    assert echoes(client, server)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_forged_fragments_that_take_every_place_give_way(role: str) -> None:
+    """Eight lengths of the message whose turn it is: the genuine one needs no retransmission."""
+    client, server, flight = waiting_server() if role == "server" else waiting_client()
+    victim = server if role == "server" else client
+    seq, kind = flight[0][18], flight[0][13]
+    for length in range(300, 308):
+        forged = fragment(kind, length, seq, 0, b"A")
+        victim.receive_datagram(record(CONTENT_HANDSHAKE, forged, 5))
+        assert victim.handshake() is False
+    for datagram in pieces(flight, lambda: 30):
+        victim.receive_datagram(datagram)
+        victim.handshake()
+    assert kept(victim) == 0
     shake(client, server)
     assert echoes(client, server)
 

@@ -182,6 +182,22 @@ def test_client_that_takes_small_fragments_gets_no_larger_ones(kind: str) -> Non
     assert whole in said
 
 
+def test_client_of_small_fragments_is_known_by_its_certificate() -> None:
+    """Its Certificate comes in pieces, and from our guard as well: libgnutls refuses a record that
+    is longer than was agreed."""
+    files = ["-cert", str(CERTS / "localhost-rsa.pem"), "-key", str(CERTS / "localhost-rsa.key")]
+    command = s_client("-dtls1_2", "-maxfraglen", "512", *files, *OPENSSL_X509)
+    said = bytearray()
+    with udp_socket() as sock:
+        server = CookieServer(sock, certificate(trust="localhost-rsa"), verify_peer=True)
+        with running(command("127.0.0.1", sock.getsockname()[1])) as child:
+            assert child.stdin is not None
+            child.stdin.write(LINE)
+            child.stdin.flush()
+            drive([server], lambda: LINE in said or child.poll() is not None, child, said)
+    assert LINE in said, said.decode()
+
+
 def test_gnutls_cli_with_psk_is_served() -> None:
     """As above; libgnutls 3.7.9 in Debian 12 has a gnutls-cli that crashes after any PSK handshake.
 
