@@ -77,9 +77,9 @@ def seconds(name: str, value: object, least: float, most: float) -> float:
 
 
 def seconds_to_wait(name: str, value: object, least: float = -math.inf) -> float | None:
-    """The seconds to wait, 0 and more; None: for ever.
+    """The seconds to wait, 0 and more; None: forever.
 
-    None, infinity and numbers above 10**9 (thirty years) wait for ever. A number below 0 is 0,
+    None, infinity and numbers above 10**9 (thirty years) wait forever. A number below 0 is 0,
     unless it is below `least`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Signals that come while a command is still being imported, before it can heed any.
+"""Signals that come while a command is still being imported, before it can handle any.
 
 Python answers Ctrl-C with a traceback wherever it is, and SIGHUP ends it. This is imported first of
 the package, and does nothing unless the process was started as one of the package's commands. What

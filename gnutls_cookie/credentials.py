@@ -156,7 +156,7 @@ class PSKCredentials:
             key, None for a stranger. libgnutls goes on with a random key then, so that nobody can
             ask which identities there are. A callable gets a str (UTF-8; bytes that are not UTF-8
             as lone surrogates: `identity.encode("utf-8", "surrogateescape")` gives the bytes). A
-            mapping is asked for that str, and if it has none for the bytes. Clients of others may
+            mapping is asked for that str, and if it has none for the bytes. Third-party clients may
             name an identity of no bytes: "".
         hint: for a server: the identity hint to send, at most 65535 bytes of UTF-8 without NUL;
             none by default (some third-party clients fail on it).

@@ -3,7 +3,7 @@
 CPython runs signal handlers between byte codes: as a function is entered, at jumps backwards, and
 after a call of a C function. What a handler raises there (Ctrl-C does) can strike between the
 `acquire()` of a lock and the `try:` that follows, and on Python 3.14 between `with lock:` and its
-block: the lock is then held for ever. So this one is owned by a number that is known beforehand, is
+block: the lock is then held forever. So this one is owned by a number that is known beforehand, is
 taken inside of the try block, and is given by one call into C, which ends before a handler runs and
 does nothing where the number is not the owner:
 
@@ -87,7 +87,7 @@ class OwnedLock:
 
         Args:
             token: of token(), and not used before.
-            timeout: seconds to wait at most; None: for ever; 0: not at all.
+            timeout: seconds to wait at most; None: no limit; 0: not at all.
 
         Returns:
             Whether `token` is the owner now; False where the time is over.
@@ -118,7 +118,7 @@ class OwnedLock:
 
         Args:
             token: the owner.
-            timeout: seconds to wait at most; None: for ever.
+            timeout: seconds to wait at most; None: no limit.
 
         Returns:
             Whether there was a notify(); False where the time is over. Held again either way.

@@ -13,7 +13,7 @@ import pytest
 import gnutls_cookie
 from gnutls_cookie.handles import TABLE
 
-# No test takes a quarter of this, not even under a sanitizer; what waits longer waits for ever.
+# No test takes a quarter of this, not even under a sanitizer; what waits longer waits forever.
 LIMIT_S = 600
 
 # How long threads that a test left behind may keep the process once all tests are done.
@@ -26,7 +26,7 @@ def pytest_configure() -> None:
     """Start as from a terminal, whatever was ignored or blocked where the run was started.
 
     nohup, `trap '' INT`, cron and job runners leave signals ignored, and children inherit that: a
-    test that interrupts one would wait for ever. A signal with a handler is at its default in them.
+    test that interrupts one would wait forever. A signal with a handler is at its default in them.
     """
     global _stderr
     _stderr = os.dup(2)  # the real one: during a test 2 is where pytest keeps what is printed

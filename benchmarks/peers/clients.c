@@ -102,7 +102,7 @@ static void shake(struct client *client) {
         shaking--;
         finished++;
     } else if (gnutls_error_is_fatal(code)) {
-        if (failed == 0) /* the others will have failed likewise */
+        if (failed == 0) /* the others will have failed too */
             fprintf(stderr, "clients: handshake: %s\n", gnutls_strerror(code));
         client->state = FAILED;
         shaking--;

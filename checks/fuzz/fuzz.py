@@ -244,7 +244,7 @@ def listener_seeds() -> Iterator[bytes]:
 
 
 def session_seeds() -> Iterator[bytes]:
-    """Hellos of others, and handshakes of our own with all that follows them, by every option."""
+    """Hellos of third-party clients, and whole sessions of our own, by every option."""
     for flight in real_hellos():
         acts = [bytes([0x87]) + len(one).to_bytes(2, "big") + one for one in flight]
         yield b"\0" + b"".join(acts) + bytes([15, 0])

@@ -686,7 +686,7 @@ static void forget(struct input *input) {
     peer->admitted = peer->verified = 0;
 }
 
-/* Bytes that are no address, as the caller may have them. */
+/* Bytes that are not an address, as the caller may have them. */
 static void admit_bytes(struct input *input) {
     size_t size = next_byte(input) % 40;
     uint8_t *bytes = next_bytes(input, &size);

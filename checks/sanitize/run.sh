@@ -1,7 +1,7 @@
 #!/bin/sh
 # The gate under AddressSanitizer and UBSan: run.sh [CASES [SEED]]. First a planted overread must be
 # found, then the gate must agree with its reference in silence. Without arguments it is 1,000,000
-# cases, and then the package's own tests over an extension built likewise (suite.sh).
+# cases, and then the package's own tests over an extension built the same way (suite.sh).
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 native=$here/../../gnutls_cookie/native

@@ -181,7 +181,7 @@ def _psk_line(line: bytes, where: str) -> tuple[str, bytes] | None:
         words = name != name.strip() and key is None  # "# Cafe: closed on Sundays"
         if not in_hex or not colon or words:
             if colon and key and _unhex(b"0" + name):
-                _log.warning("%s: a comment, as an odd number of digits is no identity", where)
+                _log.warning("%s: a comment, as an odd number of digits is not an identity", where)
             return None
         raw = in_hex
     if key is None:

@@ -115,7 +115,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--stats", metavar="SECONDS", type=float, help="print counters every SECONDS")
     add("--json", action="store_true", help="what is printed is JSON, an object a line")
     add("-q", "--quiet", action="store_true", help="log warnings only")
-    # What gnutls-serv has besides, and is so here anyway.
+    # Options of gnutls-serv that are the default here.
     for name in ("--echo", "--nodb", "--noticket", "--x509fmtder"):
         add(name, action="store_true", help=argparse.SUPPRESS)
     add("-a", "--disable-client-cert", action="store_true", help=argparse.SUPPRESS)
@@ -134,7 +134,7 @@ def run(options: argparse.Namespace) -> int:
     level = logging.WARNING if options.quiet else logging.DEBUG if options.debug else logging.INFO
     log_to(err, level, tracebacks=options.debug > 0)
     # Until there is somebody to say goodbye to, SIGINT ends this process at once, a look-up of a
-    # name in C included. SIGHUP would end it too, and waits until it can be heeded.
+    # name in C included. SIGHUP would end it too, and waits until it can be handled.
     former = default_sigint()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     sockets: list[socket.socket] = []

@@ -64,7 +64,7 @@ class Signals:
         return came
 
     def close(self) -> None:
-        """Heed no more of them; they do nothing from now on."""
+        """Stop handling them; they do nothing from now on."""
         signal.set_wakeup_fd(-1)
         self._waking.close()
         self._woken.close()

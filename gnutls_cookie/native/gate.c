@@ -281,7 +281,7 @@ static int judge(const struct gcookie_keys *keys, const void *client_data, size_
         return NO_REPLY;
     }
     /* A prestate carries 32 bits of the record sequence: beyond that the client cannot be handed
-     * over, and is challenged for ever. */
+     * over, and is challenged forever. */
     if (hello->cookie_size != GCOOKIE_SIZE || hello->record_seq > UINT32_MAX) {
         return NO_KEY;
     }
@@ -330,8 +330,8 @@ static int make_reply(const struct gcookie_key *key, const void *client_data,
 }
 
 /* Whether the hello's cookie, of GCOOKIE_SIZE bytes, is the one in `reply`, and libgnutls agrees.
- * libgnutls is the judge, but makes the HMAC anew and compares by memcmp: it is asked only where
- * the constant-time compare says yes. */
+ * libgnutls is the judge, but computes the HMAC again and compares by memcmp: it is asked only
+ * where the constant-time compare says yes. */
 /*@ requires \valid_read(key) && key->size <= GCOOKIE_KEY_CAPACITY;
   @ requires \valid_read((char *)client_data + (0 .. client_data_size - 1));
   @ requires readable(datagram, size);

@@ -19,7 +19,7 @@
 enum gcookie_reason {
     GCOOKIE_OK = 0,               /* a ClientHello with its cookie field: not discarded */
     GCOOKIE_RECORD_HEADER = 1,    /* no whole record header */
-    GCOOKIE_CONTENT_TYPE = 2,     /* the record is no handshake record */
+    GCOOKIE_CONTENT_TYPE = 2,     /* the record is not a handshake record */
     GCOOKIE_RECORD_VERSION = 3,   /* neither feff, fefd nor 0100 */
     GCOOKIE_EPOCH = 4,            /* epoch is not 0 */
     GCOOKIE_RECORD_LENGTH = 5,    /* the record is longer than the datagram, or than 2**14 */

@@ -342,7 +342,7 @@ static void advance(struct gcookie_guard *guard, unsigned int type) {
     guard->next++;
     guard->passed = 0;
     if (type == CLIENT_HELLO || type == SERVER_HELLO)
-        guard->greeted = 1; /* HelloVerifyRequest is no answer yet */
+        guard->greeted = 1; /* HelloVerifyRequest is not an answer yet */
 }
 
 /* One fragment for libgnutls; 0 where `out` is too small for it. */

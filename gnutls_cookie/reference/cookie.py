@@ -128,7 +128,7 @@ def cookie_send(
             bytes sent, or None for all. What it raises comes out of this function as it is.
 
     Returns:
-        What ``push`` returned, narrowed to a C int: 0 and a part of 44 are no errors.
+        What ``push`` returned, narrowed to a C int: 0 and a part of 44 are not errors.
 
     Raises:
         CookieError: -50, the key is empty, and ``push`` was not called; -53, the result of

@@ -37,7 +37,7 @@ class DiscardReason(IntEnum):
     RECORD_HEADER = 1
     """Fewer than 13 bytes: no whole record header (RFC 6347 4.1)."""
     CONTENT_TYPE = 2
-    """The record is no handshake record (RFC 5246 6.2.1)."""
+    """The record is not a handshake record (RFC 5246 6.2.1)."""
     RECORD_VERSION = 3
     """The record's version is not DTLS 1.0, DTLS 1.2 or 0.9 (RFC 6347 4.1)."""
     EPOCH = 4
@@ -47,7 +47,7 @@ class DiscardReason(IntEnum):
     HANDSHAKE_HEADER = 6
     """The record has fewer than 12 bytes: no whole handshake header (RFC 6347 4.2.2)."""
     HANDSHAKE_TYPE = 7
-    """The handshake message is no ClientHello (RFC 5246 7.4)."""
+    """The handshake message is not a ClientHello (RFC 5246 7.4)."""
     MESSAGE_SEQ = 8
     """message_seq is over 255; the reply of libgnutls can echo 8 of its 16 bits."""
     FRAGMENT_OFFSET = 9

@@ -280,8 +280,8 @@ def receives(side: str) -> tuple[contextlib.ExitStack, blocking.Connection]:
 
 @pytest.mark.parametrize("side", ["client", "server"])
 def test_timeouts_of_receive(side: str) -> None:
-    """The same on either side: nothing waits where it is over, NaN and what is no number are
-    refused, and what is beyond any clock is for ever."""
+    """The same on either side: nothing waits where it is over, NaN and what is not a number are
+    refused, and what no clock can hold waits forever."""
     stack, connection = receives(side)
     with stack, bounded():
         for past in (0, -1, -math.inf, 0.0, -(10**400)):
@@ -395,7 +395,7 @@ def test_error_says_what_each_address_gave(adapter: str, names: dict[str, list[s
 
 @each_adapter
 def test_handshake_that_fails_is_final(adapter: str, names: dict[str, list[str]]) -> None:
-    """A certificate that is not trusted is no reason to ask another address."""
+    """A certificate that is not trusted does not make it ask another address."""
     names["localhost"] = ["127.0.0.2", "127.0.0.1", "127.0.0.3"]
     with serving(adapter) as address:
         with pytest.raises(CertificateVerificationError) as caught:
@@ -455,7 +455,7 @@ def test_port_that_is_taken_at_one_address_is_an_error(
 
 
 def test_family_that_the_kernel_does_not_have_is_left_out() -> None:
-    """EAFNOSUPPORT, of a number that is no family anywhere; alone it is an error."""
+    """EAFNOSUPPORT, of a number that is not a family anywhere; alone it is an error."""
     missing = (200, socket.SOCK_DGRAM, 0, "", ("nowhere", 0))
     (here,) = socket.getaddrinfo("127.0.0.1", 0, type=socket.SOCK_DGRAM)
     (sock,) = bound([missing, here])

@@ -383,7 +383,7 @@ async def test_handler_that_raises_is_reported_and_closes_its_connection_alone()
 
 @asynchronous
 async def test_handler_whose_connection_failed_is_not_reported() -> None:
-    """A peer that gave up is no fault of the program: it is counted."""
+    """A peer that gave up is not the fault of the program: it is counted."""
     raised: asyncio.Queue[Exception] = asyncio.Queue()
 
     async def handler(connection: Connection) -> None:

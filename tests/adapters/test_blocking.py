@@ -231,7 +231,7 @@ def test_threads_share_a_client() -> None:
 
 @pytest.mark.parametrize("timeout", [-1, 0, 0.05])
 def test_second_reader_has_its_own_timeout(timeout: float) -> None:
-    """It does not wait for the first one, who waits for ever."""
+    """It does not wait for the first one, who waits forever."""
     with serving() as server:
         client = connect(server)
         first = threading.Thread(target=client.receive)

@@ -1,4 +1,4 @@
-"""The server is killed and started anew while clients shake hands with it, or told to end.
+"""The server is killed and restarted while clients shake hands with it, or told to end.
 
 The socket is held here and passed on to each server, as systemd does by socket activation: what
 clients send while no server runs waits in the socket, and nothing is lost between two processes.
@@ -89,7 +89,7 @@ class Client:
         self.reset(timer, patience)
 
     def reset(self, timer: float = TIMER, patience: float = 60.0) -> None:
-        """Begin anew from the same port, past what the former server sent again before it died: the
+        """Start again from the same port, past what the former server repeated before it died: the
         new session would take its ServerHello for an answer, and find the signature wrong."""
         with contextlib.suppress(BlockingIOError):
             while True:

@@ -410,7 +410,7 @@ GNUTLS_CLI = ("--udp", "--insecure", "-p", "{port}", "127.0.0.1")
 def test_real_client_sends_the_cookie_back(
     program: Callable[[], str], arguments: Sequence[str]
 ) -> None:
-    """A client of others takes the 44 bytes: its next hello carries a cookie that verifies."""
+    """A third-party client takes the 44 bytes: its next hello carries a cookie that verifies."""
     path = program()
     key = generate_key()
     with udp_socket() as server:

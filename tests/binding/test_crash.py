@@ -101,7 +101,7 @@ BUFFERS = [
 def test_no_bytes_like_object_is_a_type_error_that_names_the_argument(
     call: Callable[..., object], argument: str, value: object
 ) -> None:
-    """Wrong types never reach C; a number is no length and no address."""
+    """Wrong types never reach C; a number is neither a length nor an address."""
     with pytest.raises(TypeError, match=rf"\b{argument}\b"):
         call(**{argument: value})
 
@@ -347,7 +347,7 @@ def wrong_sessions() -> list[Any]:
 
 @pytest.mark.parametrize("index", range(len(wrong_sessions())))
 def test_what_is_no_session_is_a_type_error(index: int) -> None:
-    """Other types, values that are no pointers, and pointers to a pointer."""
+    """Other types, values that are not pointers, and pointers to a pointer."""
     with pytest.raises(TypeError, match=r"\bsession\b"):
         prestate_set(wrong_sessions()[index], Prestate())
 

@@ -128,7 +128,7 @@ def copied(tmp_path: Path) -> Path:
 
 def import_from(folder: Path) -> tuple[int, str]:
     """Import from that folder in a child; exit code and last line of stderr."""
-    # -S: the finder of an editable installation would find what the copy lacks.
+    # -S: the finder of an editable installation would find what is missing from the copy.
     others = str(Path(cffi.__file__).parent.parent)
     code = f"import sys; sys.path[:0] = [{str(folder)!r}, {others!r}]; {IMPORT}"
     done = python(code, cwd=folder, options=["-S"])

@@ -112,7 +112,7 @@ def test_thread_that_holds_it_gets_an_error_not_a_wait_without_end() -> None:
 
 
 def test_take_waits_for_its_turn() -> None:
-    """4 threads count without atomics: no turn is lost, and nobody waits for ever."""
+    """4 threads count without atomics: no turn is lost, and nobody waits forever."""
     lock = OwnedLock()
     count = [0]
 

@@ -71,7 +71,7 @@ def test_equality_looks_at_every_field(field: str) -> None:
 
 
 def test_is_not_equal_to_another_type() -> None:
-    """A tuple or the struct's bytes are no Prestate."""
+    """A tuple or the struct's bytes are not a Prestate."""
     assert Prestate() != (0, 0, 0)
     assert Prestate() != bytes(12)
 

@@ -105,7 +105,7 @@ def test_one_secret_bears_a_balancer_that_never_settles(balancer: Balancer, tmp_
 
 
 def test_two_secrets_do_not_bear_it(balancer: Balancer, tmp_path: Path) -> None:
-    """Each node gets the other's cookies for ever: libgnutls' client gives up at the fifth."""
+    """Each node gets the other's cookies forever: libgnutls' client gives up at the fifth."""
     with fleet(balancer, tmp_path, "restless", TWO) as nodes, our_client(balancer) as client:
         assert_client_gives_up(client, nodes)
 

@@ -1,4 +1,4 @@
-"""`run`: unmodified servers of others gain the gate. Each claim is shown with and without it."""
+"""`run`: unmodified third-party servers gain the gate. Each claim is shown with and without it."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_server_that_peeks_into_a_short_buffer() -> None:
             served.wait_for(f"reply {answer}\n")
 
 
-# --- servers of others ----------------------------------------------------------------------------
+# --- third-party servers --------------------------------------------------------------------------
 
 
 @pytest.mark.peer
@@ -280,7 +280,7 @@ def test_one_secret_for_servers_of_all_kinds(tmp_path: Path) -> None:
             cookies.add(wire.HelloVerifyRequest.decode(sock.recv(2048)).cookie)
         assert len(cookies) == 1
         for one in ports:
-            # What comes back is no HelloVerifyRequest: the cookie is good.
+            # What comes back is not a HelloVerifyRequest: the cookie is good.
             hello = CLIENTS["openssl s_client -dtls1_2"][0]
             second = bytearray(with_cookie(hello, next(iter(cookies))))
             second[10] = second[18] = 1
@@ -495,7 +495,7 @@ def test_what_cannot_be_preloaded(refused: Refused, tmp_path: Path) -> None:
 def test_what_cannot_be_executed(
     refused: Refused, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The codes of env(1): 127 for what is not found, 126 for what is there and is no program."""
+    """The codes of env(1): 127 for what is not found, 126 for what is not a program."""
     program = compile_peer("stock_server.c")
     plain, pipe = tmp_path / "plain", tmp_path / "pipe"
     shutil.copy(program, plain)
@@ -661,7 +661,7 @@ def test_files_that_were_prepared(option: str, refused: Refused, tmp_path: Path)
 
 
 def test_names_of_files_are_any(tmp_path: Path) -> None:
-    """A line break, a space, bytes that are no text, a long name: the files are written."""
+    """A line break, a space, bytes that are not text, a long name: the files are written."""
     for name in "two\nlines", "with space", os.fsdecode(b"\xff\xfe"), "n" * 255:
         folder = tmp_path / "a folder:\nwith"
         folder.mkdir(exist_ok=True)

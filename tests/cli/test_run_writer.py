@@ -237,6 +237,6 @@ def test_file_that_cannot_be_replaced(tmp_path: Path) -> None:
 
 
 def test_printable() -> None:
-    """What is no letter for a terminal is escaped, text of any language is not."""
+    """What is not printable is escaped, text of any language is not."""
     assert printable("añ 漢 \\") == "añ 漢 \\"
     assert printable("\x1b[31m\n\x9b\udcff\u2028") == r"\x1b[31m\n\x9b\udcff\u2028"

@@ -254,7 +254,7 @@ def test_sighup_reads_everything_anew(tmp_path: Path) -> None:
 
 
 def test_workers_are_watched() -> None:
-    """A worker that dies is started anew on its socket; without their parent all of them end."""
+    """A worker that dies is restarted on its socket; without their parent all of them end."""
     with serving("--workers", "2", *CERT) as served:
         workers = workers_of(served)
         assert len(workers) == 2

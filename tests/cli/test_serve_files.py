@@ -40,7 +40,7 @@ WHOLE_FILES: dict[str, tuple[bytes, dict[str, bytes]]] = {
     "no end of the last line": (b"a:00\nb:01", {"a": b"\0", "b": b"\1"}),
     "identities in hex": (b"#6d79:0a0b\n#613A62:01\n", {"my": b"\n\v", "a:b": b"\1"}),
     "an identity with a zero byte": (b"#610062:01\n", {"a\0b": b"\1"}),
-    "an identity that is no text": (b"#ff:01\n", {"\udcff": b"\1"}),
+    "an identity that is not text": (b"#ff:01\n", {"\udcff": b"\1"}),
     "colons": (b"urn:dev:1:01\n", {"urn:dev:1": b"\1"}),
     "white space at the end": (b"a:00  \nb:01\t\n", {"a": b"\0", "b": b"\1"}),
     "white space at the start is the identity's": (b" a:00\n", {" a": b"\0"}),

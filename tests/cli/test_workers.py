@@ -324,7 +324,7 @@ endpoint.Endpoint.turn = turn
 
 @pytest.mark.parametrize("how", ["raise MemoryError", "os.kill(os.getpid(), 9)"])
 def test_server_without_any_worker_is_given_up(how: str, tmp_path: Path) -> None:
-    """All served once, and none has for so long (a minute): exit code 1, not a try for ever."""
+    """All served once, and none has for so long (a minute): exit code 1, no endless tries."""
     trouble = tmp_path / "trouble"
     fault = FAILS_TO_START.format(when=f"os.path.exists({str(trouble)!r})", how=how)
     fault += "import gnutls_cookie.cli.workers as w\nw._PATIENCE_SECONDS = 1.0\n"

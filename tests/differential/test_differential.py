@@ -203,7 +203,7 @@ def test_cases_reach_every_answer() -> None:
 
 
 def test_a_case_and_its_line_of_json() -> None:
-    """There and back; what is no case is told by what is wrong with it."""
+    """There and back; what is not a case is told by what is wrong with it."""
     for case in cases(SEED, count=2000):
         assert case_of_json(case.as_json()) == case
     for line in "", "[]", "{}", '{"operation": "fly", "key": ""}', '{"operation": "send"}':

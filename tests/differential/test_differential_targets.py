@@ -262,7 +262,7 @@ def test_finding_outlives_what_fails_after_it(module: Path, tmp_path: Path) -> N
 
 
 def test_reader_that_goes_away(module: Path) -> None:
-    """`| head -1` is no traceback, and the exit code is 1."""
+    """`| head -1` gives no traceback, and the exit code is 1."""
     module.write_text(in_verify("return 7"))
     process = started(module.parent, "mine")
     assert process.stdout is not None

@@ -169,7 +169,7 @@ def test_push_gets_the_transport_itself() -> None:
     ],
 )
 def test_send_returns_what_push_returned_as_a_c_int(pushed: int | None, result: int) -> None:
-    """The low 32 bits of it: partial counts and 0 are no errors."""
+    """The low 32 bits of it: partial counts and 0 are not errors."""
     assert cookie_send(KEY, CLIENT_DATA, Prestate(), None, lambda _, data: pushed) == result
 
 

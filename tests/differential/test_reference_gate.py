@@ -294,7 +294,7 @@ def test_challenge_echoes_both_sequence_numbers(record_seq: int, message_seq: in
 
 @pytest.mark.parametrize("version", [wire.DTLS_1_0, wire.DTLS_1_2, wire.DTLS_0_9])
 def test_every_record_version_of_dtls_passes(version: int) -> None:
-    """The record's version is no promise; the offered one is for the session to judge."""
+    """The record's version is not binding; the offered one is for the session to judge."""
     hello = client_hello(record_version=version, client_version=0x1234, cookie=GOOD)
     assert isinstance(receive(hello, CLIENT_DATA, CURRENT), Verified)
 

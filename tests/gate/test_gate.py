@@ -194,7 +194,7 @@ def test_first_fragment_is_verified_and_later_ones_are_not_answered() -> None:
 
 @pytest.mark.parametrize("kind", [bytearray, memoryview])
 def test_any_bytes_like_object_will_do(kind: Any) -> None:
-    """And None is no client_data."""
+    """And None is not client_data."""
     gate = CookieGate(kind(KEY))
     hello = hello_with(COOKIE)
     assert isinstance(gate.receive(kind(hello), kind(WHO)), Verified)
@@ -261,7 +261,7 @@ def test_first_datagram_with_keys_of_a_secret() -> None:
 
 
 def test_another_key_ring() -> None:
-    """A ring that is set signs from then on; its predecessor's cookies are challenged anew."""
+    """A ring that is set signs from then on; its predecessor's cookies are challenged again."""
     gate = CookieGate(KEY)
     good = hello_with(COOKIE)
     assert isinstance(gate.receive(good, WHO), Verified)

@@ -1,6 +1,6 @@
 """A changed key costs a client one round trip at the gate; with the stock recipe the client stalls.
 
-The clients are programs of others. No time is measured: a client whose timer fires repeats its
+The clients are third-party programs. No time is measured: a client whose timer fires repeats its
 ClientHello, and the repetition is seen.
 """
 

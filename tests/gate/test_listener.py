@@ -167,7 +167,7 @@ def test_cookie_of_another_port_is_challenged(listener: CookieListener) -> None:
 
 
 def test_rotation_reaches_a_listener_that_is_at_work() -> None:
-    """The keys are asked for anew: the previous one is still good, the one before is not."""
+    """The keys are asked for again: the previous one is still good, the one before is not."""
     ring = KeyRing(b"first")
     with (
         udp_socket() as sock,
@@ -271,7 +271,7 @@ def test_admitted_in_time_stays(listener: CookieListener, client: socket.socket)
 def test_verified_client_may_be_forgotten_at_once(
     listener: CookieListener, client: socket.socket
 ) -> None:
-    """forget() before the next poll, and after it nothing is left; verified anew it counts anew."""
+    """forget() before the next poll, and after it nothing is left; verified again, it counts."""
     listener.forget(verified(listener, client).address)
     listener.forget(verified(listener, client).address)
     client.send(b"data")
@@ -581,7 +581,7 @@ def test_icmp_errors_are_counted_and_taken_from_the_socket() -> None:
 
 
 def test_closed_socket_is_an_oserror(listener: CookieListener) -> None:
-    """Not a wait for ever."""
+    """It does not wait forever."""
     listener._sock.close()
     with pytest.raises(OSError, match="Bad file descriptor"):
         listener.poll()
@@ -608,7 +608,7 @@ def test_socket_closed_while_another_thread_polls(listener: CookieListener) -> N
 
 @linux_only
 def test_socket_shut_down_is_an_oserror(listener: CookieListener) -> None:
-    """It would be readable for ever, and never have a datagram."""
+    """It would be readable forever, and never have a datagram."""
     with pytest.raises(OSError):  # noqa: PT011
         listener._sock.shutdown(socket.SHUT_RDWR)
     with pytest.raises(OSError, match="shutdown"):

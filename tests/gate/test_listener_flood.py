@@ -243,7 +243,7 @@ def test_ctrl_c_is_answered_under_flood(kind: str) -> None:
 @pytest.mark.long
 @pytest.mark.peer
 def test_half_a_minute_of_flood_from_10_000_sources() -> None:
-    """50 clients of others that start during it are all served; less than 1 MiB is gained."""
+    """50 third-party clients that start during it are all served; less than 1 MiB is gained."""
     with serving("X.509") as server:
         clients = [client(server.port) for client in (openssl_command, gnutls_command)] * 25
         with ThreadPoolExecutor(8) as pool:

@@ -1,4 +1,4 @@
-"""The build: sdist, wheel, and the one clear error where something lacks. Works offline."""
+"""The build: sdist, wheel, and the one clear error where something is missing. Works offline."""
 
 from __future__ import annotations
 

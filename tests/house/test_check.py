@@ -129,7 +129,7 @@ def test_infinite_seconds_where_the_limit_is_infinite() -> None:
     ids=name_of,
 )
 def test_seconds_to_wait(value: float | None, expected: float | None) -> None:
-    """None, infinity and more than thirty years are for ever; below 0 is 0."""
+    """None, infinity and more than thirty years wait forever; below 0 is 0."""
     assert seconds_to_wait("it", value) == expected
 
 
@@ -173,7 +173,7 @@ def test_size_is_checked_before_the_copy() -> None:
 
 
 def test_text_for_c() -> None:
-    """UTF-8, and bytes that were no UTF-8 as they were."""
+    """UTF-8, and bytes that were not UTF-8 as they were."""
     assert utf8("it", "é\udcff") == b"\xc3\xa9\xff"
     assert len(utf8("it", "x" * 65535)) == 65535
     assert utf8("it", "", least=0) == b""

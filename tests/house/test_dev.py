@@ -172,7 +172,7 @@ def chosen(machine: Machine) -> Path:
 
 
 def test_chosen_python_without_headers_is_told_of_python3_dev(machine: Machine) -> None:
-    """Which file lacks, and in which packages it is."""
+    """Which file is missing, and which package has it."""
     done = machine.run("valgrind", PYTHON=str(chosen(machine)))
     assert done.returncode == 1
     version = f"python3.{sys.version_info[1]}"

@@ -30,7 +30,7 @@ def test_fuzzing_finds_a_planted_fault(target: str, tmp_path: Path) -> None:
 
 
 def fuzz(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """A run; skipped without clang, REQUIRE_PEERS or not: a compiler of 400 MB is no peer."""
+    """A run; skipped without clang, REQUIRE_PEERS or not: a compiler of 400 MB is not a peer."""
     command = [sys.executable, str(FUZZ), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     print(done.stdout, done.stderr)

@@ -298,7 +298,7 @@ def test_only_main_imports_the_commands() -> None:
 
 def test_commands_import_public_names() -> None:
     """What a module has in its __all__, or any name without an underscore where it has none; _early
-    is for the moment before a command can heed a signal."""
+    is for the moment before a command can handle a signal."""
     for path in ROOMS["cli"]:
         for name, _ in imports(path, package_of(path)):
             module, _, last = name.rpartition(".")

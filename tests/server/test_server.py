@@ -342,7 +342,7 @@ def test_second_return_while_the_first_is_pending() -> None:
 
 
 def test_return_during_the_first_handshake() -> None:
-    """A client that starts anew before its handshake ended is served, and nothing is left."""
+    """A client that starts again before its handshake ended is served, and nothing is left."""
     bench = Bench()
     first = bench.client()
     bench.at_server_hello(first)

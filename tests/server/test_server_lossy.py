@@ -173,7 +173,7 @@ def test_500_handshakes_and_10000_messages_each_way_over_a_lossy_network() -> No
     over_a_lossy_network(500, 20)
 
 
-# --- programs of others over a lossy relay --------------------------------------------------------
+# --- third-party programs over a lossy relay ------------------------------------------------------
 
 SEEDS = (1, 2)
 LOSS = 0.2  # and as much of doubled and of late ones; their timers begin with 1 s

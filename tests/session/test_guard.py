@@ -210,7 +210,7 @@ def test_a_flight_of_more_than_8_kib_arrives_whole(side: str, tmp_path: Path) ->
 
 
 def with_extension(hello: bytes, size: int) -> bytes:
-    """A ClientHello with an unknown extension of that many bytes besides."""
+    """A ClientHello with an unknown extension of that many bytes added."""
     body = bytearray(hello[25:])
     at = 34 + 1 + body[34]
     at += 1 + body[at]

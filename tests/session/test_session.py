@@ -703,7 +703,7 @@ def test_server_that_verifies_refuses_a_client_without_certificate() -> None:
 
 
 def test_server_that_verifies_refuses_the_certificate_of_a_stranger() -> None:
-    """It is no certificate of an authority that the server trusts."""
+    """It is not a certificate of an authority that the server trusts."""
     raised = fail(
         *pair_with(
             {"credentials": certificate("stranger", trust="localhost")},

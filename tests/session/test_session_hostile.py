@@ -218,7 +218,7 @@ def test_every_bit_of_a_message_flipped_gives_nothing(role: str) -> None:
         flipped[bit // 8] ^= 1 << bit % 8
         victim.receive_datagram(flipped)
         got = victim.receive()
-        # The version in the header of a record is no part of what GnuTLS compares in DTLS.
+        # The version in the header of a record is not part of what GnuTLS compares in DTLS.
         assert got is None or (got == b"real" and bit // 8 in (1, 2)), bit
         if got is not None:
             peer.send(b"real")

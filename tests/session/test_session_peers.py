@@ -1,4 +1,4 @@
-"""Sessions with programs of others over UDP: challenged by a push in Python, verified, served.
+"""Sessions with third-party programs over UDP: challenged by a push in Python, verified, served.
 
 The server is peers_support.CookieServer: cookie_send with a Python callable on a real socket,
 cookie_verify, prestate hand-over, an echo. Data goes both ways, and both sides say goodbye.
@@ -227,7 +227,7 @@ def crashes_against_gnutls_serv() -> bool:
         return child.returncode < 0
 
 
-# --- our client with servers of others ------------------------------------------------------------
+# --- our client with third-party servers ----------------------------------------------------------
 
 
 Program = AbstractContextManager["subprocess.Popen[bytes]"]

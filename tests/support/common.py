@@ -1,4 +1,4 @@
-"""What the tests share: peers (programs of others, small C programs), sockets, child processes.
+"""What the tests share: peers (third-party programs, small C programs), sockets, child processes.
 
 Nothing here touches a network outside of 127.0.0.0/8 and ::1, and no child outlives its test.
 """

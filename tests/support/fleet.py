@@ -150,8 +150,8 @@ class Balancer(ABC):
 
     Policies: "settling" sends a hello without cookie to one node and the first hello with a cookie
     to the other, where the client then stays. "restless" sends each hello to the next node, and
-    what is no hello to where the last hello went. "hashed" is what docs/fleet.md shows: a node for
-    each client's address and port.
+    what is not a hello to where the last hello went. "hashed" is what docs/fleet.md shows: a node
+    for each client's address and port.
 
     Attributes:
         address: where clients find the fleet.

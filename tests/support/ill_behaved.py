@@ -18,7 +18,7 @@ class Bad:
         code: of a module `mine`, or of a program (see PROGRAMS).
         exit_code: of the command.
         says: what its output has to have in it.
-        options: of the command, besides the usual ones.
+        options: of the command, in addition to the usual ones.
         target: its name, where it is a module.
     """
 

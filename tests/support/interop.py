@@ -1,4 +1,4 @@
-"""This project with DTLS programs and libraries of others: how each is run, and what a pair does.
+"""This project with third-party DTLS programs and libraries: how each is run, and what a pair does.
 
 python -m tests.support.interop runs tests/adapters/test_interop.py with every peer, and writes what
 it saw into the table of docs/interop.md.
@@ -72,7 +72,7 @@ def url(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-# --- clients of others ----------------------------------------------------------------------------
+# --- third-party clients --------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ CLIENTS: dict[str, Client] = {
 }
 
 
-# --- servers of others ----------------------------------------------------------------------------
+# --- third-party servers --------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -257,7 +257,7 @@ def started(
     """A server that serves: its process, the port for DTLS, and what it has printed so far.
 
     None of them can be told to choose a port, and some bind it at every address: one that finds it
-    taken is started anew with another.
+    taken is restarted with another.
     """
     said = bytearray()
     for _ in range(_TRIES):

@@ -196,7 +196,7 @@ def wait_for_timer(*sessions: Session) -> None:
 class CookieServer:
     """A UDP socket that challenges, verifies, and serves one client by an echo.
 
-    It does what the manual of GnuTLS does, and ignores what is no first fragment of a ClientHello:
+    It does what GnuTLS' manual does, and ignores what is not a first fragment of a ClientHello:
     for such a fragment the cookie cannot be seen, and one answer for one hello is enough.
     """
 

@@ -338,7 +338,7 @@ def asynchronous(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[...
         async def main() -> None:
             loop = asyncio.get_running_loop()
             loop.set_exception_handler(lambda _, context: _told.append(context))
-            loop.slow_callback_duration = 60.0  # a slow machine is no fault
+            loop.slow_callback_duration = 60.0  # a slow machine is not a fault
             await asyncio.wait_for(test(**fixtures), SECONDS)
 
         asyncio.run(main(), debug=True)

@@ -37,8 +37,9 @@ static void remember(int what, const void *client_data, size_t client_data_size,
                      const unsigned char *message, const struct gcookie_hello *hello);
 static int is_for(const struct last *of, const void *client_data, size_t client_data_size);
 
-/* As the real one. A datagram that is no ClientHello by all its lengths has no cookie to be judged:
- * it is GNUTLS_E_UNEXPECTED_PACKET_LENGTH, and the gnutls_dtls_cookie_send that follows is silent.
+/* As the real one. A datagram that is not a ClientHello by all its lengths has no cookie to be
+ * judged: it is GNUTLS_E_UNEXPECTED_PACKET_LENGTH, and the gnutls_dtls_cookie_send that follows is
+ * silent.
  */
 GCOOKIE_EXPORTED int gnutls_dtls_cookie_verify(gnutls_datum_t *key, void *client_data,
                                                size_t client_data_size, void *message,
@@ -75,7 +76,7 @@ GCOOKIE_EXPORTED int gnutls_dtls_cookie_verify(gnutls_datum_t *key, void *client
     int result =
         verify_by(key, client_data, client_data_size, message, message_size, &filled, &key_age);
     if (result >= 0 && hello.record_seq > UINT32_MAX) {
-        result = GNUTLS_E_BAD_COOKIE; /* beyond what a prestate can hand over: challenged anew */
+        result = GNUTLS_E_BAD_COOKIE; /* beyond what a prestate can hand over: challenged again */
     }
     if (result < 0) {
         verdict.kind = GCOOKIE_CHALLENGE;
@@ -95,7 +96,7 @@ GCOOKIE_EXPORTED int gnutls_dtls_cookie_verify(gnutls_datum_t *key, void *client
     return result;
 }
 
-/* gcookie_parse, and besides: a server that peeks into a short buffer (gnutls-serv: 255 bytes) has
+/* gcookie_parse, and more: a server that peeks into a short buffer (gnutls-serv: 255 bytes) has
  * the beginning of the datagram alone, and states that to libgnutls as its size. What it has is
  * taken for a first fragment, as far as the lengths in it agree with each other. */
 static int parse(const unsigned char *message, size_t size, struct gcookie_hello *hello) {
