@@ -40,6 +40,16 @@ void gcookie_flight_shrink(struct gcookie_wire *wire) {
     gnutls_dtls_set_mtu(wire->session, smaller);
 }
 
+/* With the smaller MTU every other time the last datagram goes first. What arrived of the first try
+ * is the end of a message, as a rule, and libgnutls at the other side keeps of a message one piece
+ * alone, to which it adds what touches it (lib/buffers.c, merge_handshake_packet): from its end
+ * back to its start, and then, in the order of the next try, all of it. Others bear any order. */
+void gcookie_flight_order(struct gcookie_wire *wire) {
+    struct gcookie_seat *seat = wire->seat;
+    if (wire->resent && wire->mtu > 0 && wire->resends % 2 == 1)
+        gcookie_seat_reverse(seat);
+}
+
 /* The losses may have been of another kind, and messages are the application's to cut. */
 static void restore(const struct gcookie_wire *wire) {
     if (wire->mtu > 0 && gnutls_dtls_get_mtu(wire->session) == wire->small_mtu)

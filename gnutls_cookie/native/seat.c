@@ -82,3 +82,23 @@ int gcookie_seat_put_all(struct gcookie_seat *seat, const unsigned char *datagra
     seat->out_size += size;
     return 1;
 }
+
+void gcookie_seat_reverse(struct gcookie_seat *seat) {
+    const size_t all = seat->out_size - seat->begun;
+    unsigned char *const sent = seat->out + seat->begun;
+    unsigned char *copy = malloc(all);
+    size_t from = 0;
+
+    if (copy == NULL)
+        return;
+    memcpy(copy, sent, all);
+    while (from < all) {
+        uint32_t datagram;
+        memcpy(&datagram, copy + from, sizeof datagram);
+        const size_t size = sizeof datagram + datagram;
+        memcpy(sent + (all - from - size), copy + from, size);
+        from += size;
+    }
+    seat->last = seat->begun;
+    free(copy);
+}

@@ -41,4 +41,8 @@ int gcookie_seat_put(struct gcookie_seat *seat, const void *record, size_t size,
 /* Datagrams as they stand in a seat. 0 where there is no memory. */
 int gcookie_seat_put_all(struct gcookie_seat *seat, const unsigned char *datagrams, size_t size);
 
+/* The datagrams of this call in the opposite order. Without memory for that they stay as they are.
+ */
+void gcookie_seat_reverse(struct gcookie_seat *seat);
+
 #endif

@@ -305,6 +305,7 @@ int gcookie_wire_handshake(struct gcookie_wire *wire, struct gcookie_seat *seat,
             drop_guard(wire);
             gcookie_flight_keep(wire, seat->out + seat->begun, seat->out_size - seat->begun);
         } else if (code == GNUTLS_E_AGAIN) {
+            gcookie_flight_order(wire);
             gcookie_flight_set_timer(wire, now, was_due, seat->out_size > seat->begun);
         } else {
             (void)fail(wire, code);

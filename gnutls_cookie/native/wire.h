@@ -128,6 +128,9 @@ void gcookie_flight_measure(struct gcookie_wire *wire, const unsigned char *reco
 /* Before the last flight is sent again: a smaller MTU, where that may be what it was lost by. */
 void gcookie_flight_shrink(struct gcookie_wire *wire);
 
+/* After a call of the handshake that did not end it: the order of the datagrams. */
+void gcookie_flight_order(struct gcookie_wire *wire);
+
 /* After a call of the handshake that did not end it: when the last flight is due again. */
 void gcookie_flight_set_timer(struct gcookie_wire *wire, double now, int was_due, int has_sent);
 

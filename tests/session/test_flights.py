@@ -174,6 +174,22 @@ def test_after_two_lost_flights_the_fragments_are_smaller(
     assert echoes(client, server)
 
 
+def test_smaller_fragments_come_from_either_end_in_turn(tmp_path: Path) -> None:
+    """libgnutls at the other side may hold the end of a message from before, and adds only what
+    touches it: from the end to the start, and then all of it."""
+    client = Session("client", CertificateCredentials(), verify_peer=False)
+    server = Session("server", large_certificate(tmp_path, 70))
+    client.handshake(0.0)
+    deliver(client, server)
+    hello_at = []
+    for now in (0.0, 1.0, 3.0, 7.0, 15.0, 31.0):
+        server.handshake(now)
+        flight = server.datagrams_to_send()
+        (at,) = (at for at, datagram in enumerate(flight) if datagram[13] == 2)  # ServerHello
+        hello_at.append(at - len(flight) if at > 0 else 0)
+    assert hello_at == [0, 0, -1, 0, -1, 0]
+
+
 def test_a_flight_that_libgnutls_cannot_cut_smaller_stays_larger(tmp_path: Path) -> None:
     """With 18 KiB in more than 31 records it would fail: here it waits for a better time."""
     times: Options = {"retransmit_timeout": 1.0, "handshake_timeout": 200.0}
