@@ -12,6 +12,7 @@ from types import FrameType
 
 import pytest
 
+from gnutls_cookie import locks
 from gnutls_cookie.locks import OwnedLock
 from tests.support.common import ROOT, forking, python_in_silence, seeded
 
@@ -82,13 +83,13 @@ def test_give_of_another_token_does_nothing() -> None:
 
 def test_token_is_a_new_number_each_time() -> None:
     """Over all locks and threads; 0, which owns nothing, is refused."""
-    locks = [OwnedLock(), OwnedLock()]
+    pair = [OwnedLock(), OwnedLock()]
     seen: list[int] = []
 
     def work(lock: OwnedLock) -> None:
         seen.extend([lock.token() for _ in range(5000)])
 
-    threads = [threading.Thread(target=work, args=(lock,)) for lock in locks * 2]
+    threads = [threading.Thread(target=work, args=(lock,)) for lock in pair * 2]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -96,7 +97,7 @@ def test_token_is_a_new_number_each_time() -> None:
     assert len(set(seen)) == 20000
     assert 0 not in seen
     with pytest.raises(ValueError, match="token"):
-        locks[0].take(0)
+        pair[0].take(0)
 
 
 def test_thread_that_holds_it_gets_an_error_not_a_wait_without_end() -> None:
@@ -218,6 +219,81 @@ def test_wait_ends_with_its_timeout_and_holds_the_lock() -> None:
         lock.give(token)
 
 
+def test_notify_wakes_all_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four threads, of which none would wake by itself."""
+    monkeypatch.setattr(locks, "_WAIT_MS", 3_600_000)
+    lock = OwnedLock()
+    waiting: list[int] = []
+    told: list[bool] = []
+
+    def wait() -> None:
+        token = lock.token()
+        try:
+            lock.take(token)
+            waiting.append(token)
+            told.append(lock.wait(token))
+        finally:
+            lock.give(token)
+
+    threads = [threading.Thread(target=wait, daemon=True) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    all_wait = False
+    while not all_wait:
+        token = lock.token()
+        try:
+            lock.take(token)
+            all_wait = len(waiting) == 4
+            if all_wait:
+                lock.notify()
+        finally:
+            lock.give(token)
+    for thread in threads:
+        thread.join(BOUND)
+    assert told == [True] * 4
+
+
+def test_notify_just_after_the_lock_was_given_is_not_missed() -> None:
+    """Whoever gets the lock first may make the change before wait() has begun to wait."""
+    lock = OwnedLock()
+    give = lock.give
+
+    def give_and_change(token: int) -> None:
+        give(token)
+        lock.notify()
+
+    lock.give = give_and_change
+    token = lock.token()
+    try:
+        lock.take(token)
+        assert lock.wait(token, BOUND)
+    finally:
+        give(token)
+
+
+@pytest.mark.parametrize("how", ["_take", "_await"])
+def test_waiting_costs_no_processor_time(how: str) -> None:
+    """C is asked a few times a second, not thousands of times."""
+    lock = OwnedLock()
+    calls: list[object] = []
+    function = getattr(lock, how)
+
+    def counted(*arguments: object) -> object:
+        calls.append(arguments)
+        return function(*arguments)
+
+    held = threading.Thread(target=lambda: lock.take(lock.token()))
+    token = lock.token()
+    if how == "_take":
+        held.start()
+        held.join(BOUND)
+    else:
+        lock.take(token)
+    setattr(lock, how, counted)
+    assert not (lock.take if how == "_take" else lock.wait)(token, 0.3)
+    assert 1 < len(calls) < 20
+
+
 def test_raising_handler_leaves_nothing_held(raising_handler: None) -> None:
     """5,000 exceptions at random in take, wait and give, while another thread takes it as well."""
     lock = OwnedLock()
@@ -267,6 +343,7 @@ def test_raising_handler_leaves_nothing_held(raising_handler: None) -> None:
 
 FORKS = """
 import os, signal, sys, threading
+from gnutls_cookie import locks
 from gnutls_cookie.locks import OwnedLock
 
 lock = OwnedLock()
@@ -320,6 +397,7 @@ def test_child_of_a_fork_finds_it_free() -> None:
 
 FORKS_WITH_IT = """
 import os, threading
+from gnutls_cookie import locks
 from gnutls_cookie.locks import OwnedLock
 
 lock = OwnedLock()
