@@ -8,11 +8,13 @@ time.monotonic(); within 10**12, and else a ValueError or TypeError.
 from __future__ import annotations
 
 import contextlib
+import math
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ._check import integer, seconds
-from .errors import TimedOutError, connection_closed
+from .errors import TimedOutError, connection_closed, timed_out
 from .server import Closed, CloseReason, Connected, Connection, Event, MessageReady
 from .session import LATEST, Credentials, Session
 
@@ -35,6 +37,9 @@ class Client(Connection):
         mtu: as for a Session.
         address: the server's, for whoever asks for it; it is not used here.
         handshake_timeout: seconds that the handshake may take.
+        idle_timeout: seconds without a message of the server after which the connection ends, with
+            a TimedOutError: the server may be gone, or was restarted and drops what it has no
+            session for. Infinity: never.
         max_queue: messages that wait; a further one is dropped, and counted.
         max_queue_bytes: bytes of the messages that wait; what would be more is dropped, and
             counted. One message always has room.
@@ -57,7 +62,15 @@ class Client(Connection):
         (1, 0.75)
     """
 
-    __slots__ = ("_events", "_max_queue", "_max_queue_bytes", "error", "messages_dropped")
+    __slots__ = (
+        "_events",
+        "_idle_timeout",
+        "_max_queue",
+        "_max_queue_bytes",
+        "_silent_from",
+        "error",
+        "messages_dropped",
+    )
 
     def __init__(
         self,
@@ -69,12 +82,15 @@ class Client(Connection):
         mtu: int | None = None,
         address: SocketAddress = ("", 0),
         handshake_timeout: float = 60.0,
+        idle_timeout: float = math.inf,
         max_queue: int = 256,
         max_queue_bytes: int = 1 << 20,
         retransmit_timeout: float = 1.0,
     ) -> None:
         self._max_queue = integer("max_queue", max_queue, 1)
         self._max_queue_bytes = integer("max_queue_bytes", max_queue_bytes, 1)
+        self._idle_timeout = seconds("idle_timeout", idle_timeout, sys.float_info.min, math.inf)
+        self._silent_from = math.inf  # the time of the last message, or of the end of the handshake
         session = Session(
             "client",
             credentials,
@@ -115,7 +131,7 @@ class Client(Connection):
         """Take what happened since the last time, in order: Connected, MessageReady, Closed.
 
         Closed comes once, whether the handshake was complete or not; its reason is LOCAL, PEER,
-        TIMED_OUT or FAILED.
+        TIMED_OUT, IDLE or FAILED.
         """
         events, self._events = self._events, []
         return events
@@ -123,11 +139,20 @@ class Client(Connection):
     def timeout(self, now: float) -> float | None:
         """Seconds until handle_timeout() wants to be called; None where no timer runs."""
         _check_now(now)
-        return self.session.timeout(now) if self._open else None
+        if not self._open:
+            return None
+        idle_at = self._silent_from + self._idle_timeout
+        return self.session.timeout(now) if math.isinf(idle_at) else max(0.0, idle_at - now)
 
     def handle_timeout(self, now: float) -> None:
-        """Send the last flight again, or end a handshake whose time is over."""
-        if self.timeout(now) is not None:
+        """Send the last flight again, or end a handshake or a silence whose time is over."""
+        if self.timeout(now) is None:
+            return
+        # The sum by which timeout() goes: a difference could be rounded to less.
+        if now >= self._silent_from + self._idle_timeout:
+            text = f"no message came from the server for {self._idle_timeout:g} s"
+            self._end(CloseReason.IDLE, timed_out(text))
+        else:
             self._advance(now)
 
     def send(self, data: Buffer) -> int:
@@ -159,9 +184,10 @@ class Client(Connection):
         session = self.session
         try:
             if not session.established and session.handshake(now):
+                self._silent_from = now
                 self._events.append(Connected(self))
             if session.established:
-                self._take_messages()
+                self._take_messages(now)
         except TimedOutError as error:
             self._end(CloseReason.TIMED_OUT, error)
         except Exception as error:  # of libgnutls, or of a machine without memory
@@ -170,10 +196,11 @@ class Client(Connection):
             if session.peer_closed:
                 self._end(CloseReason.PEER)
 
-    def _take_messages(self) -> None:
+    def _take_messages(self, now: float) -> None:
         """At once: only so is the peer's goodbye seen where nobody reads."""
         messages = self._messages
         while (message := self.session.receive()) is not None:
+            self._silent_from = now
             if not messages:
                 self._events.append(MessageReady(self))
             elif (

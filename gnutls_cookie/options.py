@@ -16,6 +16,7 @@ class ClientOptions(TypedDict, total=False):
     mtu: int | None
     retransmit_timeout: float
     handshake_timeout: float
+    idle_timeout: float
 
 
 class ServerOptions(TypedDict, total=False):

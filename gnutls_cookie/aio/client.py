@@ -60,7 +60,7 @@ def connect(
         local_address: (ip, port) to bind to; port 0 lets the system choose.
         local_addr: the same, by the name that asyncio has for it.
         options: what Client takes besides: priority, verify_peer, mtu, retransmit_timeout,
-            handshake_timeout (of all addresses together).
+            idle_timeout, handshake_timeout (of all addresses together).
 
     Raises:
         TimedOutError: the server did not complete the handshake in time.

@@ -53,7 +53,7 @@ def connect(
         server_name: the name in the server's certificate; None takes `host`.
         local_address: (ip, port) to bind to; port 0 lets the system choose.
         options: what Client takes besides: priority, verify_peer, mtu, retransmit_timeout,
-            handshake_timeout (of all addresses together).
+            idle_timeout, handshake_timeout (of all addresses together).
 
     Raises:
         TimedOutError: the server did not complete the handshake in time.

@@ -141,6 +141,57 @@ def test_silence_ends_the_handshake_when_its_time_is_over() -> None:
         assert (client.timeout(start + 11), client.is_open) == (None, False)
 
 
+def talking(idle_timeout: float) -> Pair:
+    """A pair after its handshake, at pair.now; the client's silence is bounded."""
+    pair = Pair(idle_timeout=idle_timeout)
+    pair.client.connect(pair.now)
+    while pair.carry():
+        pass
+    assert pair.events == [Connected(pair.client)]
+    pair.events.clear()
+    return pair
+
+
+def test_silence_of_the_server_ends_the_connection() -> None:
+    """With a goodbye, and an error that says so; less of it does not."""
+    pair = talking(idle_timeout=100.0)
+    assert pair.client.timeout(pair.now) == pytest.approx(100.0)
+    pair.client.handle_timeout(pair.now + 99.0)
+    assert (pair.client.is_open, pair.client.datagrams_to_send()) == (True, [])
+    pair.client.handle_timeout(pair.now + 100.0)
+    (event,) = pair.client.events()
+    assert isinstance(event, Closed)
+    assert (event.reason, event.error) == (CloseReason.IDLE, pair.client.error)
+    assert isinstance(event.error, TimedOutError)
+    assert len(pair.client.datagrams_to_send()) == 1
+    assert (pair.client.is_open, pair.client.timeout(pair.now + 101.0)) == (False, None)
+    with pytest.raises(ConnectionClosedError):
+        pair.client.send(b"x")
+
+
+def test_only_a_message_of_the_server_breaks_its_silence() -> None:
+    """Neither what the client sends does, nor what a stranger or a recording says."""
+    pair = talking(idle_timeout=100.0)
+    (connection,) = pair.connections
+    pair.now += 60.0
+    pair.server.send(connection, b"one", pair.now)
+    ((record, _),) = pair.server.datagrams_to_send()
+    pair.client.receive_datagram(record, pair.now)
+    assert pair.client.timeout(pair.now) == pytest.approx(100.0)
+    pair.now += 60.0
+    pair.client.send(b"two")
+    for junk in (record, b"", b"x" * 50, record[:20] + b"x" + record[21:]):
+        pair.client.receive_datagram(junk, pair.now)
+    assert pair.client.timeout(pair.now) == pytest.approx(40.0)
+
+
+def test_no_silence_is_too_long_unless_it_is_told_so() -> None:
+    """The default: no timer runs after the handshake."""
+    pair = connected()
+    pair.client.handle_timeout(pair.now + 1e9)
+    assert (pair.client.is_open, pair.client.timeout(pair.now + 1e9)) == (True, None)
+
+
 def test_alert_of_the_server_fails_the_handshake() -> None:
     """Closed by FAILED with the error, and nothing is raised for what the server sent."""
     pair = Pair(credentials=CertificateCredentials(), verify_peer=False)
@@ -215,7 +266,7 @@ def test_time_out_of_range_is_a_value_error(now: float) -> None:
         client.connect("soon")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["max_queue", "max_queue_bytes"])
+@pytest.mark.parametrize("name", ["max_queue", "max_queue_bytes", "idle_timeout"])
 def test_limit_that_is_not_positive_is_an_error(name: str) -> None:
     """The argument is named."""
     limits: dict[str, Any] = {name: 0}

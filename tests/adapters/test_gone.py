@@ -1,0 +1,121 @@
+"""A client finds out that its server is gone, or was started again and knows nothing of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from gnutls_cookie import aio, blocking
+from gnutls_cookie.errors import TimedOutError
+from tests.support.common import free_udp_port, running
+from tests.support.interop import (
+    SERVERS,
+    TRUST,
+    TRUST_KEY,
+    Server,
+)
+from tests.support.peers import drive, trusting
+
+LINE = b"hello, cookie\n"
+SILENCE = 1.0  # seconds; servers answer within milliseconds
+
+
+def ours(host: str, port: int, kind: str) -> list[str]:
+    command = [sys.executable, "-m", "gnutls_cookie", "serve", "--host", host, "-p", str(port)]
+    return [*command, "--x509certfile", TRUST, "--x509keyfile", TRUST_KEY]
+
+
+KINDS = {
+    "ours": Server(ours, rb"serving on "),
+    "gnutls-serv": SERVERS["gnutls-serv"],
+    "openssl s_server": SERVERS["openssl s_server"],
+}
+
+
+@contextlib.contextmanager
+def started_at(server: Server, host: str, port: int) -> Iterator[None]:
+    """A server at that port, killed at the end."""
+    said = bytearray()
+    with running(server.command(host, port, "X.509")) as child:
+        drive([], lambda: re.search(server.ready, said) is not None, child, said)
+        yield
+
+
+OPTIONS: dict[str, Any] = {
+    "credentials": trusting(),
+    "server_name": "localhost",
+    "handshake_timeout": 30.0,
+}
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("name", KINDS)
+def test_a_client_that_waits_finds_out_that_its_server_was_started_again(name: str) -> None:
+    """The new server drops its messages; the silence ends the connection, and from the same port
+    it connects again. (Not to gnutls-serv, which looks at the dropped message for ever.)"""
+    server, host = KINDS[name], "127.0.0.1"
+    port, own = free_udp_port(), free_udp_port()
+    local = (host, own)
+    with started_at(server, host, port):
+        first = blocking.connect(host, port, local_address=local, idle_timeout=SILENCE, **OPTIONS)
+        if not server.shows:
+            first.send(LINE)
+            assert first.receive(20) == LINE
+    with started_at(server, host, port), first:
+        first.send(LINE)
+        with pytest.raises(TimedOutError, match="no message came"):
+            first.receive(20)
+        assert not first.is_open
+        with pytest.raises(ConnectionError):
+            first.send(LINE)
+        first.close()
+        if name != "gnutls-serv":
+            blocking.connect(host, port, local_address=local, **OPTIONS).close()
+
+
+def test_a_client_in_an_event_loop_finds_out_as_well() -> None:
+    """Whether the server was started again or is gone, and whether somebody waits or not."""
+    host, port = "127.0.0.1", free_udp_port()
+
+    async def met() -> tuple[aio.Connection, aio.Connection]:
+        found = []
+        for _ in range(2):
+            connection = await aio.connect(host, port, idle_timeout=SILENCE, **OPTIONS)
+            await connection.send(LINE)
+            assert await connection.receive() == LINE
+            found.append(connection)
+        return found[0], found[1]
+
+    async def main() -> None:
+        with started_at(KINDS["ours"], host, port):
+            waiting, idle = await met()
+        async with waiting, idle:
+            with pytest.raises(TimedOutError, match="no message came"):
+                await waiting.receive()
+            await asyncio.wait_for(idle.wait_closed(), 20)
+            with pytest.raises(ConnectionError):
+                await idle.send(LINE)
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_a_server_that_speaks_now_and_then_is_not_gone() -> None:
+    """The connection lives for as long as there is a message in each span of idle_timeout."""
+    host, port = "127.0.0.1", free_udp_port()
+    with (
+        started_at(KINDS["ours"], host, port),
+        blocking.connect(host, port, idle_timeout=2.0, **OPTIONS) as connection,
+    ):
+        until = time.monotonic() + 4.0
+        while time.monotonic() < until:
+            connection.send(LINE)
+            assert connection.receive(20) == LINE
+            time.sleep(0.5)
+        assert connection.is_open
