@@ -6,7 +6,7 @@ Names are resolved by the adapters: one of them must not wait.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ._check import seconds_to_wait
@@ -48,7 +48,7 @@ class ServerPlan:
     def __init__(
         self,
         function: str,
-        handlers: dict[str, Callable[..., object] | None],
+        handlers: Mapping[str, Callable[..., object] | None],
         host: str | None,
         port: int,
         sock: socket.socket | None,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from .client import connect
 from .connection import Connection
+from .protocol import Protocol
 from .server import DTLSServer, Handler, start_server
 
-__all__ = ["Connection", "DTLSServer", "Handler", "connect", "start_server"]
+__all__ = ["Connection", "DTLSServer", "Handler", "Protocol", "connect", "start_server"]

@@ -10,11 +10,13 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
+from contextvars import Context
 from typing import TYPE_CHECKING, Unpack
 
 from gnutls_cookie.client_endpoint import ClientEndpoint
 from gnutls_cookie.options import ClientOptions
 from gnutls_cookie.plans import ClientPlan
+from gnutls_cookie.server import Closed, Connected, Event
 from gnutls_cookie.server import Connection as CoreConnection
 from gnutls_cookie.session import Credentials
 
@@ -22,6 +24,7 @@ from .connection import Connection
 from .driver import SocketDriver, stop_reading
 from .names import resolve
 from .opening import Opening
+from .waiter import Waiter
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -115,12 +118,34 @@ class _Reader:
 
     def __init__(self, driver: ClientDriver) -> None:
         self._driver = weakref.ref(driver)
-        self.kept: object = None
+        self.kept: set[object] = set()
 
     def __call__(self) -> None:
         driver = self._driver()
         if driver is not None:
             driver.on_readable()
+
+
+class _KeptWaiter(Waiter):
+    """A wait that keeps its task, which has the connection."""
+
+    __slots__ = ("_reader",)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, reader: _Reader) -> None:
+        super().__init__(loop)
+        self._reader = reader
+
+    def add_done_callback(
+        self, callback: Callable[[Waiter], object], *, context: Context | None = None
+    ) -> None:
+        """As of a future."""
+        super().add_done_callback(callback, context=context)
+        self._reader.kept.add(self)
+
+    def wake(self, is_direct: bool) -> None:
+        """Let the task go on."""
+        self._reader.kept.discard(self)
+        super().wake(is_direct)
 
 
 class _Alarm(_Reader):
@@ -151,9 +176,9 @@ class ClientDriver(SocketDriver):
         connection = Connection(endpoint.peer, endpoint.client, self)
         self._connection = weakref.ref(connection)
         del endpoint
-        self.keep(connection)
+        self._reader.kept.add(connection)
         try:
-            self._loop.add_reader(self.endpoint.sock.fileno(), self._reader)
+            self.loop.add_reader(self.endpoint.sock.fileno(), self._reader)
             self.endpoint.connect(time.monotonic())
             self._settle()
             await self._shaken
@@ -162,7 +187,7 @@ class ClientDriver(SocketDriver):
             del connection
             raise
         finally:
-            self.keep(None)  # from now on it lives as long as its user wants
+            self._reader.kept.clear()  # from now on it lives as long as its user wants
             del self  # its future holds the exception, whose traceback holds this frame
         return connection
 
@@ -174,22 +199,26 @@ class ClientDriver(SocketDriver):
         """Say goodbye."""
         self._finish(None)
 
-    def keep(self, connection: Connection | None) -> None:
-        """Who waits is kept by the loop, which else knows clients by weak references alone."""
-        self._reader.kept = connection
+    def new_waiter(self) -> Waiter:
+        """What a task is to wait for; the loop knows clients by weak references alone."""
+        return _KeptWaiter(self.loop, self._reader)
 
-    def _connection_of(self, core: CoreConnection) -> Connection | None:
-        return None if self._connection is None else self._connection()
+    def _step(self, step: Callable[[float], list[Event]], is_direct: bool = False) -> None:
+        # Never at once: the task would run within frames that have the connection, and what it
+        # drops would not go away before they have returned.
+        super()._step(step, is_direct=False)
+
+    def _tell(self, event: Event, is_direct: bool) -> None:
+        if isinstance(event, Closed):
+            self._finish(event.error)
+        elif isinstance(event, Connected):
+            if not self._shaken.done():
+                self._shaken.set_result(None)
+        elif self._connection is not None and (connection := self._connection()) is not None:
+            connection.on_message(is_direct)
 
     def _alarm(self) -> Callable[[], object]:
         return _Alarm(self)
-
-    def _on_connected(self, core: CoreConnection) -> None:
-        if not self._shaken.done():
-            self._shaken.set_result(None)
-
-    def _on_closed(self, core: CoreConnection, error: Exception | None) -> None:
-        self._finish(error)
 
     def _on_failure(self, error: OSError) -> None:
         self._finish(error)
@@ -208,19 +237,19 @@ class ClientDriver(SocketDriver):
             error.__traceback__ = None  # its frames would keep the session alive
             if not self._shaken.done():
                 self._shaken.set_exception(error)
-        connection = self._connection_of(self.endpoint.client)
+        connection = self._connection() if self._connection is not None else None
         if connection is not None:
-            connection.on_closed(error)
+            connection.on_closed(error, is_direct=False)
 
     def _let_go(self) -> None:
-        stop_reading(self._loop, self.endpoint.sock)
+        stop_reading(self.loop, self.endpoint.sock)
         self.endpoint.close()
         self._cancel_timer()
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
         if "_connection" not in vars(self) or not self.is_open:
             return
-        sock, loop = self.endpoint.sock, self._loop
+        sock, loop = self.endpoint.sock, self.loop
         if os.getpid() != self._pid:
             sock.close()
             return

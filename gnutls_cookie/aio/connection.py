@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gnutls_cookie.server import Connection as CoreConnection
 
     from .driver import SocketDriver
+    from .waiter import Waiter
 
 __all__ = ["Connection"]
 
@@ -35,12 +36,13 @@ class Connection(ConnectionBase):
     `async with connection` closes it at the end of the block.
     """
 
-    __slots__ = ("_driver", "_ended", "_error", "_sends", "_waiters")
+    __slots__ = ("_driver", "_ended", "_error", "_others", "_sends", "_waiter")
 
     def __init__(self, address: SocketAddress, core: CoreConnection, driver: SocketDriver) -> None:
         super().__init__(address, core, driver.endpoint)
         self._driver = driver
-        self._waiters: list[asyncio.Future[None]] | None = None
+        self._waiter: Waiter | None = None  # of the first task that waits, and of the next ones
+        self._others: list[Waiter] | None = None  # of those that wait beside it
         self._sends = 0  # since a task of this connection last let the others go on
         self._ended = False
         self._error: Exception | None = None
@@ -56,7 +58,6 @@ class Connection(ConnectionBase):
                 if self._error is not None:
                     raise fresh(self._error)
                 return None
-            self._sends = 0
             await self._news()
         return message
 
@@ -74,7 +75,9 @@ class Connection(ConnectionBase):
             ConnectionClosedError: the connection has ended; a ConnectionResetError.
             GnuTLSError: the session failed.
         """
-        sent = self.send_nowait(data)
+        if self._ended:
+            raise connection_closed("the connection has ended", self._error)
+        sent = self._driver.send(self._core, data)
         self._sends += 1
         if self._sends >= _SENDS:
             self._sends = 0
@@ -112,19 +115,22 @@ class Connection(ConnectionBase):
     @property
     def is_open(self) -> bool:
         """Whether the connection has not ended."""
-        return not self._ended
+        return not self._ended and self._core.is_open
 
     def is_closing(self) -> bool:
         """Whether the connection has ended, as asyncio's transports call it."""
-        return self._ended
+        return not self.is_open
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
     async def __anext__(self) -> bytes:
-        message = await self.receive()
-        if message is None:
-            raise StopAsyncIteration
+        while (message := self._core.receive()) is None:  # receive(), without one more coroutine
+            if self._ended:
+                if self._error is not None:
+                    raise fresh(self._error)
+                raise StopAsyncIteration
+            await self._news()
         return message
 
     async def __aenter__(self) -> Connection:
@@ -135,34 +141,35 @@ class Connection(ConnectionBase):
 
     # --- for the driver ---------------------------------------------------------------------------
 
-    def wake(self) -> None:
-        """Let the tasks go on that wait for a message or for the end."""
-        waiters, self._waiters = self._waiters, None
-        for waiter in waiters or ():
-            if not waiter.done():
-                waiter.set_result(None)
+    def on_message(self, is_direct: bool) -> None:
+        """Let the tasks go on that wait for a message or for the end.
 
-    def on_closed(self, error: Exception | None) -> None:
+        Args:
+            is_direct: at once. Only where no task runs, in a callback of the loop.
+        """
+        others, self._others = self._others, None
+        if self._waiter is not None:
+            self._waiter.wake(is_direct)
+        for waiter in others or ():
+            waiter.wake(is_direct)
+
+    def on_closed(self, error: Exception | None, is_direct: bool) -> None:
         """The connection has ended."""
         if not self._ended:
             self._ended = True
             self._error = error
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                self.wake()
+                Connection.on_message(self, is_direct)
 
-    async def _news(self) -> None:
-        """Wait for the next message, or for the end."""
-        waiter = asyncio.get_running_loop().create_future()
-        if self._waiters is None:
-            self._waiters = []
-            self._driver.keep(self)
-        self._waiters.append(waiter)
-        try:
-            await waiter
-        finally:
-            if self._waiters is not None and waiter in self._waiters:  # cancelled
-                self._waiters.remove(waiter)
-                if not self._waiters:
-                    self._waiters = None
-            if self._waiters is None:
-                self._driver.keep(None)
+    def _news(self) -> Waiter:
+        """What to wait for until the next message, or the end."""
+        self._sends = 0
+        waiter = self._waiter
+        if waiter is None:
+            waiter = self._waiter = self._driver.new_waiter()
+        elif not waiter.is_free:
+            waiter = self._driver.new_waiter()
+            # Those that were cancelled have nothing to wake.
+            self._others = [one for one in self._others or () if not one.is_free]
+            self._others.append(waiter)
+        return waiter

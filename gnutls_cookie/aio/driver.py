@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from gnutls_cookie.client_endpoint import ClientEndpoint
 from gnutls_cookie.endpoint import Endpoint
-from gnutls_cookie.server import Closed, Connected, Event
+from gnutls_cookie.errors import GnuTLSError, connection_closed
 from gnutls_cookie.server import Connection as CoreConnection
+from gnutls_cookie.server import Event
 from gnutls_cookie.session import TICK
 
-from .connection import Connection
+from .waiter import Waiter
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -35,6 +36,7 @@ class SocketDriver:
     Attributes:
         endpoint: the socket and its sessions.
         is_open: whether it is served.
+        loop: the event loop.
     """
 
     def __init__(
@@ -42,43 +44,48 @@ class SocketDriver:
     ) -> None:
         self.endpoint = endpoint
         self.is_open = True
-        self._loop = loop
+        self.loop = loop
         self._pid = os.getpid()
         self._events: deque[Event] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self._is_settling = False  # whether _settle() is to be called in this turn of the loop
+        self._is_settling = False  # whether what is sent now goes out in this turn of the loop
+        self._has_sent = False  # whether something was sent within _step()
 
     # --- for connections --------------------------------------------------------------------------
 
     def send(self, core: CoreConnection, data: Buffer) -> int:
         """Send a message; once for all that the tasks of this turn send."""
-        sent = self.endpoint.send(core, data, _monotonic())
+        try:
+            sent = self.endpoint.send(core, data, _monotonic())
+        except GnuTLSError:
+            if core.is_open:
+                raise
+            raise connection_closed("the connection has ended") from None  # its Closed is to come
         if not self._is_settling:
             self._is_settling = True
-            self._loop.call_soon(self._settle)
+            self.loop.call_soon(self._settle)
+        self._has_sent = True
         return sent
 
     def end(self, core: CoreConnection) -> None:
         """Say goodbye to a peer."""
         if self.is_open and os.getpid() == self._pid:
             self.endpoint.end(core)
-            self._settle()
+            self._step(self.endpoint.settle, is_direct=False)  # its caller may be a task
 
-    def keep(self, connection: Connection | None) -> None:
-        """Who waits at this connection is to be kept; None: nobody waits any more."""
+    def new_waiter(self) -> Waiter:
+        """What a task is to wait for."""
+        return Waiter(self.loop)
 
     # --- said by server and client ----------------------------------------------------------------
 
-    def _connection_of(self, core: CoreConnection) -> Connection | None:
-        """The connection that is told what happens."""
-        raise NotImplementedError
+    def _tell(self, event: Event, is_direct: bool) -> None:
+        """Let a connection know what happened.
 
-    def _on_connected(self, core: CoreConnection) -> None:
-        """A handshake is complete."""
-        raise NotImplementedError
-
-    def _on_closed(self, core: CoreConnection, error: Exception | None) -> None:
-        """A connection has ended."""
+        Args:
+            event: of the endpoint.
+            is_direct: whether tasks that wait may go on at once.
+        """
         raise NotImplementedError
 
     def _on_failure(self, error: OSError) -> None:
@@ -107,46 +114,49 @@ class SocketDriver:
 
     # --- helpers ----------------------------------------------------------------------------------
 
-    def _step(self, step: Callable[[float], list[Event]]) -> None:
-        """Let the endpoint do something, tell what happened, and set the timer."""
-        # Kept until each is dealt with: a handler that runs at once (asyncio.eager_task_factory)
-        # may close its connection meanwhile, and may raise SystemExit.
+    def _step(self, step: Callable[[float], list[Event]], is_direct: bool = True) -> None:
+        """Let the endpoint do something, tell what happened, send the answers, set the timer.
+
+        Args:
+            step: of the endpoint.
+            is_direct: whether tasks that wait go on at once: where the loop is the caller.
+        """
+        # Kept until each is dealt with: a handler that runs at once may close its connection
+        # meanwhile, and may raise SystemExit.
         try:
             self._events += step(_monotonic())
         except OSError as error:
             self._on_failure(error)
             return
         except BaseException:  # KeyboardInterrupt in a PSK lookup: the others are served
-            self._settle()
+            self.loop.call_soon(self._settle)
             raise
+        was_settling, self._is_settling = self._is_settling, True
+        self._has_sent = False
+        events = self._events
         try:
-            while self._events:
-                self._tell(self._events.popleft())
+            while events:
+                self._tell(events.popleft(), is_direct)
+                if self._has_sent and not events and self.is_open:
+                    self._has_sent = False
+                    events += self.endpoint.settle(_monotonic())
         finally:
+            self._is_settling = was_settling
             self._set_timer()
-
-    def _tell(self, event: Event) -> None:
-        core = event.connection
-        if isinstance(event, Connected):
-            self._on_connected(core)
-        elif isinstance(event, Closed):
-            self._on_closed(core, event.error)
-        elif (connection := self._connection_of(core)) is not None:
-            connection.wake()
 
     def _set_timer(self) -> None:
         """One that goes off too early does no harm, and is cheaper than one anew each time."""
-        if not self.is_open or self._loop.is_closed():
+        if not self.is_open or self.loop.is_closed():
             return
         seconds = self.endpoint.timeout(_monotonic())
         if seconds is None:
             return
-        when = self._loop.time() + min(max(seconds, TICK), _TIMER_SECONDS)
+        when = self.loop.time() + min(max(seconds, TICK), _TIMER_SECONDS)
         if self._timer is not None:
             if self._timer.when() <= when:
                 return
             self._timer.cancel()
-        self._timer = self._loop.call_at(when, self._alarm())
+        self._timer = self.loop.call_at(when, self._alarm())
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:

@@ -16,6 +16,7 @@ from gnutls_cookie.errors import GnuTLSError
 from gnutls_cookie.keys import KeyRing
 from gnutls_cookie.options import ServerOptions
 from gnutls_cookie.plans import ServerPlan
+from gnutls_cookie.server import Connected, Event, MessageReady
 from gnutls_cookie.server import Connection as CoreConnection
 from gnutls_cookie.session import TICK, Credentials
 
@@ -23,6 +24,7 @@ from .connection import Connection
 from .driver import SocketDriver, stop_reading
 from .names import resolve
 from .opening import Opening
+from .protocol import Protocol, ProtocolConnection
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -33,7 +35,7 @@ Handler = Callable[[Connection], Coroutine[Any, Any, object]]
 
 
 def start_server(
-    handler: Handler,
+    handler: Handler | None = None,
     host: str | None = None,
     port: int = 0,
     *,
@@ -43,6 +45,7 @@ def start_server(
     reuse_port: bool = False,
     grace: float = 5.0,
     start_serving: bool = True,
+    protocol_factory: Callable[[], Protocol] | None = None,
     **limits: Unpack[ServerOptions],
 ) -> Opening[DTLSServer]:
     """Start a DTLS server that challenges strangers and gives verified clients to `handler`.
@@ -67,6 +70,8 @@ def start_server(
             cancelled. Infinity waits for ever.
         start_serving: whether clients are answered at once; else once start_serving() or
             serve_forever() is called.
+        protocol_factory: in place of a handler: called for each client whose handshake is complete;
+            what it returns, a Protocol, is called for each message. It costs less than a task.
         limits: what Server takes besides: priority, verify_peer, mtu, max_sessions,
             handshake_timeout, idle_timeout, max_queue, max_queue_bytes, retransmit_timeout. They
             hold for each socket.
@@ -94,18 +99,23 @@ def start_server(
         ...     async with start_server(echo, "::1", 5684, credentials=credentials) as server:
         ...         await server.serve_forever()
     """
+    called = {"handler": handler, "protocol_factory": protocol_factory}
     plan = ServerPlan(
-        "start_server", {"handler": handler}, host, port, sock, reuse_port, keys, grace,
-        credentials, limits,
-    )  # fmt: skip
-    return Opening(_started(plan, handler, start_serving))
+        "start_server", called, host, port, sock, reuse_port, keys, grace, credentials, limits
+    )
+    return Opening(_started(plan, handler, protocol_factory, start_serving))
 
 
-async def _started(plan: ServerPlan, handler: Handler, start_serving: bool) -> DTLSServer:
+async def _started(
+    plan: ServerPlan,
+    handler: Handler | None,
+    protocol_factory: Callable[[], Protocol] | None,
+    start_serving: bool,
+) -> DTLSServer:
     found: list[Any] = []
     if plan.host is not None:
         found = await resolve(plan.host, plan.port, flags=socket.AI_PASSIVE)
-    server = DTLSServer(plan.endpoints(found), handler, plan.grace)
+    server = DTLSServer(plan.endpoints(found), handler, protocol_factory, plan.grace)
     try:
         if start_serving:
             await server.start_serving()
@@ -119,11 +129,16 @@ class DTLSServer(ServerBase, asyncio.AbstractServer):
     """A running server, as start_server() gives it. `async with server` closes it at the end."""
 
     def __init__(
-        self, endpoints: Sequence[Endpoint], handler: Handler, grace: float | None
+        self,
+        endpoints: Sequence[Endpoint],
+        handler: Handler | None,
+        protocol_factory: Callable[[], Protocol] | None,
+        grace: float | None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._endpoints = endpoints
         self._handler = handler
+        self._protocol_factory = protocol_factory
         self._grace = grace
         self._pid = os.getpid()
         self._tasks: set[asyncio.Task[object]] = set()
@@ -215,9 +230,32 @@ class DTLSServer(ServerBase, asyncio.AbstractServer):
 
     # --- for its drivers --------------------------------------------------------------------------
 
-    def start_handler(self, connection: Connection) -> None:
-        """Call the handler in a task of its own."""
-        running = self._run_handler(connection)
+    def on_connected(self, core: CoreConnection, driver: ServerDriver) -> None:
+        """A handshake is complete: call the handler in a task of its own, or a protocol."""
+        if self._handler is not None:
+            connection = Connection(core.address, core, driver)
+            driver.add(core, connection)
+            self._start_handler(self._handler, connection)
+            return
+        assert self._protocol_factory is not None
+        try:
+            protocol = self._protocol_factory()
+        except Exception as error:
+            self.report("unhandled exception in protocol_factory", error, None)
+            driver.end(core)
+            return
+        called = ProtocolConnection(core.address, core, driver, protocol, self.report)
+        driver.add(core, called)
+        called.on_connected()
+
+    def report(self, message: str, error: BaseException, what: object) -> None:
+        """Tell the loop's exception handler."""
+        self._loop.call_exception_handler(
+            {"message": message, "exception": error, "connection": what}
+        )
+
+    def _start_handler(self, handler: Handler, connection: Connection) -> None:
+        running = self._run_handler(handler, connection)
         try:
             task = self._loop.create_task(running, name=f"connection of {connection.address}")
         except Exception as error:  # of a task factory, or for want of memory
@@ -228,15 +266,9 @@ class DTLSServer(ServerBase, asyncio.AbstractServer):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def report(self, message: str, error: BaseException, what: object) -> None:
-        """Tell the loop's exception handler."""
-        self._loop.call_exception_handler(
-            {"message": message, "exception": error, "connection": what}
-        )
-
-    async def _run_handler(self, connection: Connection) -> None:
+    async def _run_handler(self, handler: Handler, connection: Connection) -> None:
         try:
-            await self._handler(connection)
+            await handler(connection)
         except GnuTLSError as error:
             if connection.is_open:  # else the connection failed under the handler: counted
                 self.report("unhandled error in a connection's handler", error, connection)
@@ -265,16 +297,20 @@ class ServerDriver(SocketDriver):
         self._owner = owner
         self._connections: dict[CoreConnection, Connection] = {}
 
+    def add(self, core: CoreConnection, connection: Connection) -> None:
+        """Let a connection know what happens to it."""
+        self._connections[core] = connection
+
     def start(self) -> None:
         """Let the loop tell of what comes."""
         if not self.is_reading:
-            self._loop.add_reader(self.endpoint.sock.fileno(), self.on_readable)
+            self.loop.add_reader(self.endpoint.sock.fileno(), self.on_readable)
             self.is_reading = True
 
     def end_all(self) -> None:
         """Say goodbye to every peer."""
         self.endpoint.end_all()
-        self._settle()
+        self._step(self.endpoint.settle, is_direct=False)  # its caller may be a task
 
     def close(self) -> None:
         """Say goodbye to every peer, and close the socket."""
@@ -282,24 +318,25 @@ class ServerDriver(SocketDriver):
             return
         if os.getpid() == self._pid:
             if self.is_reading:
-                stop_reading(self._loop, self.endpoint.sock)
+                stop_reading(self.loop, self.endpoint.sock)
             self.end_all()
         # Else not: the kernel's side of an epoll selector is the parent's, too.
         self.is_open = False
         self._cancel_timer()
         self.endpoint.close()
 
-    def _connection_of(self, core: CoreConnection) -> Connection | None:
-        return self._connections.get(core)
-
-    def _on_connected(self, core: CoreConnection) -> None:
-        connection = self._connections[core] = Connection(core.address, core, self)
-        self._owner.start_handler(connection)
-
-    def _on_closed(self, core: CoreConnection, error: Exception | None) -> None:
-        connection = self._connections.pop(core, None)
-        if connection is not None:
-            connection.on_closed(error)
+    def _tell(self, event: Event, is_direct: bool) -> None:
+        core = event.connection
+        if isinstance(event, MessageReady):
+            connection = self._connections.get(core)
+            if connection is not None:
+                connection.on_message(is_direct)
+        elif isinstance(event, Connected):
+            self._owner.on_connected(core, self)
+        else:
+            connection = self._connections.pop(core, None)
+            if connection is not None:
+                connection.on_closed(event.error, is_direct)
 
     def _on_failure(self, error: OSError) -> None:
         self._owner.report("a socket of a DTLS server failed", error, self.endpoint.sock)

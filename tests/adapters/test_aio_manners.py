@@ -236,3 +236,27 @@ async def test_cancelled_reader_loses_no_message() -> None:
             except asyncio.CancelledError:
                 got = await asyncio.wait_for(there.receive(), 20)
             assert got == b"%d" % number
+
+
+@asynchronous
+async def test_message_with_a_goodbye_behind_it() -> None:
+    """Both come in one turn: the answer is a ConnectionResetError, and no fault of the handler."""
+    ends: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def handler(connection: Connection) -> None:
+        try:
+            await echo(connection)
+        except ConnectionResetError:
+            ends.put_nowait(connection.is_open)
+            raise
+
+    async with start(handler) as server:
+        for _ in range(20):
+            client = await connect(server)
+            client.send_nowait(b"the last word")
+            client.close()
+        while server.counters.server.sessions or server.counters.server.connected != 20:
+            await asyncio.sleep(0.01)
+    assert not ends.empty()
+    while not ends.empty():
+        assert ends.get_nowait() is False

@@ -1,0 +1,105 @@
+"""Protocol: callbacks in the place of a task, for servers where the packets count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from gnutls_cookie.errors import GnuTLSError
+
+from .connection import Connection
+
+if TYPE_CHECKING:
+    from gnutls_cookie.address import SocketAddress
+    from gnutls_cookie.server import Connection as CoreConnection
+
+    from .driver import SocketDriver
+
+__all__ = ["Protocol", "ProtocolConnection"]
+
+
+class Protocol:
+    """The callbacks of one connection; `protocol_factory` of start_server() makes one for each.
+
+    They are called in the event loop, and must not wait. What one of them raises goes to the loop's
+    exception handler and ends its own connection alone; but for SystemExit and KeyboardInterrupt.
+
+    Example:
+        >>> class Echo(Protocol):
+        ...     def connected(self, connection):
+        ...         self.connection = connection
+        ...     def message_received(self, message):
+        ...         self.connection.send_nowait(message)
+    """
+
+    __slots__ = ("__dict__",)
+
+    def connected(self, connection: Connection) -> None:
+        """The handshake is complete.
+
+        Args:
+            connection: to send_nowait() and close() by; its messages come to message_received().
+        """
+
+    def message_received(self, message: bytes) -> None:
+        """A message of the peer has come. Not called after closed()."""
+
+    def closed(self, error: Exception | None) -> None:
+        """The connection has ended, whoever ended it. Called once, and last.
+
+        Args:
+            error: what the session failed with; None where it did not fail.
+        """
+
+
+class ProtocolConnection(Connection):
+    """A connection that calls a Protocol."""
+
+    __slots__ = ("_protocol", "_report")
+
+    def __init__(
+        self,
+        address: SocketAddress,
+        core: CoreConnection,
+        driver: SocketDriver,
+        protocol: Protocol,
+        report: Callable[[str, BaseException, object], None],
+    ) -> None:
+        super().__init__(address, core, driver)
+        self._protocol = protocol
+        self._report = report
+
+    def on_connected(self) -> None:
+        """The handshake is complete."""
+        try:
+            self._protocol.connected(self)
+        except BaseException as error:
+            self._fail(error)
+
+    def on_message(self, is_direct: bool) -> None:
+        """Hand over what waits."""
+        receive, received = self._core.receive, self._protocol.message_received
+        try:
+            while not self._ended and (message := receive()) is not None:
+                received(message)
+        except BaseException as error:
+            self._fail(error)
+
+    def on_closed(self, error: Exception | None, is_direct: bool) -> None:
+        """The connection has ended."""
+        if self._ended:
+            return
+        super().on_closed(error, is_direct)
+        try:
+            self._protocol.closed(error)
+        except BaseException as raised:
+            self._fail(raised)
+
+    def _fail(self, error: BaseException) -> None:
+        """What a callback raised ends this connection alone."""
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise error
+        # Where the connection failed under the callback that is counted, and no fault.
+        if self.is_open or not isinstance(error, GnuTLSError):
+            self._report("unhandled exception in a connection's protocol", error, self)
+        self.close()
