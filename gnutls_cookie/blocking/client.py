@@ -170,7 +170,7 @@ class ClientConnection(Connection):
                 self._endpoint.end(self._core)
                 self._endpoint.flush()
                 self._is_open = False
-                self._endpoint.close()
+            self._endpoint.close()  # also where a signal handler has ended a close() before this
         finally:
             self._guard.give(token)
 

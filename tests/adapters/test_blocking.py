@@ -18,6 +18,7 @@ import pytest
 
 from gnutls_cookie import GnuTLSError, KeyRing, PSKCredentials, blocking
 from gnutls_cookie.blocking import Connection
+from gnutls_cookie.client_endpoint import ClientEndpoint
 from gnutls_cookie.endpoint import Endpoint
 from gnutls_cookie.errors import (
     CertificateVerificationError,
@@ -266,6 +267,31 @@ def test_close_of_the_client_ends_the_handler() -> None:
             assert time.monotonic() < deadline
             time.sleep(0.01)
     assert came == [[b"one", b"two"], [None, None]]
+
+
+def test_close_that_a_signal_has_struck_is_ended_by_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At any step: the socket is closed in the end, and nothing warns of it."""
+    for step in "end", "flush", "close":
+        with serving() as server:
+            client = blocking.connect(*server.address, credentials=psk())
+            todo = getattr(ClientEndpoint, step)
+            struck = [KeyboardInterrupt]
+
+            def strike(*arguments: object, todo: Any = todo, struck: Any = struck) -> object:
+                if struck:
+                    raise struck.pop()
+                return todo(*arguments)
+
+            with monkeypatch.context() as patched:
+                patched.setattr(ClientEndpoint, step, strike)
+                with pytest.raises(KeyboardInterrupt):
+                    client.close()
+            client.close()
+            assert not client.is_open
+            del client
+            gc.collect()
 
 
 def test_return_of_the_handler_says_goodbye() -> None:
