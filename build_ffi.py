@@ -30,6 +30,10 @@ C_SOURCES = [
     "gnutls_cookie/native/flight.c",
     "gnutls_cookie/native/wire.c",
     "gnutls_cookie/native/opening.c",
+    "gnutls_cookie/native/address.c",
+    "gnutls_cookie/native/turn.c",
+    "gnutls_cookie/native/connections.c",
+    "gnutls_cookie/native/server.c",
 ]
 
 # GNUTLS_COOKIE_PORTABLE_LOOP=1: one datagram a system call, as on systems without recvmmsg.
@@ -43,6 +47,7 @@ PREAMBLE = """
 #include "udp.h"
 #include "settings.h"
 #include "wire.h"
+#include "server.h"
 static const char *const gcookie_package_version = "%s";
 static const char *const gcookie_built_with_libgnutls = GNUTLS_VERSION;
 static const char *const gcookie_oldest_libgnutls = GCOOKIE_OLDEST_LIBGNUTLS;

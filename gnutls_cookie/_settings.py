@@ -15,7 +15,7 @@ from ._ffi import ffi, lib
 from .credentials import CertificateCredentials, PSKCredentials
 from .errors import check
 
-__all__ = ["TICK", "Credentials", "Role", "Settings"]
+__all__ = ["MTU_MAX", "MTU_MIN", "TICK", "Credentials", "Role", "Settings", "new_session"]
 
 Role = Literal["client", "server"]
 Credentials = CertificateCredentials | PSKCredentials
@@ -23,6 +23,8 @@ Credentials = CertificateCredentials | PSKCredentials
 MTU_MIN, MTU_MAX = 128, 65507  # bytes of a UDP payload; below, no handshake fragment would fit
 TICK = 0.001  # seconds; the shortest time between two looks at a timer
 _LONGEST_TIMEOUT_SECONDS = 4_000_000.0  # six weeks
+_WIRE = ffi.typeof("struct gcookie_wire **")
+_WIRE_SIZE = ffi.sizeof("struct gcookie_wire")  # bytes
 _SETTINGS = ffi.typeof("struct gcookie_settings **")
 
 # NORMAL still has DTLS 1.0, which RFC 8996 forbids. It lacks AES-128-CCM-8, mandatory for PSK in
@@ -111,6 +113,19 @@ class Settings:
         """The pointer; NULL where the collector has freed it."""
         return self._box[0]
 
+    @property
+    def holders(self) -> int:
+        """Who needs them: this object, and sessions."""
+        return int(self._box[0].holders)
+
+    def try_out(self) -> None:
+        """Make a session, and free it.
+
+        Raises:
+            GnuTLSError: libgnutls refuses it.
+        """
+        new_session(self)
+
     def _add_credentials(self, one: Credentials) -> int:
         shared, _owner = one._of_role(self.role)
         lib.gcookie_settings_add(self._box[0], shared[0])
@@ -148,6 +163,18 @@ class Settings:
         if verify_peer and self.role == "client" and server_name is None:
             raise ValueError("server_name is needed to verify the server (or verify_peer=False)")
         native.verify_peer = verify_peer
+
+
+def new_session(settings: Settings) -> tuple[Any, Any]:
+    """A struct gcookie_wire in a box, and the box's owner.
+
+    Raises:
+        GnuTLSError: libgnutls refuses the session.
+    """
+    box, what = ffi.new(_WIRE), ffi.new("char **")
+    code = lib.gcookie_wire_new(box, _WIRE_SIZE, settings.native, what)
+    check(code, "" if what[0] == ffi.NULL else c_text(what[0]))
+    return box, ffi.gc(box, lib.gcookie_wire_release)
 
 
 @functools.lru_cache(maxsize=64)

@@ -101,7 +101,8 @@ class Client(Connection):
             retransmit_timeout=retransmit_timeout,
             handshake_timeout=handshake_timeout,
         )
-        super().__init__(address, session, b"", 0.0)
+        super().__init__(address)
+        self._session = session
         self.error: Exception | None = None
         self.messages_dropped = 0
         self._events: list[Event] = []
@@ -198,19 +199,13 @@ class Client(Connection):
 
     def _take_messages(self, now: float) -> None:
         """At once: only so is the peer's goodbye seen where nobody reads."""
-        messages = self._messages
         while (message := self.session.receive()) is not None:
             self._silent_from = now
-            if not messages:
+            is_first = self._queue(message, self._max_queue, self._max_queue_bytes)
+            if is_first:
                 self._events.append(MessageReady(self))
-            elif (
-                len(messages) >= self._max_queue
-                or self._queued_bytes + len(message) > self._max_queue_bytes
-            ):
+            elif is_first is None:
                 self.messages_dropped += 1
-                continue
-            messages.append(message)
-            self._queued_bytes += len(message)
 
     def _end(self, reason: CloseReason, error: Exception | None = None) -> None:
         if not self._open:

@@ -2,31 +2,44 @@
 
 Verified clients and datagrams of admitted peers go in as Arrivals, datagrams and events come out.
 No socket, no clock: `now` is the time in seconds, of one clock that is never set back, such as
-time.monotonic(); within 10**12, and else a ValueError or TypeError.
+time.monotonic(); within 10**12, and else a ValueError or TypeError. The sessions are in
+native/server.c.
 """
 
 from __future__ import annotations
 
-import contextlib
-import heapq
-import itertools
+import functools
 import math
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
+from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ._check import integer, seconds
+from ._agreed import failure as session_failure
+from ._check import UINT_MAX, bytes_copy, fits, integer, seconds
+from ._connection import (
+    Closed,
+    CloseReason,
+    Connected,
+    Connection,
+    Event,
+    HandshakeFailure,
+    MessageReady,
+    ServerCounters,
+)
+from ._ffi import ffi, lib
 from ._owned import not_copied
+from ._settings import Credentials, Settings
 from .arrival import Arrival
-from .cookie import Prestate
-from .errors import TimedOutError
-from .session import LATEST, TICK, Credentials, Session
+from .credentials import identity_text, psk_key
+from .errors import check, error_from_code
+from .handles import TABLE, Transport
+from .session import LATEST
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from typing_extensions import Buffer
 
     from .address import SocketAddress
@@ -43,195 +56,19 @@ __all__ = [
     "ServerCounters",
 ]
 
-# Where the random of a ClientHello stands in its datagram: behind the record header (13), the
-# handshake header (12) and client_version (2). session_id and cookie follow, each with its length.
-_RANDOM_AT, _SESSION_ID_AT = 27, 59
-
-# A client repeats its hello until it has our flight, and goes on from there (RFC 6347 4.2.4). So a
-# hello that comes when it has gone on is no repetition, but was late on the network; or the client
-# has started again, with a random number generator that does so, too (4.2.8). What is late is so by
-# less than this; and who waits for an answer has it when it says its hello again.
-_REPETITION_SECONDS = 2.0
-
-_DEAD_TIMERS = 64  # cancelled timers tolerated before the heap is rebuilt
 _FAILURES_LIMIT = 256  # failed handshakes that wait for failures(); the oldest give way
+_MOST_SESSIONS = (1 << 64) - 1
 _PACKAGE = __name__.partition(".")[0]
 
-_Timer = tuple[float, int]  # when it is due, and its number
-
-
-class CloseReason(Enum):
-    """Why a connection ended."""
-
-    LOCAL = "closed here"
-    PEER = "the peer said goodbye"
-    REPLACED = "the client came back from the same port with a new session"
-    IDLE = "nothing came or went for idle_timeout"
-    TIMED_OUT = "the handshake took longer than handshake_timeout"
-    FAILED = "the session failed"
-
-
-class Connection:
-    """One session of a Server, with the messages that wait to be taken.
-
-    Attributes:
-        address: the peer's, as the socket module gives it.
-        session: the Session; what was agreed on stands there. Do not feed it.
-        local: our address that the peer asked, as Arrival.local had it.
-    """
-
-    __slots__ = (
-        "__weakref__",
-        "_hello",
-        "_last_active",
-        "_messages",
-        "_messages_read",
-        "_moved_on",
-        "_open",
-        "_queued_bytes",
-        "_started",
-        "_timer",
-        "address",
-        "local",
-        "session",
-    )
-    __reduce__ = not_copied
-
-    def __init__(
-        self,
-        address: SocketAddress,
-        session: Session,
-        hello: bytes,
-        now: float,
-        local: str | None = None,
-    ) -> None:
-        self.address = address
-        self.session = session
-        self.local = local
-        self._hello = hello
-        self._messages_read = 0  # of the handshake
-        self._moved_on: float | None = None  # when the client last said more than its hello
-        self._messages: deque[bytes] = deque()
-        self._queued_bytes = 0
-        self._started = now
-        self._last_active = now
-        self._open = True
-        self._timer: _Timer | None = None  # its one live entry among the timers
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the server still serves it."""
-        return self._open
-
-    def receive(self) -> bytes | None:
-        """Take the next message of the peer; None where none is waiting."""
-        if not self._messages:
-            return None
-        message = self._messages.popleft()
-        self._queued_bytes -= len(message)
-        return message
-
-    def __repr__(self) -> str:
-        return f"<Connection {self.address} {self.session!r}>"
-
-
-@dataclass(frozen=True, slots=True)
-class Connected:
-    """A handshake is complete."""
-
-    connection: Connection
-
-
-@dataclass(frozen=True, slots=True)
-class MessageReady:
-    """A connection has messages where it had none: take them by its receive()."""
-
-    connection: Connection
-
-
-@dataclass(frozen=True, slots=True)
-class Closed:
-    """A connection ended. One whose handshake was never complete ends without an event.
-
-    Attributes:
-        reason: why.
-        error: what its session or a PSK lookup raised, where that was the reason.
-    """
-
-    connection: Connection
-    reason: CloseReason
-    error: Exception | None = None
-
-
-Event = Connected | MessageReady | Closed
-
-
-@dataclass(frozen=True, slots=True)
-class HandshakeFailure:
-    """A handshake of a verified client that came to nothing. No connection, and so no event.
-
-    Attributes:
-        address: the client's.
-        reason: FAILED or TIMED_OUT.
-        error: what the session or a PSK lookup raised, with the traceback of the lookup; None where
-            the client just did not answer.
-    """
-
-    address: SocketAddress
-    reason: CloseReason
-    error: Exception | None = None
-
-
-@dataclass(slots=True)
-class ServerCounters:
-    """What happened so far, and (the first two) what is.
-
-    One beyond a limit and one that the network lost are told apart by these alone: nothing is
-    logged here.
-
-    Attributes:
-        sessions: connections whose handshake is complete, now.
-        handshaking: connections whose handshake is under way, now.
-        connected: handshakes completed.
-        refused: verified clients turned away at the limit of sessions.
-        session_errors: verified clients for whom no session could be made: no memory, say.
-        duplicates: repeated hellos that went to the session they had opened.
-        strays: datagrams of addresses without a session.
-        records_refused: what sessions refused in their handshake (Session.records_refused).
-        messages_received: messages of peers.
-        messages_dropped: of these, how many a full queue did not take.
-        messages_sent: messages to peers.
-        closed: connections that ended, by reason.
-        last_error: what the last failed session failed with, or could not be made for.
-    """
-
-    sessions: int = 0
-    handshaking: int = 0
-    connected: int = 0
-    refused: int = 0
-    session_errors: int = 0
-    duplicates: int = 0
-    strays: int = 0
-    records_refused: int = 0
-    messages_received: int = 0
-    messages_dropped: int = 0
-    messages_sent: int = 0
-    closed: dict[CloseReason, int] = field(default_factory=lambda: dict.fromkeys(CloseReason, 0))
-    last_error: Exception | None = None
-
-
-@dataclass(slots=True)
-class _Peer:
-    """The connections of one address: the one that is served, and one that would replace it."""
-
-    current: Connection | None = None
-    pending: Connection | None = None
-
-    def __iter__(self) -> Iterator[Connection]:
-        if self.pending is not None:
-            yield self.pending
-        if self.current is not None:
-            yield self.current
+_SERVER = ffi.typeof("struct gcookie_server **")
+_TURN = ffi.typeof("struct gcookie_turn *")
+_WIRE = ffi.typeof("struct gcookie_wire **")
+_EVENT_SIZE = ffi.sizeof("struct gcookie_event")  # bytes
+_new_turn = ffi.new_allocator(should_clear_after_alloc=False)
+_REASONS = tuple(CloseReason)  # in the order of enum gcookie_close_reason
+_FAILED, _TIMED_OUT = _REASONS.index(CloseReason.FAILED), _REASONS.index(CloseReason.TIMED_OUT)
+_MESSAGE: int = lib.GCOOKIE_MESSAGE
+_CONNECTED: int = lib.GCOOKIE_CONNECTED
 
 
 class Server:
@@ -289,27 +126,34 @@ class Server:
         integer("max_sessions", max_sessions, 1)
         integer("max_queue", max_queue, 1)
         integer("max_queue_bytes", max_queue_bytes, 1)
-        self._credentials = credentials
-        self._priority = priority
-        self._verify_peer = verify_peer
-        self._mtu = mtu
-        self._handshake_timeout = handshake_timeout
-        self._retransmit_timeout = retransmit_timeout
-        self.max_sessions = max_sessions
-        self._idle_timeout = seconds("idle_timeout", idle_timeout, sys.float_info.min, math.inf)
+        self._settings_of = functools.partial(
+            Settings,
+            "server",
+            priority=priority,
+            server_name=None,
+            verify_peer=verify_peer,
+            mtu=mtu,
+            retransmit_timeout=retransmit_timeout,
+            handshake_timeout=handshake_timeout,
+        )
+        idle_seconds = seconds("idle_timeout", idle_timeout, sys.float_info.min, math.inf)
         self._max_queue = max_queue
         self._max_queue_bytes = max_queue_bytes
-        self._peers: dict[SocketAddress, _Peer] = {}
+        self._connections: dict[int, Connection] = {}  # by their number in C
         self._outgoing: list[tuple[bytes, SocketAddress, str | None]] = []
         self._events: list[Event] = []
         self._failures: deque[HandshakeFailure] = deque(maxlen=_FAILURES_LIMIT)
         self._forgotten: set[SocketAddress] = set()
-        # Whom a timer wakes stands apart: a dead timer, due in minutes, keeps no connection alive.
-        self._timers: list[_Timer] = []
-        self._waking: dict[int, Connection] = {}
-        self._order = itertools.count()
-        self.counters = ServerCounters()
-        self._new_session(credentials)  # what is wrong with the arguments is said here
+        self._counters = ServerCounters()
+        self._box = ffi.new(_SERVER)
+        check(lib.gcookie_server_new(self._box))
+        self._owner = ffi.gc(self._box, lib.gcookie_server_free)
+        self._counted = memoryview(ffi.buffer(ffi.addressof(self._native, "counters"))).cast("Q")
+        self._native.idle_seconds = idle_seconds
+        self._lookups = _Lookups(self._native)
+        self._known: dict[int, Settings] = {}  # that sessions may have
+        self.max_sessions = max_sessions
+        self.credentials = credentials  # what is wrong with the arguments is said here
 
     @property
     def credentials(self) -> Credentials | Sequence[Credentials]:
@@ -322,8 +166,34 @@ class Server:
 
     @credentials.setter
     def credentials(self, credentials: Credentials | Sequence[Credentials]) -> None:
-        self._new_session(credentials)  # what is wrong with them is said here, not at a client
+        settings = self._settings_of(credentials)
+        settings.try_out()  # what is wrong with them is said here, not at a client
+        if lib.gcookie_server_set(self._native, settings.native) < 0:
+            raise _busy()
         self._credentials = credentials
+        self._settings = settings
+        for number, known in tuple(self._known.items()):
+            if known.holders == 1:  # this dict alone
+                del self._known[number]
+        self._known[settings.number] = settings
+        self._lookups.by_settings = {
+            number: known.lookup for number, known in self._known.items() if known.lookup
+        }
+
+    @property
+    def max_sessions(self) -> int:
+        """Connections at once; may be set anew. Those that there are stay."""
+        return int(self._native.max_sessions)
+
+    @max_sessions.setter
+    def max_sessions(self, most: int) -> None:
+        self._native.max_sessions = min(integer("max_sessions", most, 1), _MOST_SESSIONS)
+
+    @property
+    def counters(self) -> ServerCounters:
+        """A ServerCounters, kept up to date."""
+        self._count()
+        return self._counters
 
     # --- in and out -------------------------------------------------------------------------------
 
@@ -333,20 +203,24 @@ class Server:
         Raises nothing for what a client sent or the machine lacks: a session that fails ends alone,
         and one that cannot be made is counted. What a PSK lookup raises beyond Exception
         (KeyboardInterrupt) comes out, and its session has ended.
+
+        Raises:
+            TypeError, ValueError: the arrival's address is not one of IPv4 or IPv6.
+            RuntimeError: another call is under way, in another thread or around a PSK lookup.
         """
         _check_now(now)
-        peer = self._peers.get(arrival.address)
-        if arrival.prestate is not None:
-            self._receive_hello(arrival, peer, now)
-        elif peer is None:
-            self.counters.strays += 1
-        elif peer.pending is None and peer.current is not None:
-            self._advance(peer.current, now, arrival.datagram)
-        else:
-            # With two sessions each reads what its keys open, and libgnutls drops the rest.
-            for connection in tuple(peer):
-                if connection.is_open:  # else the one before has just replaced it
-                    self._advance(connection, now, arrival.datagram)
+        datagram = arrival.datagram
+        if type(datagram) is not bytes:
+            datagram = bytes_copy("datagram", datagram)
+        prestate = ffi.NULL if arrival.prestate is None else arrival.prestate._struct
+        self._call(
+            lib.gcookie_server_receive,
+            _native_path(arrival.address, arrival.local),
+            datagram,
+            len(datagram),
+            prestate,
+            now,
+        )
 
     def datagrams_to_send(self) -> list[tuple[bytes, SocketAddress]]:
         """Take the datagrams that are to be sent, in order."""
@@ -374,36 +248,22 @@ class Server:
 
     def forgotten(self) -> list[SocketAddress]:
         """Take the addresses that have no connection any more, for a listener's forget()."""
-        forgotten = [address for address in self._forgotten if address not in self._peers]
+        forgotten = [address for address in self._forgotten if address not in self]
         self._forgotten.clear()
         return forgotten
 
     def timeout(self, now: float) -> float | None:
         """Seconds until handle_timeout() wants to be called; None where no timer runs."""
         _check_now(now)
-        while self._timers and self._timers[0][1] not in self._waking:
-            heapq.heappop(self._timers)
-        return max(0.0, self._timers[0][0] - now) if self._timers else None
+        left: float = lib.gcookie_server_timeout(self._native, now)
+        if left == lib.GCOOKIE_BUSY:
+            raise _busy()
+        return None if left < 0 else left
 
     def handle_timeout(self, now: float) -> None:
         """Send flights again, end handshakes and idle connections whose time is over."""
         _check_now(now)
-        while self._timers and self._timers[0][0] <= now:
-            connection = self._waking.pop(heapq.heappop(self._timers)[1], None)
-            if connection is None:
-                continue
-            connection._timer = None
-            # The sums are those by which the timers were set: a difference could be rounded to less
-            # than the timeout, and the same timer would be due for ever.
-            if not connection.session.established:
-                if now >= connection._started + self._handshake_timeout:
-                    self._close(connection, CloseReason.TIMED_OUT)
-                else:
-                    self._advance(connection, now)
-            elif now >= connection._last_active + self._idle_timeout:
-                self._close(connection, CloseReason.IDLE)
-            else:
-                self._schedule(connection, connection._last_active + self._idle_timeout)
+        self._call(lib.gcookie_server_handle_timeout, now)
 
     # --- connections ------------------------------------------------------------------------------
 
@@ -418,175 +278,171 @@ class Server:
             GnuTLSError: the connection is closed, or its handshake is not complete.
         """
         _check_now(now)
-        sent = connection.session.send(data)
-        self.counters.messages_sent += 1
-        connection._last_active = now
-        self._collect(connection)
-        return sent
+        message = data if type(data) is bytes else bytes_copy("data", data)
+        number = connection._id
+        if self._connections.get(number) is not connection:
+            raise error_from_code(lib.GNUTLS_E_INVALID_SESSION, "the session is closed")
+        session = connection._session
+        if session is not None and session._outbox:  # what was said past the server comes first
+            for datagram in session.datagrams_to_send():
+                self._outgoing.append((datagram, connection.address, connection.local))
+        turn = _turn()
+        size = len(message)
+        code: int = lib.gcookie_server_send(self._native, turn, number, message, size, now)
+        if code < 0:
+            if code == lib.GCOOKIE_BUSY:
+                raise _busy()
+            fits_in = 0 < size <= connection.session.data_mtu
+            check(code, "" if fits_in else f"data of {size} bytes")
+        self._gather(turn)
+        return code
 
     def close(self, connection: Connection) -> None:
         """Say goodbye to a peer, and forget it."""
-        self._close(connection, CloseReason.LOCAL)
+        if self._connections.get(connection._id) is connection:
+            self._call_alone(lib.gcookie_server_close, connection._id)
 
     def close_all(self) -> None:
         """Say goodbye to every peer, and forget them."""
-        for peer in tuple(self._peers.values()):
-            for connection in tuple(peer):
-                self._close(connection, CloseReason.LOCAL)
+        self._call_alone(lib.gcookie_server_close_all)
 
     def __len__(self) -> int:
         """Connections at present, those in their handshake included."""
-        return self.counters.sessions + self.counters.handshaking
+        counters = self._native.counters
+        return int(counters.sessions + counters.handshaking)
 
     def __contains__(self, address: object) -> bool:
         """Whether an address has a connection."""
-        return address in self._peers
+        try:
+            native = _native_address(address)
+        except (TypeError, ValueError, OverflowError):
+            return False
+        found = lib.gcookie_server_has(self._native, native)
+        if found < 0:
+            raise _busy()
+        return bool(found)
 
     # --- helpers ----------------------------------------------------------------------------------
 
-    def _receive_hello(self, arrival: Arrival, peer: _Peer | None, now: float) -> None:
-        hello = _hello_of(arrival.datagram)
-        for connection in tuple(peer) if peer is not None else ():
-            moved_on = connection._moved_on
-            is_late = moved_on is not None and now > moved_on + _REPETITION_SECONDS
-            if connection._hello == hello and not is_late:
-                self.counters.duplicates += 1
-                self._advance(connection, now, arrival.datagram)
-                return
-        if peer is not None and peer.pending is not None:
-            self._close(peer.pending, CloseReason.REPLACED)
-        if len(self) >= self.max_sessions:
-            self.counters.refused += 1
-            return
-        try:
-            session = self._new_session(self._credentials, arrival.prestate)
-        except Exception as error:  # this client has no luck; all others are served
-            self.counters.session_errors += 1
-            self._note_failure(arrival.address, CloseReason.FAILED, error)
-            return
-        connection = Connection(arrival.address, session, hello, now, arrival.local)
-        self._peers.setdefault(arrival.address, _Peer()).pending = connection
-        self.counters.handshaking += 1
-        self._advance(connection, now, arrival.datagram)
+    @property
+    def _native(self) -> Any:
+        """The struct gcookie_server."""
+        native = self._box[0]
+        if not native:
+            raise error_from_code(
+                lib.GNUTLS_E_INVALID_SESSION, "the garbage collector has freed the server"
+            )
+        return native
 
-    def _new_session(
-        self, credentials: Credentials | Sequence[Credentials], prestate: Prestate | None = None
-    ) -> Session:
-        return Session(
-            "server",
-            credentials,
-            priority=self._priority,
-            verify_peer=self._verify_peer,
-            mtu=self._mtu,
-            prestate=prestate,
-            retransmit_timeout=self._retransmit_timeout,
-            handshake_timeout=self._handshake_timeout,
-        )
+    def _call(self, function: Any, *arguments: Any) -> Any:
+        """A call of C that may ask for pre-shared keys; what it gives is taken over.
 
-    def _advance(self, connection: Connection, now: float, datagram: bytes | None = None) -> None:
-        """Let a session work on a datagram, or its timer; a failure ends this connection alone."""
-        session = connection.session
-        try:
-            if datagram is not None:
-                session.receive_datagram(datagram)
-            if not session.established:
-                is_complete = session.handshake(now)
-                if session._messages_read != connection._messages_read:
-                    if connection._messages_read:  # the hello was before
-                        connection._moved_on = now
-                    connection._messages_read = session._messages_read
-                if is_complete:
-                    self._establish(connection, now)
-                else:
-                    self._schedule(connection, now + max(session.timeout(now) or 0.0, TICK))
-            if session.established:
-                self._take_messages(connection, now)
-            self._collect(connection)
-            if session.peer_closed:
-                self._close(connection, CloseReason.PEER)
-        except TimedOutError as error:
-            self._close(connection, CloseReason.TIMED_OUT, error)
-        except Exception as error:  # of libgnutls, of a PSK lookup, or of a machine without memory
-            self._close(connection, CloseReason.FAILED, error)
-        except BaseException:  # of a PSK lookup: for the caller, but the place is free again
-            self._close(connection, CloseReason.FAILED)
-            raise
-
-    def _establish(self, connection: Connection, now: float) -> None:
-        """The handshake is complete: only now a former session of this address is replaced."""
-        peer = self._peers[connection.address]
-        former, peer.current, peer.pending = peer.current, connection, None
-        self.counters.handshaking -= 1
-        self.counters.sessions += 1
-        self.counters.connected += 1
-        self.counters.records_refused += connection.session.records_refused
-        connection._last_active = connection._moved_on = now
-        self._schedule(connection, now + self._idle_timeout)
-        if former is not None:
-            self._end(former, CloseReason.REPLACED, None)
-        self._events.append(Connected(connection))
-
-    def _take_messages(self, connection: Connection, now: float) -> None:
-        receive, messages = connection.session.receive, connection._messages
-        while (message := receive()) is not None:
-            self.counters.messages_received += 1
-            connection._last_active = now
-            if not messages:
-                self._events.append(MessageReady(connection))
-            elif (
-                len(messages) >= self._max_queue
-                or connection._queued_bytes + len(message) > self._max_queue_bytes
-            ):
-                self.counters.messages_dropped += 1
-                continue
-            messages.append(message)
-            connection._queued_bytes += len(message)
-
-    def _collect(self, connection: Connection) -> None:
-        datagrams = connection.session.datagrams_to_send()
-        if datagrams:
-            address, local = connection.address, connection.local
-            self._outgoing += [(datagram, address, local) for datagram in datagrams]
-
-    def _close(
-        self, connection: Connection, reason: CloseReason, error: Exception | None = None
-    ) -> None:
-        """Say goodbye where that is possible, and forget."""
-        if not connection.is_open:
-            return
-        peer = self._peers[connection.address]
-        if peer.current is connection:
-            peer.current = None
+        Returns:
+            What C returned.
+        """
+        turn, lookups = _turn(), self._lookups
+        if not lookups.by_settings:
+            code = function(self._native, turn, *arguments, 0)
         else:
-            peer.pending = None
-        if peer.current is None and peer.pending is None:
-            del self._peers[connection.address]
-            self._forgotten.add(connection.address)
-        self._end(connection, reason, error)
+            code = TABLE.lending(lookups, function, self._native, turn, *arguments)
+        if code == lib.GCOOKIE_BUSY:
+            raise _busy()
+        try:
+            self._gather(turn)
+        finally:
+            lookups.raise_what_is_left()
+        return code
 
-    def _end(self, connection: Connection, reason: CloseReason, error: Exception | None) -> None:
-        connection._open = False
-        self._cancel_timer(connection)
-        with contextlib.suppress(Exception):  # a goodbye that cannot be said is lost
-            connection.session.close()
-        if reason is not CloseReason.REPLACED:  # whoever replaces it would hear the goodbye
-            self._collect(connection)
-        self.counters.closed[reason] += 1
-        if connection.session.established:
-            self.counters.sessions -= 1
-            self._events.append(Closed(connection, reason, error))
+    def _call_alone(self, function: Any, *arguments: Any) -> None:
+        turn = _turn()
+        if function(self._native, turn, *arguments) == lib.GCOOKIE_BUSY:
+            raise _busy()
+        self._gather(turn)
+
+    def _gather(self, turn: Any) -> None:
+        """Take over what a call gave."""
+        if turn.event_count:
+            self._gather_events(turn)
+        for at in range(turn.outgoing_count):
+            one = turn.outgoing[at]
+            connection = self._connections.get(one.id)
+            if connection is None:
+                way = _address_text(ffi.addressof(one.path, "address")), _source_text(one.path)
+            else:
+                way = connection.address, connection.local
+            self._outgoing.append((ffi.buffer(turn.seat.out + one.at, one.size)[:], *way))
+        for at in range(turn.forgotten_count):
+            self._forgotten.add(_address_text(ffi.addressof(turn.forgotten[at])))
+        if turn.failure_count:
+            self._gather_failures(turn)
+        self._count()
+
+    def _gather_events(self, turn: Any) -> None:
+        count, connections, happened = turn.event_count, self._connections, self._events
+        numbers = memoryview(ffi.buffer(turn.events, count * _EVENT_SIZE)).cast("q").tolist()
+        text = ffi.buffer(turn.text, turn.text_size)[:] if turn.text_size else b""
+        begin = 0
+        for at in range(count):
+            number, kind, value, detail = numbers[4 * at : 4 * at + 4]
+            if kind == _MESSAGE:
+                end = begin + value
+                connection = connections[number]
+                is_first = connection._queue(
+                    text[begin:end], self._max_queue, self._max_queue_bytes
+                )
+                begin = end
+                if is_first:
+                    happened.append(MessageReady(connection))
+                elif is_first is None:
+                    self._counters.messages_dropped += 1
+            elif kind == _CONNECTED:
+                connection = self._connect(turn, at, number, value)
+                happened.append(Connected(connection))
+            else:
+                connection = connections.pop(number)
+                connection._open = False
+                error = _error_of(detail)
+                happened.append(Closed(connection, _REASONS[value], error))
+                self._note_error(error)
+
+    def _connect(self, turn: Any, at: int, number: int, data_mtu: int) -> Connection:
+        box = ffi.new(_WIRE)
+        lib.gcookie_turn_take_wire(turn, at, box)
+        owner = ffi.gc(box, lib.gcookie_wire_release)
+        path = lib.gcookie_connection_path(box[0])
+        address, local = _address_text(ffi.addressof(path, "address")), _source_text(path)
+        connection = Connection._of_server(address, local, number, box, owner, data_mtu)
+        self._connections[number] = connection
+        return connection
+
+    def _gather_failures(self, turn: Any) -> None:
+        count = turn.failure_count
+        for at in range(max(0, count - _FAILURES_LIMIT), count):
+            one = turn.failures[at % _FAILURES_LIMIT]
+            error = self._lookups.error_of(one.id, one.lookup_failed)
+            if error is None and one.error and not one.lookup_failed:
+                error = session_failure(one.error, one.error_detail)
+            address = _address_text(ffi.addressof(one, "address"))
+            self._failures.append(HandshakeFailure(address, _REASONS[one.reason], error))
             self._note_error(error)
-        else:
-            self.counters.handshaking -= 1
-            self.counters.records_refused += connection.session.records_refused
-            if reason in (CloseReason.FAILED, CloseReason.TIMED_OUT):
-                self._note_failure(connection.address, reason, error)
 
-    def _note_failure(
-        self, address: SocketAddress, reason: CloseReason, error: Exception | None
-    ) -> None:
-        self._failures.append(HandshakeFailure(address, reason, error))
-        self._note_error(error)
+    def _count(self) -> None:
+        """What C has counted, into the counters that users see."""
+        counted, counters = self._counted.tolist(), self._counters
+        (
+            counters.sessions,
+            counters.handshaking,
+            counters.connected,
+            counters.refused,
+            counters.session_errors,
+            counters.duplicates,
+            counters.strays,
+            counters.records_refused,
+            counters.messages_received,
+            counters.messages_sent,
+            *closed,
+        ) = counted
+        counters.closed.update(zip(_REASONS, closed, strict=True))
 
     def _note_error(self, error: Exception | None) -> None:
         if error is None:
@@ -596,25 +452,123 @@ class Server:
         while trace is not None and _is_ours(trace):
             trace = trace.tb_next
         error.__traceback__ = trace
-        self.counters.last_error = error
+        self._counters.last_error = error
 
-    def _schedule(self, connection: Connection, when: float) -> None:
-        """Wake for a connection at a time; where it wakes before that, it looks again then."""
-        if connection._timer is not None:
-            if connection._timer[0] <= when:
-                return
-            self._cancel_timer(connection)
-        if len(self._timers) > 2 * len(self) + _DEAD_TIMERS:
-            self._timers = [timer for timer in self._timers if timer[1] in self._waking]
-            heapq.heapify(self._timers)
-        connection._timer = (when, next(self._order))
-        self._waking[connection._timer[1]] = connection
-        heapq.heappush(self._timers, connection._timer)
 
-    def _cancel_timer(self, connection: Connection) -> None:
-        if connection._timer is not None:
-            del self._waking[connection._timer[1]]
-            connection._timer = None
+class _Lookups(Transport):
+    """What C's callback asks for pre-shared keys during a call: the lookup of the settings that a
+    session was made with. What one raises belongs to its own session."""
+
+    __slots__ = ("_native", "_raised_by", "by_settings")
+
+    def __init__(self, native: Any) -> None:
+        super().__init__()
+        self._native = native
+        self._raised_by: dict[int, BaseException] = {}
+        self.by_settings: dict[int, Callable[[str], bytes | None]] = {}
+
+    def psk(self, identity: bytes) -> bytes | None:
+        number = int(self._native.asking_id)
+        lookup = self.by_settings[int(self._native.asking_settings)]
+        try:
+            key = lookup(identity_text(identity))
+            return None if key is None else psk_key("the key that lookup gave", key)
+        except BaseException as error:
+            self._raised_by[number] = error
+            raise
+
+    def error_of(self, number: int, lookup_failed: int) -> Exception | None:
+        """What the lookup of a session raised; what is no Exception stays."""
+        error = self._raised_by.get(number)
+        if error is None and lookup_failed:
+            error = self.raised  # it struck outside of the lookup
+        if not isinstance(error, Exception):
+            return None
+        self._raised_by.pop(number, None)
+        if self.raised is error:
+            self.raised = None
+        return error
+
+    def raise_what_is_left(self) -> None:
+        """Raise what no session was ended by, or should be alone: KeyboardInterrupt, say."""
+        left = [*self._raised_by.values(), self.raised]
+        self._raised_by.clear()
+        self.raised = None
+        for error in left:
+            if error is not None and not isinstance(error, Exception):
+                try:
+                    raise error
+                finally:
+                    del error, left
+
+
+def _turn() -> Any:
+    """What a call gives; wiped when it is freed."""
+    turn = _new_turn(_TURN)
+    lib.gcookie_turn_init(turn)
+    return ffi.gc(turn, lib.gcookie_turn_clear)
+
+
+def _busy() -> RuntimeError:
+    return RuntimeError("another call of this server is under way")
+
+
+def _error_of(detail: int) -> Exception | None:
+    """The error of a CLOSED event."""
+    if detail == 0:
+        return None
+    return session_failure(detail >> 32, detail & UINT_MAX)
+
+
+@functools.lru_cache(maxsize=1024)
+def _native_address(address: Any) -> Any:
+    """A union gcookie_address, not to be changed."""
+    if not isinstance(address, tuple) or len(address) not in (2, 4):
+        raise TypeError(f"address must be a tuple (ip, port, ...), not {address!r}")
+    host, port, *more = address
+    if not isinstance(host, str):
+        raise TypeError(f"address: the ip must be a str, not {type(host).__name__}")
+    flowinfo, scope_id = more or (0, 0)
+    out = ffi.new("union gcookie_address *")
+    ip = host.encode("ascii", "replace")
+    if b"\0" in ip or not lib.gcookie_address_parse(
+        out,
+        ip,
+        fits("address: port", port, 0xFFFF),
+        fits("address: flowinfo", flowinfo, 0xFFFFF),
+        fits("address: scope_id", scope_id, UINT_MAX),
+        bool(more),
+    ):
+        raise ValueError(f"address: {host!r} is not a numeric IP address")
+    return out
+
+
+@functools.lru_cache(maxsize=1024)
+def _native_path(address: Any, local: str | None) -> Any:
+    """A struct gcookie_path, not to be changed."""
+    out = ffi.new("struct gcookie_path *")
+    out.address = _native_address(address)[0]
+    if local is not None:
+        lib.gcookie_source_parse(ffi.addressof(out, "source"), local.encode("ascii", "replace"))
+    return out
+
+
+def _source_text(path: Any) -> str | None:
+    if path.source.size == 0:
+        return None
+    text = ffi.new("struct gcookie_address_text *")
+    lib.gcookie_source_text(ffi.addressof(path, "source"), text)
+    return ffi.string(text.host).decode("ascii")
+
+
+def _address_text(native: Any) -> SocketAddress:
+    """The address as Python's socket module gives it."""
+    text = ffi.new("struct gcookie_address_text *")
+    lib.gcookie_address_write(native, text)
+    host = ffi.string(text.host).decode("ascii")
+    if text.is_long:
+        return host, text.port, text.flowinfo, text.scope_id
+    return host, text.port
 
 
 def _is_ours(trace: TracebackType) -> bool:
@@ -624,11 +578,3 @@ def _is_ours(trace: TracebackType) -> bool:
 def _check_now(now: float) -> None:
     if type(now) is not float or not -LATEST <= now <= LATEST:
         seconds("now", now, -LATEST, LATEST)
-
-
-def _hello_of(datagram: bytes) -> bytes:
-    """What tells one ClientHello from another: its random, session_id and cookie."""
-    end = _SESSION_ID_AT
-    for _ in range(2):
-        end += 1 + datagram[end] if end < len(datagram) else 0
-    return datagram[_RANDOM_AT:end]

@@ -17,7 +17,7 @@ from ._agreed import Agreed, failure
 from ._check import bytes_copy, seconds
 from ._clock import monotonic
 from ._ffi import ffi, lib
-from ._settings import TICK, Credentials, Role, Settings
+from ._settings import TICK, Credentials, Role, Settings, new_session
 from .cookie import Prestate, prestate_set
 from .credentials import CertificateCredentials, PSKCredentials, identity_text, psk_key
 from .errors import check, error_from_code
@@ -37,8 +37,6 @@ LATEST = 1e12  # seconds, of `now` either way: sums with a TICK are exact enough
 _STEPS = 1024  # calls of libgnutls in one call of ours
 _SIZE = ffi.sizeof("uint32_t")  # bytes; stands before each datagram that a call sent
 
-_WIRE = ffi.typeof("struct gcookie_wire **")
-_WIRE_SIZE = ffi.sizeof("struct gcookie_wire")  # bytes
 _SEAT = ffi.typeof("struct gcookie_seat *")
 _new_seat = ffi.new_allocator(should_clear_after_alloc=False)
 _HANDSHAKE, _RECEIVE, _SEND = (
@@ -119,22 +117,27 @@ class Session(Agreed):
             retransmit_timeout=retransmit_timeout,
             handshake_timeout=handshake_timeout,
         )
-        box, what = ffi.new(_WIRE), ffi.new("char **")
-        code = lib.gcookie_wire_new(box, _WIRE_SIZE, settings.native, what)
-        check(code, "" if what[0] == ffi.NULL else ffi.string(what[0]).decode())
-        self._hold(role, box, settings.lookup)
+        lookup = None if settings.lookup is None else Lookup(settings.lookup)
+        self._hold(role, *new_session(settings), lookup)
         if prestate is not None:
             prestate_set(self, prestate)
 
-    def _hold(self, role: Role, box: Any, lookup: Callable[[str], bytes | None] | None) -> None:
+    @classmethod
+    def _of_server(cls, box: Any, owner: Any) -> Session:
+        """A look at the session of a server's connection, and as long as it lasts a hold on it."""
+        session = cls.__new__(cls)
+        session._hold("server", box, owner, None)
+        return session
+
+    def _hold(self, role: Role, box: Any, owner: Any, lookup: Lookup | None) -> None:
         self._box = box
-        self._owner = ffi.gc(box, lib.gcookie_wire_release)
+        self._owner = owner
         self.role = role
         self._inbox: deque[bytes] = deque()
         self._inbox_bytes = 0
         self._outbox: list[bytes] = []
         self._dropped = 0
-        self._lookup = None if lookup is None else Lookup(lookup)
+        self._lookup = lookup
 
     # --- datagrams --------------------------------------------------------------------------------
 
@@ -361,12 +364,6 @@ class Session(Agreed):
                 self._outbox.append(sent[at + _SIZE : end])
                 at = end
         return code, seat
-
-    @property
-    def _messages_read(self) -> int:
-        """How far the peer's handshake has come: a number that grows with each of its messages."""
-        guard = self._wire.guard
-        return int(guard.next) if guard else 1 << 32
 
     def _take_away(self, datagram: bytes) -> None:
         """What a call has read of the first datagram that waits."""

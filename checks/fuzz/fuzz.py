@@ -89,12 +89,12 @@ TARGETS = {
     ),
     "listener": Target(
         "listener.c",
-        ["udp.c", "source.c", "peers.c", "table.c", "gate.c", "transport.c"],
+        ["udp.c", "source.c", "peers.c", "address.c", "table.c", "gate.c", "transport.c"],
         _USE_AFTER_FREE,
     ),
     "listener-portable": Target(
         "listener.c",
-        ["udp.c", "source.c", "peers.c", "table.c", "gate.c", "transport.c"],
+        ["udp.c", "source.c", "peers.c", "address.c", "table.c", "gate.c", "transport.c"],
         _USE_AFTER_FREE,
         ("GCOOKIE_PORTABLE_LOOP",),
     ),

@@ -7,9 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What identifies a peer, compared as bytes: ip, scope_id and port, as the kernel writes them, and
- * the family. No padding and no flowinfo. */
-#define PEER_KEY_SIZE 24u
+#define PEER_KEY_SIZE GCOOKIE_ADDRESS_KEY_SIZE
+
 struct peer {
     struct gcookie_node node; /* first: the table gives a pointer to it */
     unsigned char key[PEER_KEY_SIZE];
@@ -29,8 +28,6 @@ struct gcookie_peers {
     struct peer *verified;
 };
 
-static int make_key(unsigned char key[PEER_KEY_SIZE], const union gcookie_address *address);
-static int copy_address(union gcookie_address *out, const void *address, size_t size);
 static struct peer *find_peer(struct gcookie_peers *peers, const unsigned char key[PEER_KEY_SIZE]);
 static struct peer *add_peer(struct gcookie_peers *peers, const unsigned char key[PEER_KEY_SIZE]);
 static void remove_peer(struct gcookie_peers *peers, struct peer *peer);
@@ -138,7 +135,7 @@ void gcookie_peers_begin(struct gcookie_peers *peers) {
 int gcookie_peers_admit(struct gcookie_peers *peers, const void *address, size_t size) {
     union gcookie_address copy;
     unsigned char key[PEER_KEY_SIZE];
-    if (!copy_address(&copy, address, size) || !make_key(key, &copy)) {
+    if (!gcookie_address_copy(&copy, address, size) || !gcookie_address_key(key, &copy)) {
         return -EAFNOSUPPORT;
     }
     int result = 0;
@@ -161,7 +158,7 @@ int gcookie_peers_admit(struct gcookie_peers *peers, const void *address, size_t
 int gcookie_peers_forget(struct gcookie_peers *peers, const void *address, size_t size) {
     union gcookie_address copy;
     unsigned char key[PEER_KEY_SIZE];
-    if (!copy_address(&copy, address, size) || !make_key(key, &copy)) {
+    if (!gcookie_address_copy(&copy, address, size) || !gcookie_address_key(key, &copy)) {
         return -EAFNOSUPPORT;
     }
     pthread_mutex_lock(&peers->lock);
@@ -189,7 +186,7 @@ size_t gcookie_peers_count(struct gcookie_peers *peers) {
 
 int gcookie_peers_admits(struct gcookie_peers *peers, const union gcookie_address *address) {
     unsigned char key[PEER_KEY_SIZE];
-    if (peers->table.count == 0 || !make_key(key, address)) {
+    if (peers->table.count == 0 || !gcookie_address_key(key, address)) {
         return 0;
     }
     const struct peer *peer = find_peer(peers, key);
@@ -200,7 +197,7 @@ int gcookie_peers_admits(struct gcookie_peers *peers, const union gcookie_addres
 void gcookie_peers_note_verified(struct gcookie_peers *peers,
                                  const union gcookie_address *address) {
     unsigned char key[PEER_KEY_SIZE];
-    if (!make_key(key, address)) {
+    if (!gcookie_address_key(key, address)) {
         return;
     }
     struct peer *peer = find_peer(peers, key);
@@ -248,31 +245,4 @@ static void remove_peer(struct gcookie_peers *peers, struct peer *peer) {
 
 static void free_peer(struct gcookie_node *node) {
     free((struct peer *)node);
-}
-
-static int copy_address(union gcookie_address *out, const void *address, size_t size) {
-    memset(out, 0, sizeof *out);
-    if (size != sizeof out->ipv4 && size != sizeof out->ipv6) {
-        return 0;
-    }
-    memcpy(out, address, size);
-    return size == (out->any.sa_family == AF_INET ? sizeof out->ipv4 : sizeof out->ipv6);
-}
-
-static int make_key(unsigned char key[PEER_KEY_SIZE], const union gcookie_address *address) {
-    memset(key, 0, PEER_KEY_SIZE);
-    if (address->any.sa_family == AF_INET) {
-        memcpy(key, &address->ipv4.sin_addr, 4);
-        memcpy(key + 20, &address->ipv4.sin_port, 2);
-        key[22] = 4;
-        return 1;
-    }
-    if (address->any.sa_family == AF_INET6) {
-        memcpy(key, &address->ipv6.sin6_addr, 16);
-        memcpy(key + 16, &address->ipv6.sin6_scope_id, 4);
-        memcpy(key + 20, &address->ipv6.sin6_port, 2);
-        key[22] = 6;
-        return 1;
-    }
-    return 0;
 }

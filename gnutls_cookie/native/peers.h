@@ -3,15 +3,7 @@
 #ifndef GNUTLS_COOKIE_PEERS_H
 #define GNUTLS_COOKIE_PEERS_H
 
-#include <netinet/in.h>
-#include <stddef.h>
-#include <sys/socket.h>
-
-union gcookie_address {
-    struct sockaddr any;
-    struct sockaddr_in ipv4;
-    struct sockaddr_in6 ipv6;
-};
+#include "address.h"
 
 struct gcookie_peers;
 

@@ -21,7 +21,8 @@ from typing import Any
 
 import pytest
 
-from gnutls_cookie import GnuTLSError, PSKCredentials, Session, aio, blocking, server
+from gnutls_cookie import GnuTLSError, PSKCredentials, _settings, aio, blocking
+from gnutls_cookie._ffi import ffi
 from gnutls_cookie.errors import (
     CertificateVerificationError,
     ConnectionClosedError,
@@ -591,28 +592,29 @@ def test_send_after_the_end_is_a_connection_error(adapter: str) -> None:
 
 @each_adapter
 def test_session_that_cannot_be_made_ends_nothing_else(
-    adapter: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    adapter: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No memory for one moment: the others are served, and so is the next one."""
-    make, left = Session, 1
+    """libgnutls refuses it for one moment: the others are served, and so is the next one."""
+    priority = "NORMAL:-KX-ALL:+PSK:%COMPAT"
+    box, *_ = _settings._priority(priority.encode())
 
-    def failing(*arguments: Any, **options: Any) -> Any:
-        nonlocal left
-        if options.get("prestate") is not None and left:
-            left -= 1
-            raise MemoryError("for one moment")
-        return make(*arguments, **options)
+    def mend() -> None:
+        box[0].pointer = pointer
 
-    with serving(adapter) as address:
+    with caplog.at_level(logging.INFO), serving(adapter, priority=priority) as address:
         early = blocking.connect(*address, credentials=psk())
-        monkeypatch.setattr(server, "Session", failing)
-        options: dict[str, Any] = {"credentials": psk(), "retransmit_timeout": 0.1}
-        assert echo_through(adapter, *address, **options) == address  # by its retransmission
+        pointer, box[0].pointer = box[0].pointer, ffi.NULL
+        mending = threading.Timer(0.3, mend)
+        mending.start()
+        try:
+            options: dict[str, Any] = {"credentials": psk(), "retransmit_timeout": 0.1}
+            assert echo_through(adapter, *address, **options) == address  # by its retransmission
+        finally:
+            mending.join()
         early.send(b"and I?")
         assert early.receive(SECONDS) == b"and I?"
         early.close()
-    assert left == 0
-    assert "MemoryError: for one moment" in caplog.text
+    assert "GNUTLS_E_NO_PRIORITIES_WERE_SET" in caplog.text
 
 
 @each_adapter

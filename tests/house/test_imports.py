@@ -28,6 +28,7 @@ LAYERS = (
     {"arrival", "keys", "session"},
     {"gate"},
     {"listener"},
+    {"_connection"},
     {"server"},
     {"client", "log", "options", "sockets"},
     {"client_endpoint", "endpoint"},
@@ -61,6 +62,7 @@ NEXT_TO_C = {
     "handles",
     "listener",
     "locks",
+    "server",
     "session",
 }
 

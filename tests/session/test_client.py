@@ -87,7 +87,7 @@ class Pair:
 
     @property
     def connections(self) -> list[Connection]:
-        return [one for peer in self.server._peers.values() for one in peer]
+        return list(self.server._connections.values())
 
 
 def connected(**options: Any) -> Pair:

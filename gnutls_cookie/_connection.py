@@ -1,0 +1,218 @@
+"""What a server or a client tells its user: connections, events, counters."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from ._owned import not_copied
+from .session import Session
+
+if TYPE_CHECKING:
+    from .address import SocketAddress
+
+__all__ = [
+    "CloseReason",
+    "Closed",
+    "Connected",
+    "Connection",
+    "Event",
+    "HandshakeFailure",
+    "MessageReady",
+    "ServerCounters",
+]
+
+
+class CloseReason(Enum):
+    """Why a connection ended."""
+
+    LOCAL = "closed here"
+    PEER = "the peer said goodbye"
+    REPLACED = "the client came back from the same port with a new session"
+    IDLE = "nothing came or went for idle_timeout"
+    TIMED_OUT = "the handshake took longer than handshake_timeout"
+    FAILED = "the session failed"
+
+
+class Connection:
+    """One session of a Server, with the messages that wait to be taken.
+
+    Attributes:
+        address: the peer's, as the socket module gives it.
+        session: the Session; what was agreed on stands there, after the end of the connection as
+            well. Do not feed it.
+        local: our address that the peer asked, as Arrival.local had it.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_box",
+        "_data_mtu",
+        "_id",
+        "_messages",
+        "_open",
+        "_owner",
+        "_queued_bytes",
+        "_session",
+        "address",
+        "local",
+    )
+    __reduce__ = not_copied
+
+    _box: Any  # of a server: a hold on its session in C, with its owner
+    _owner: Any
+    _data_mtu: int
+    _id: int  # there; 0: of a client
+
+    def __init__(self, address: SocketAddress, local: str | None = None) -> None:
+        self.address = address
+        self.local = local
+        self._id = 0
+        self._session: Session | None = None  # made when it is asked for
+        self._messages: deque[bytes] | None = None  # likewise: an empty one has 600 bytes
+        self._queued_bytes = 0
+        self._open = True
+
+    @classmethod
+    def _of_server(
+        cls,
+        address: SocketAddress,
+        local: str | None,
+        number: int,
+        box: Any,
+        owner: Any,
+        data_mtu: int,
+    ) -> Connection:
+        """Of a server's native core: its number there, and a hold on the session."""
+        connection = cls.__new__(cls)
+        Connection.__init__(connection, address, local)
+        connection._id = number
+        connection._box = box
+        connection._owner = owner
+        connection._data_mtu = data_mtu
+        return connection
+
+    @property
+    def session(self) -> Session:
+        session = self._session
+        if session is None:
+            session = self._session = Session._of_server(self._box, self._owner)
+        return session
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the server still serves it."""
+        return self._open
+
+    def receive(self) -> bytes | None:
+        """Take the next message of the peer; None where none is waiting."""
+        if not self._messages:
+            return None
+        message = self._messages.popleft()
+        self._queued_bytes -= len(message)
+        return message
+
+    def _queue(self, message: bytes, most: int, most_bytes: int) -> bool | None:
+        """Let a message wait. Whether it is the first that does; None: there is no room for it."""
+        messages = self._messages
+        if not messages:
+            if messages is None:
+                messages = self._messages = deque()
+            messages.append(message)
+            self._queued_bytes = len(message)
+            return True
+        if len(messages) >= most or self._queued_bytes + len(message) > most_bytes:
+            return None
+        messages.append(message)
+        self._queued_bytes += len(message)
+        return False
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.address} {self.session!r}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """A handshake is complete."""
+
+    connection: Connection
+
+
+@dataclass(frozen=True, slots=True)
+class MessageReady:
+    """A connection has messages where it had none: take them by its receive()."""
+
+    connection: Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A connection ended. One whose handshake was never complete ends without an event.
+
+    Attributes:
+        reason: why.
+        error: what its session or a PSK lookup raised, where that was the reason.
+    """
+
+    connection: Connection
+    reason: CloseReason
+    error: Exception | None = None
+
+
+Event = Connected | MessageReady | Closed
+
+
+@dataclass(frozen=True, slots=True)
+class HandshakeFailure:
+    """A handshake of a verified client that came to nothing. No connection, and so no event.
+
+    Attributes:
+        address: the client's.
+        reason: FAILED or TIMED_OUT.
+        error: what the session or a PSK lookup raised, with the traceback of the lookup; None where
+            the client just did not answer.
+    """
+
+    address: SocketAddress
+    reason: CloseReason
+    error: Exception | None = None
+
+
+@dataclass(slots=True)
+class ServerCounters:
+    """What happened so far, and (the first two) what is.
+
+    One beyond a limit and one that the network lost are told apart by these alone: nothing is
+    logged here.
+
+    Attributes:
+        sessions: connections whose handshake is complete, now.
+        handshaking: connections whose handshake is under way, now.
+        connected: handshakes completed.
+        refused: verified clients turned away at the limit of sessions.
+        session_errors: verified clients for whom no session could be made: no memory, say.
+        duplicates: repeated hellos that went to the session they had opened.
+        strays: datagrams of addresses without a session.
+        records_refused: what sessions refused in their handshake (Session.records_refused).
+        messages_received: messages of peers.
+        messages_dropped: of these, how many a full queue did not take.
+        messages_sent: messages to peers.
+        closed: connections that ended, by reason.
+        last_error: what the last failed session failed with, or could not be made for.
+    """
+
+    sessions: int = 0
+    handshaking: int = 0
+    connected: int = 0
+    refused: int = 0
+    session_errors: int = 0
+    duplicates: int = 0
+    strays: int = 0
+    records_refused: int = 0
+    messages_received: int = 0
+    messages_dropped: int = 0
+    messages_sent: int = 0
+    closed: dict[CloseReason, int] = field(default_factory=lambda: dict.fromkeys(CloseReason, 0))
+    last_error: Exception | None = None

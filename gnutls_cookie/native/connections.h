@@ -1,0 +1,85 @@
+/* The connections of a server: by address, by number, by time. Numbers go with the generation of
+ * their place, and are never given twice. For one thread at a time. */
+#ifndef GNUTLS_COOKIE_CONNECTIONS_H
+#define GNUTLS_COOKIE_CONNECTIONS_H
+
+#include "table.h"
+#include "turn.h"
+#include "wire.h"
+
+/* In a ring; the ring's own link is its end. */
+struct gcookie_link {
+    struct gcookie_link *older, *newer;
+};
+
+struct gcookie_connection {
+    struct gcookie_wire wire; /* first: it is counted, and freed with the last holder */
+    struct gcookie_node node; /* by address */
+    struct gcookie_link link; /* established: by the last message; before: by its beginning */
+    struct gcookie_path path;
+    uint64_t id;
+    uint64_t hello;         /* a hash of what tells its ClientHello from others */
+    uint32_t messages_read; /* of the handshake */
+    int is_current;         /* established; else it would replace the one that is */
+    int is_open;
+    double moved_on; /* when the client last said more than its hello; infinity: never */
+    double started;
+    double active; /* when the last message came or went */
+    double due;    /* when its timer wants it */
+    size_t place;  /* in the heap of timers, from 1; 0: in none */
+};
+
+struct gcookie_slot {
+    struct gcookie_connection *connection; /* NULL: free */
+    uint32_t generation;
+    uint32_t next_free; /* from 1; 0: none */
+};
+
+struct gcookie_connections {
+    struct gcookie_table table;
+    struct gcookie_slot *slots;
+    uint32_t slot_count, free_slot; /* the latter from 1; 0: none */
+    struct gcookie_connection **heap;
+    size_t heap_count, heap_capacity;
+    struct gcookie_link handshaking, established;
+};
+
+/* 0, or a negative code of libgnutls. */
+int gcookie_connections_init(struct gcookie_connections *all);
+
+/* They have been taken out. */
+void gcookie_connections_clear(struct gcookie_connections *all);
+
+/* Puts one in that has wire and address: it gets its id, and is the youngest handshake. 0 where
+ * there is no memory. */
+int gcookie_connections_add(struct gcookie_connections *all, struct gcookie_connection *one);
+void gcookie_connections_remove(struct gcookie_connections *all, struct gcookie_connection *one);
+
+/* NULL: it is not there any more. */
+struct gcookie_connection *gcookie_connections_by_id(const struct gcookie_connections *all,
+                                                     uint64_t id);
+
+/* The ones of an address; either may be NULL. */
+struct gcookie_pair {
+    struct gcookie_connection *current, *pending;
+};
+struct gcookie_pair gcookie_connections_of(const struct gcookie_connections *all,
+                                           const union gcookie_address *address);
+
+/* The timer of a handshake. */
+void gcookie_connections_schedule(struct gcookie_connections *all, struct gcookie_connection *one,
+                                  double due);
+
+/* Its handshake is complete, or a message came or went. */
+void gcookie_connections_touch(struct gcookie_connections *all, struct gcookie_connection *one,
+                               double now);
+
+/* Where one leads, from its wire. */
+const struct gcookie_path *gcookie_connection_path(const struct gcookie_wire *wire);
+
+/* Those that are next: NULL where there is none. */
+struct gcookie_connection *gcookie_connections_due(const struct gcookie_connections *all);
+struct gcookie_connection *gcookie_connections_idle(const struct gcookie_connections *all);
+struct gcookie_connection *gcookie_connections_oldest(const struct gcookie_connections *all);
+
+#endif
