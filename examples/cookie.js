@@ -61,6 +61,10 @@ function answer(line) {
   return send(key, clientData, question.prestate, text === null ? null : BigInt(text[1]));
 }
 
-readline.createInterface({ input: process.stdin }).on('line', (line) => {
-  process.stdout.write(JSON.stringify(answer(line)) + '\n');
-});
+module.exports = { answer };
+
+if (require.main === module) {
+  readline.createInterface({ input: process.stdin }).on('line', (line) => {
+    process.stdout.write(JSON.stringify(answer(line)) + '\n');
+  });
+}

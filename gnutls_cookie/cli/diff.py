@@ -294,6 +294,8 @@ def _summary(options: argparse.Namespace, report: Report) -> str:
 def _why_nothing(options: argparse.Namespace, operations: tuple[str, ...]) -> str:
     """Why there is not one case."""
     for_what = f" for {', '.join(operations)}"
+    if not set(operations) & set(OPERATIONS):
+        return f"there are vectors{for_what}, and no cases"
     if options.replay is not None:
         return f"{options.replay} has no case{for_what}"
     why = "--cases is 0"
@@ -344,7 +346,10 @@ def _vectors(path: Path) -> list[Case]:
         raise ValueError(f"{path} has more than {_VECTORS_SIZE_MAX} bytes")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        listed = found["vectors"]
+        if "testGroups" in found:
+            listed = [one for group in found["testGroups"] for one in group["tests"]]
+        else:
+            listed = found["vectors"]
         return [case_of_json(json.dumps(one["case"])) for one in listed]
     except (KeyError, TypeError):
         return []

@@ -16,11 +16,23 @@ from typing import Any, NamedTuple
 
 from .scenes import SCENE, SCENES, receive_calls, send_calls, verify_calls
 
-__all__ = ["BLOCK", "OPERATIONS", "SCENE", "Case", "case_of_json", "case_of_seed", "cases", "named"]
+__all__ = [
+    "BLOCK",
+    "OPERATIONS",
+    "SCENE",
+    "VECTOR_OPERATIONS",
+    "Case",
+    "case_of_json",
+    "case_of_seed",
+    "cases",
+    "named",
+]
 
 #: Cases of a block.
 BLOCK = SCENES * SCENE
 OPERATIONS = ("verify", "send", "receive")
+#: Those of vectors; "client" has vectors alone.
+VECTOR_OPERATIONS = (*OPERATIONS, "client")
 
 UINT_MAX = 2**32 - 1
 _SSIZE_MIN, _SSIZE_MAX = -(2**63), 2**63 - 1
@@ -31,7 +43,8 @@ class Case(NamedTuple):
 
     Attributes:
         operation: "verify" (gnutls_dtls_cookie_verify), "send" (gnutls_dtls_cookie_send) or
-            "receive" (the gate's judgement of a datagram).
+            "receive" (the gate's judgement of a datagram); of vectors also "client" (what a client
+            makes of the answer to its first hello), which has a message alone.
         key: the cookie key; for "receive" the current one.
         client_data: what identifies the client; None is NULL.
         message: "verify", "receive": the datagram. "send": empty.
@@ -51,6 +64,8 @@ class Case(NamedTuple):
 
     def as_dict(self) -> dict[str, Any]:
         """What JSON can hold: bytes in hex."""
+        if self.operation == "client":
+            return {"operation": self.operation, "message": self.message.hex()}
         found: dict[str, Any] = {
             "operation": self.operation,
             "key": self.key.hex(),
@@ -80,8 +95,10 @@ def case_of_json(text: str | bytes) -> Case:
     try:
         found = json.loads(text)
         operation = found["operation"]
-        if operation not in OPERATIONS:
+        if operation not in VECTOR_OPERATIONS:
             raise ValueError(f"operation {operation!r}")
+        if operation == "client":
+            return Case("client", b"", None, bytes.fromhex(found["message"]))
         who, previous, pushed = (found.get(name) for name in ("client_data", "previous", "pushed"))
         first, second, third = found.get("prestate") or (0, 0, 0)
         numbers = (first, second, third)

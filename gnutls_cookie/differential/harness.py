@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
-from .cases import Case, case_of_json, cases, named
+from .cases import OPERATIONS, Case, case_of_json, cases, named
 from .examine import Asker, Examined, difference, examined, same, shape
 from .outcomes import Outcome, Target, TargetDied, TargetHangs, Unusable, described
 from .processes import Batched, Forked
@@ -315,7 +315,9 @@ class Comparison:
         if replay is not None:
             self._sources.append(_Recorded(replay, asked))
         if count > 0:
-            self._sources.append(_Seeded(seed, asked, count))
+            dealt = tuple(one for one in asked if one in OPERATIONS)
+            if dealt:
+                self._sources.append(_Seeded(seed, dealt, count))
         self._kinds: set[tuple[object, ...]] = set()  # of the findings
         self._ways: set[tuple[object, ...]] = set()  # in which cases that were examined differ
         self._examined: Counter[tuple[object, ...]] = Counter()  # cases, by how they differ

@@ -29,8 +29,9 @@ __all__ = [
 #: ("prestate", (record_seq, hsk_read_seq, hsk_write_seq)): verified, and what is left there.
 #: ("sent", result, reply, prestate). ("error", code, reply or b"", prestate).
 #: ("challenge", datagram, presented_cookie), ("verified", key_age, prestate),
-#: ("discarded", reason). Of a target alone: ("raised", text), ("wrong", text), ("died", text),
-#: ("hangs", text), and None for what it does not tell.
+#: ("discarded", reason). Of a client: ("hello", cookie), ("ignored",), ("failed", code).
+#: Of a target alone: ("raised", text), ("wrong", text), ("died", text), ("hangs", text), and None
+#: for what it does not tell.
 Outcome = tuple[Any, ...]
 
 #: The largest datagram in bytes; what is longer is not an answer.

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from . import warden
-from .cases import OPERATIONS, Case
+from .cases import VECTOR_OPERATIONS, Case
 from .outcomes import Outcome, Target, Unusable, one_line
 from .runner import COUNT, FIRST_ANSWER, LENGTH, SIZE, SOCKET_GONE, run_target
 
@@ -357,7 +357,9 @@ class Batched:
         if why is not None:
             self.stop()
             raise Unusable(str(why))
-        self.operations = tuple(one for one in OPERATIONS if one in hello.get("operations", ()))
+        self.operations = tuple(
+            one for one in VECTOR_OPERATIONS if one in hello.get("operations", ())
+        )
         self.one_key = hello.get("one_key") is True
         self.fresh = True
 

@@ -25,6 +25,7 @@ class PythonTarget:
         verify: as `gnutls_cookie.cookie_verify`.
         send: as `gnutls_cookie.cookie_send`.
         receive: as receive(datagram, client_data, current, previous).
+        client: as `gnutls_cookie.reference.client.client_receive`; for vectors alone.
         prestate: makes a prestate of three ints; any object with the three attributes.
         one_key: whether `receive` does not know of a previous key.
     """
@@ -37,16 +38,18 @@ class PythonTarget:
         receive: Callable[..., Any] | None = None,
         prestate: Callable[[int, int, int], Any] = reference.Prestate,
         one_key: bool = False,
+        client: Callable[[bytes], object] | None = None,
     ) -> None:
         self.name = name
         self.one_key = one_key
         self._verify = verify
         self._send = send
         self._receive = receive
+        self._client = client
         self._prestate = prestate
         self._leaves_prestate_out = verify is not None and _is_optional(verify, 3)
         self._leaves_previous_out = receive is not None and _is_optional(receive, 3)
-        functions = {"verify": verify, "send": send, "receive": receive}
+        functions = {"verify": verify, "send": send, "receive": receive, "client": client}
         self.operations = tuple(name for name, given in functions.items() if given is not None)
 
     def answer(self, case: Case) -> Outcome:
@@ -56,6 +59,8 @@ class PythonTarget:
                 return self._verified(case)
             if case.operation == "send":
                 return self._sent(case)
+            if case.operation == "client":
+                return self._read(case)
             return self._received(case)
         except Wrong as error:
             return ("wrong", str(error))
@@ -129,6 +134,15 @@ class PythonTarget:
             reason = None if answer.reason is None else integer("reason", answer.reason)
             return ("discarded", reason)
         raise Wrong(f"returned {shown(answer)}")
+
+    def _read(self, case: Case) -> Outcome:
+        assert self._client is not None
+        try:
+            cookie = self._client(case.message)
+        except Exception as error:
+            code = getattr(error, "code", None)
+            return ("failed", int(code)) if isinstance(code, int) else ("raised", described(error))
+        return ("ignored",) if cookie is None else ("hello", data_of("the cookie", cookie))
 
 
 def _is_optional(function: Callable[..., Any], place: int) -> bool:
@@ -207,11 +221,14 @@ def import_target(text: str) -> PythonTarget:
             found = getattr(found, name)
         except Exception:
             raise Unusable(f"{text!r}: no {name!r} there") from None
-    verify, send, receive = (
-        _function(found, name) for name in ("cookie_verify", "cookie_send", "receive")
+    verify, send, receive, client = (
+        _function(found, name)
+        for name in ("cookie_verify", "cookie_send", "receive", "client_receive")
     )
-    if verify is None and send is None and receive is None:
-        raise Unusable(f"{text!r} has neither cookie_verify, cookie_send nor receive")
+    if not (verify or send or receive or client):
+        raise Unusable(
+            f"{text!r} has neither cookie_verify, cookie_send, receive nor client_receive"
+        )
     if inspect.isclass(found) and (verify or send):
         made = _made(text, found)
         verify, send = _function(made, "cookie_verify"), _function(made, "cookie_send")
@@ -220,7 +237,8 @@ def import_target(text: str) -> PythonTarget:
         receive = _receiver(text, found, receive)
     own = getattr(found, "Prestate", None)
     prestate = own if inspect.isclass(own) and _makes_prestates(own) else reference.Prestate
-    return PythonTarget(text, verify, send, receive, prestate, one_key=inspect.isclass(found))
+    one_key = inspect.isclass(found)
+    return PythonTarget(text, verify, send, receive, prestate, one_key, client)
 
 
 def _described(error: BaseException) -> str:

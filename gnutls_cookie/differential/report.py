@@ -126,10 +126,15 @@ _NAMES = {
     "verify": "gnutls_dtls_cookie_verify",
     "send": "gnutls_dtls_cookie_send",
     "receive": "the gate's receive",
+    "client": "the client's reading of a HelloVerifyRequest",
 }
 
 
 def _inputs(case: Case) -> Iterator[str]:
+    if case.operation == "client":
+        yield _row("datagram", f"{len(case.message)} bytes")
+        yield from _field("", case.message)
+        return
     yield from _field("key" if case.previous is None else "current key", case.key)
     if case.previous is not None:
         yield from _field("previous key", case.previous)
@@ -201,6 +206,8 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "challenge": ("datagram", "presented_cookie"),
     "verified": ("key_age", "prestate"),
     "discarded": ("reason",),
+    "hello": ("cookie",),
+    "failed": ("code",),
 }
 
 

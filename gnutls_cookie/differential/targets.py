@@ -15,13 +15,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from gnutls_cookie.cookie import Prestate, cookie_send, cookie_verify
+from gnutls_cookie.credentials import PSKCredentials
 from gnutls_cookie.errors import GnuTLSError
 from gnutls_cookie.gate import CookieGate
 from gnutls_cookie.keys import KeyRing
+from gnutls_cookie.reference import client as reference_client
 from gnutls_cookie.reference import cookie as reference
 from gnutls_cookie.reference import gate as reference_gate
+from gnutls_cookie.reference import wire
+from gnutls_cookie.session import Session
 
-from .cases import OPERATIONS, Case
+from .cases import VECTOR_OPERATIONS, Case
 from .outcomes import (
     Outcome,
     Target,
@@ -48,6 +52,7 @@ __all__ = [
     "TargetHangs",
     "Unusable",
     "load",
+    "outcome_of",
 ]
 
 _LINE_SIZE_MAX = 1 << 20  # bytes of a program's answer
@@ -61,11 +66,28 @@ def _libgnutls_receive(
     return CookieGate(KeyRing(current, previous)).receive(datagram, client_data)
 
 
+def _libgnutls_client(datagram: bytes) -> bytes | None:
+    """A handshake of libgnutls' client, up to what it makes of the answer to its first hello."""
+    session = Session("client", PSKCredentials("client", bytes(16)))
+    try:
+        session.handshake()
+        session.datagrams_to_send()
+        session.receive_datagram(datagram)
+        session.handshake()
+        sent = session.datagrams_to_send()
+    finally:
+        session.close()
+    return wire.decode_client_hello(sent[0])[2].cookie if sent else None
+
+
 class _LibGnuTLS(PythonTarget):
     """The oracle: the thin wrapper and the gate, with less asking around than for strangers."""
 
     def __init__(self) -> None:
-        super().__init__("libgnutls", cookie_verify, cookie_send, _libgnutls_receive, Prestate)
+        super().__init__(
+            "libgnutls", cookie_verify, cookie_send, _libgnutls_receive, Prestate,
+            client=_libgnutls_client,
+        )  # fmt: skip
 
     def _verified(self, case: Case) -> Outcome:
         prestate = Prestate(*case.prestate)
@@ -101,7 +123,11 @@ LIBGNUTLS: Target = _LibGnuTLS()
 
 #: gnutls_cookie.reference.
 REFERENCE: Target = PythonTarget(
-    "reference", reference.cookie_verify, reference.cookie_send, reference_gate.receive
+    "reference",
+    reference.cookie_verify,
+    reference.cookie_send,
+    reference_gate.receive,
+    client=reference_client.client_receive,
 )
 
 
@@ -279,7 +305,7 @@ class ExecTarget:
         except Wrong as error:
             self.stop()  # whatever comes next would be the answer to another question
             return ("wrong", str(error))
-        return _outcome_of(case, answer)
+        return outcome_of(case, answer)
 
     def _start(self) -> None:
         self.stop()
@@ -300,14 +326,14 @@ class ExecTarget:
             answer = self._exchange({"operation": "hello", "protocol": 1}, 0)
             operations = answer.get("operations")
             if not isinstance(operations, list) or not operations:
-                raise Wrong(f'the first answer has no "operations" of {list(OPERATIONS)}')
+                raise Wrong(f'the first answer has no "operations" of {list(VECTOR_OPERATIONS)}')
             for one in operations:
-                if one not in OPERATIONS:
+                if one not in VECTOR_OPERATIONS:
                     raise Wrong(f'the "operations" of the first answer have {shown(one)}')
         except (TargetDied, TargetHangs, Wrong) as error:
             self.stop()
             raise Unusable(f"{self.name!r}: {error}") from None
-        self.operations = tuple(one for one in OPERATIONS if one in operations)
+        self.operations = tuple(one for one in VECTOR_OPERATIONS if one in operations)
         self.fresh = True
 
     def _exchange(self, question: dict[str, Any], settle: float) -> dict[str, Any]:
@@ -439,11 +465,13 @@ def _object_of(line: bytes) -> dict[str, Any]:
     return found
 
 
-def _outcome_of(case: Case, answer: dict[str, Any]) -> Outcome:
+def outcome_of(case: Case, answer: dict[str, Any]) -> Outcome:
     """The outcome in a program's answer; what is no answer is an outcome too."""
     try:
         if case.operation == "receive":
             return _verdict_of(answer)
+        if case.operation == "client":
+            return _client_of(answer)
         result = integer("result", _member(answer, "result"))
         after = _prestate_of(answer)
         reply = _bytes_of(answer, "pushed")
@@ -470,6 +498,18 @@ def _verdict_of(answer: dict[str, Any]) -> Outcome:
         return ("verified", _number_of(answer, "key_age"), _prestate_of(answer))
     if verdict == "discarded":
         return ("discarded", _number_of(answer, "reason"))
+    raise Wrong(f"verdict is {shown(verdict)}")
+
+
+def _client_of(answer: dict[str, Any]) -> Outcome:
+    verdict = _member(answer, "verdict")
+    if verdict == "hello":
+        _member(answer, "cookie")
+        return ("hello", _bytes_of(answer, "cookie"))
+    if verdict == "ignored":
+        return ("ignored",)
+    if verdict == "failed":
+        return ("failed", _number_of(answer, "code"))
     raise Wrong(f"verdict is {shown(verdict)}")
 
 

@@ -1,28 +1,24 @@
-"""A chosen set of cases, each with a reason, and libgnutls' answers to them as a file of JSON.
+"""The set of vectors: chosen cases, each with a name and a reason.
 
-The command `gnutls-cookie vectors` prints such a file for the libgnutls that it runs with, and adds
-that version to a file that has the same answers: tests/vectors/libgnutls.json.
+vector_file.py has the file that they make with libgnutls' answers, notes.md the quirks that they
+show. The command is `gnutls-cookie vectors`.
 """
 
 from __future__ import annotations
 
 import hmac
-import json
 import runpy
+import struct
 import sys
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from gnutls_cookie.cookie import library_version
 from gnutls_cookie.reference import wire
 
-from . import datagrams
+from . import datagrams, notes
 from .cases import UINT_MAX, Case
-from .targets import LIBGNUTLS, Outcome, Target
 
-__all__ = ["COMMAND", "Vector", "answer", "document", "vectors"]
-
-COMMAND = "python -m gnutls_cookie vectors"
+__all__ = ["Vector", "vectors"]
 
 
 class Vector(NamedTuple):
@@ -32,90 +28,26 @@ class Vector(NamedTuple):
         name: its own, in this set.
         why: what an implementation may get wrong here.
         case: what is asked.
+        flag: of the quirk that it shows, or "" where vector_file.py goes by the name.
     """
 
     name: str
     why: str
     case: Case
+    flag: str = ""
 
 
 def vectors() -> list[Vector]:
     """The set: always the same, in the same order."""
-    return [*_verify(), *_send(), *_receive(), *_real_clients()]
+    return [*_verify(), *_send(), *_receive(), *_real_clients(), *_client(), *_quirks()]
 
 
-def answer(target: Target, case: Case) -> dict[str, Any]:
-    """What a target makes of a case, as a program answers it in a line of JSON.
-
-    The members are those of docs/differential.md.
-
-    Raises:
-        ValueError: the target's outcome is none that libgnutls could have.
-    """
-    return _as_answer(target.answer(case))
-
-
-def document(former: str = "") -> str:
-    """The file: the set with the answers of the libgnutls in use, one vector a line.
-
-    Args:
-        former: a file as it was. Where its rows are the same, the versions that it names stay.
-    """
-    lines = [
-        json.dumps(
-            {
-                "name": one.name,
-                "why": one.why,
-                "case": one.case.as_dict(),
-                "answer": answer(LIBGNUTLS, one.case),
-            }
-        )
-        for one in vectors()
-    ]
-    versions = {library_version()}
-    if former:
-        found = json.loads(former)
-        if found["vectors"] == [json.loads(line) for line in lines]:
-            versions |= set(found["libgnutls"])
-    head = {"libgnutls": sorted(versions, key=_numbers), "command": COMMAND, "about": _ABOUT}
-    listed = ",\n  ".join(lines)
-    return json.dumps(head, indent=1)[:-2] + f',\n "vectors": [\n  {listed}\n ]\n}}\n'
-
-
-def _numbers(version: str) -> list[int]:
-    return [int(number) for number in version.split(".")]
-
-
-_ABOUT = (
-    "Cases for the DTLS cookie functions, with what libgnutls answers: each version that is named "
-    "here was asked. A version that answers otherwise has a file of its own. Bytes are "
-    "hexadecimal. 'verify' is gnutls_dtls_cookie_verify, 'send' gnutls_dtls_cookie_send with what "
-    "its push function returns and is given, 'receive' the judgement of gnutls_cookie.CookieGate, "
-    "which stands on both. Case and answer are question and answer of docs/differential.md. A "
-    "result of push beyond 32 bits needs an ssize_t of 64."
-)
-
-
-def _as_answer(outcome: Outcome) -> dict[str, Any]:
-    match outcome:
-        case ("prestate", after):
-            return {"result": 0, "prestate": list(after)}
-        case ("error", code, reply, after):
-            found: dict[str, Any] = {"result": code, "prestate": list(after)}
-            return found | ({"pushed": reply.hex()} if reply else {})
-        case ("sent", result, reply, after):
-            return {"result": result, "pushed": reply.hex(), "prestate": list(after)}
-        case ("challenge", datagram, presented):
-            return {
-                "verdict": "challenge",
-                "datagram": datagram.hex(),
-                "presented_cookie": presented,
-            }
-        case ("verified", age, prestate):
-            return {"verdict": "verified", "key_age": age, "prestate": list(prestate)}
-        case ("discarded", reason):
-            return {"verdict": "discarded", "reason": reason}
-    raise ValueError(f"no answer of libgnutls: {outcome!r}")
+def _quirks() -> Iterator[Vector]:
+    """The cases of docs/quirks.md."""
+    for note in notes.notes():
+        for number, case in enumerate(note.cases, 1):
+            name = f"{case.operation}: quirk {note.number}, {number}"
+            yield Vector(name, note.title, case, note.flag)
 
 
 # --- what the cases are made of -------------------------------------------------------------------
@@ -327,6 +259,9 @@ def _send() -> Iterator[Vector]:
         (-214, "any error of push is -53, also one that looks like another of libgnutls"),
         (-(2**31), "the least int"),
         (2**31 - 1, "the largest int"),
+        (-(2**32) + 44, "narrowed to int it is 44: no error"),
+        (-(2**32) - 1, "narrowed to int it is -1: -53"),
+        (-(2**63), "the least ssize_t; narrowed to int it is 0: no error"),
         (2**31, "narrowed to int it is negative: -53"),
         (2**32 - 1, "narrowed to int it is -1: -53"),
         (2**32, "narrowed to int it is 0: nothing was sent"),
@@ -480,6 +415,78 @@ def _real_clients() -> Iterator[Vector]:
         for number, later in enumerate(found[1:], 2):
             why = "what verify takes for a cookie here is the middle of something else"
             yield from both(f"{client}, datagram {number}", why, later)
+
+
+# --- the client's reading of a HelloVerifyRequest -------------------------------------------------
+
+
+def _request(cookie: bytes, length: int | None = None, after: bytes = b"", **changed: int) -> bytes:
+    """A HelloVerifyRequest in one record, by hand: everything in it may be wrong."""
+    size = len(cookie) if length is None else length
+    body = struct.pack("!HB", changed.get("version", 0xFEFF), size) + cookie + after
+    return wire.handshake_record(
+        changed.get("msg_type", wire.HELLO_VERIFY_REQUEST),
+        body,
+        message_seq=changed.get("message_seq", 0),
+        record_version=changed.get("record_version", 0xFEFF),
+        epoch=changed.get("epoch", 0),
+        record_seq=changed.get("record_seq", 0),
+    )
+
+
+def _client() -> Iterator[Vector]:
+    def vector(name: str, why: str, datagram: bytes) -> Vector:
+        return Vector(f"client: {name}", why, Case("client", b"", None, datagram))
+
+    good = _mac()[:16]
+    plain = _request(good)
+    yield vector("a cookie of 16", "the next hello holds it", plain)
+    for size in 0, 1, 15, 17, 20, 31, 32:
+        why = "any cookie of up to 32 bytes is sent back as it is, an empty one too"
+        yield vector(f"cookie of {size}", why, _request(_mac()[:size].ljust(size, b"\1")))
+    for size in 33, 64, 255:
+        why = "longer than 32 bytes: the handshake ends, where RFC 6347 allows 255"
+        yield vector(f"cookie of {size}", why, _request(bytes(size)))
+    for size in 0, 15, 17, 32, 33, 255:
+        why = "the cookie's length is not that of the rest"
+        yield vector(f"cookie said to be of {size}, 16 there", why, _request(good, size))
+    for size in 1, 20:
+        why = "nothing may follow the cookie in its message"
+        yield vector(f"{size} bytes behind the cookie", why, _request(good, after=bytes(size)))
+    for version in 0xFEFF, 0xFEFD, 0xFEFC, 0x0100, 0x0000, 0xFFFF:
+        why = "server_version is not looked at: it says nothing of the session (4.2.1)"
+        yield vector(f"server_version {version:04x}", why, _request(good, version=version))
+    for version in 0xFEFF, 0xFEFD, 0x0100:
+        why = "the record's version is not that of the session either"
+        yield vector(f"record version {version:04x}", why, _request(good, record_version=version))
+    for number in 1, 255, 256, 2**32, 2**48 - 1:
+        why = "the record's sequence number need not be that of the hello"
+        yield vector(f"record_seq {number}", why, _request(good, record_seq=number))
+    for number in 1, 2, 255, 256, 65535:
+        why = "message_seq 0 is due: another one is dropped, and the client repeats its hello"
+        yield vector(f"message_seq {number}", why, _request(good, message_seq=number))
+    for kind in 0, 1, 14:
+        yield vector(f"handshake type {kind}", "no answer", _request(good, msg_type=kind))
+    yield vector("epoch 1", "no keys yet: no answer", _request(good, epoch=1))
+    for kind in 20, 21, 23:
+        yield vector(f"content type {kind}", "no answer", _patched(plain, 0, bytes([kind])))
+    for size in 0, 1, 12, 13, 24, 25, 27, 43:
+        yield vector(f"{size} bytes of it", "cut: no answer", plain[:size])
+    for size in 0, 1, 2, 3, 4:
+        why = "a message too short for its fields ends the handshake; 3 bytes are an empty cookie"
+        yield vector(f"message of {size} zeros", why, wire.handshake_record(3, bytes(size)))
+    for name, place, new in (
+        ("record length one less", 11, b"\0\x1e"),
+        ("record length one more", 11, b"\0\x20"),
+        ("message length one less", 16, b"\x12"),
+        ("message length one more", 16, b"\x14"),
+        ("fragment_offset 1", 21, b"\1"),
+        ("fragment_length one less", 24, b"\x12"),
+        ("fragment_length one more", 24, b"\x14"),
+    ):
+        yield vector(name, "no whole message: no answer", _patched(plain, place, new))
+    yield vector("a byte behind the record", "the record is read, the byte is not", plain + b"\0")
+    yield vector("twice in a datagram", "the first one is answered", plain + plain)
 
 
 if __name__ == "__main__":  # the command's former name

@@ -27,8 +27,9 @@ from gnutls_cookie import (
     cookie_verify,
 )
 from gnutls_cookie.cli import main
-from gnutls_cookie.differential import LIBGNUTLS, REFERENCE, case_of_json
-from gnutls_cookie.differential.vectors import answer, vectors
+from gnutls_cookie.differential import LIBGNUTLS, REFERENCE, case_of_json, notes
+from gnutls_cookie.differential.vector_file import answer
+from gnutls_cookie.differential.vectors import vectors
 from gnutls_cookie.reference import cookie as reference
 from gnutls_cookie.reference import wire
 from tests.binding.test_gnutls_scenario import CLIENT, SERVER, Side
@@ -57,7 +58,7 @@ def test_page_is_read_whole() -> None:
     """No case is left out, every quirk is there, and so is every test and vector it names."""
     assert PAGE.count('{"operation":') == len(LINES) > 40
     titles = re.findall(r"^## (\d+)\. (.+)$", PAGE, re.MULTILINE)
-    assert [int(number) for number, _ in titles] == list(range(1, 26))
+    assert [int(number) for number, _ in titles] == list(range(1, 31))
     slugs = {
         re.sub(r"[^\w -]", "", f"{n} {title}".lower()).replace(" ", "-") for n, title in titles
     }
@@ -69,6 +70,11 @@ def test_page_is_read_whole() -> None:
     assert {name.replace("\n", " ") for name in named} <= {one.name for one in vectors()}
     for path in re.findall(r"`(tests/\w+(?:\.py)?)`|\]\((\w+\.md)\)", PAGE):
         assert (ROOT / path[0] if path[0] else ROOT / "docs" / path[1]).exists()
+
+
+def test_page_is_made_of_the_notes() -> None:
+    """`gnutls-cookie vectors --format markdown` prints it."""
+    assert notes.page(lambda case: answer(LIBGNUTLS, case)) == PAGE
 
 
 def test_case_runs_by_the_command_of_the_page(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,105 +1,152 @@
-"""The recorded answers of libgnutls hold for the libgnutls in use, and for the reference.
+"""The vectors: recorded answers of libgnutls, which hold for the one in use, and run on any target.
 
-`gnutls-cookie vectors -o tests/vectors/libgnutls.json` makes the file, and adds the version in use
-to those that it names. After a change of the set it names that version alone until the others are
-asked again, each on a machine that has it.
+`gnutls-cookie vectors -o gnutls_cookie/differential/vectors.json` makes the file, and adds the
+version in use to those that it names. After a change of the set it names that version alone until
+the others are asked again, each on a machine that has it.
 """
 
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
 import subprocess
 import sys
-from functools import cache
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
 from gnutls_cookie import DiscardReason, library_version
-from gnutls_cookie.differential import LIBGNUTLS, OPERATIONS, REFERENCE, Case, case_of_json
+from gnutls_cookie.cli import main
+from gnutls_cookie.differential import LIBGNUTLS, REFERENCE, Target, notes
+from gnutls_cookie.differential.cases import VECTOR_OPERATIONS
 from gnutls_cookie.differential.datagrams import CLIENTS
-from gnutls_cookie.differential.vectors import COMMAND, answer, document, vectors
-from tests.support.common import ROOT
+from gnutls_cookie.differential.vector_file import FILE, SCHEMA, answer, document, read
+from gnutls_cookie.differential.vectors import vectors
+from tests.support.common import ROOT, compiler, gnutls_flags, peer_required
 from tests.support.faulty import FAULTS, target
 
-FILES = sorted((ROOT / "tests" / "vectors").glob("*.json"))
-NAMES = [path.name for path in FILES]
+TESTS = read()
+RECORDED: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
+RIGHT = "gnutls_cookie.reference.cookie"
 
 
-@cache
-def recorded(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run `gnutls-cookie vectors`."""
+    return subprocess.run(
+        [sys.executable, "-m", "gnutls_cookie", "vectors", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
-def cases(path: Path) -> list[tuple[str, Case, dict[str, Any]]]:
-    """Name, case and recorded answer; without those that need a wider ssize_t than there is."""
-    found = [
-        (one["name"], case_of_json(json.dumps(one["case"])), one["answer"])
-        for one in recorded(path)["vectors"]
-    ]
-    return [one for one in found if one[1].pushed is None or one[1].pushed <= sys.maxsize]
+# --- the file -------------------------------------------------------------------------------------
 
 
 def test_answers_of_3_7_and_of_3_8_are_kept() -> None:
-    """Those of Debian 12 and Debian 13."""
-    versions = [version for path in FILES for version in recorded(path)["libgnutls"]]
+    """Those of Debian 11, 12 and 13."""
+    versions = RECORDED["libgnutls"]
     assert {"3.7", "3.8"} <= {version[:3] for version in versions}
     assert len(set(versions)) == len(versions)
 
 
-@pytest.mark.parametrize("path", FILES, ids=NAMES)
 @pytest.mark.parametrize("one", [LIBGNUTLS, REFERENCE], ids=["libgnutls", "reference"])
-def test_recorded_answers_hold(path: Path, one: Any) -> None:
+def test_recorded_answers_hold(one: Target) -> None:
     """Of the libgnutls in use, whatever its version, and of the reference."""
-    wrong = [name for name, case, expected in cases(path) if answer(one, case) != expected]
+    recorded = {row["tcId"]: row["answer"] for row in rows()}
+    wrong = [
+        test.name
+        for test in TESTS
+        if test.case.pushed is None or abs(test.case.pushed) <= sys.maxsize
+        if answer(one, test.case) != recorded[test.number]
+    ]
     assert wrong == []
 
 
-@pytest.mark.parametrize("path", FILES, ids=NAMES)
-def test_a_file_holds_the_set_of_the_command(path: Path) -> None:
-    """The same cases, names and reasons in the same order: nothing was written by hand."""
-    file = recorded(path)
-    kept = [(one["name"], one["why"], one["case"]) for one in file["vectors"]]
-    assert kept == [(one.name, one.why, one.case.as_dict()) for one in vectors()]
-    assert file["command"] == COMMAND
+def rows() -> list[dict[str, Any]]:
+    return [row for group in RECORDED["testGroups"] for row in group["tests"]]
 
 
 def test_the_file_is_made_by_its_command_byte_by_byte(tmp_path: Path) -> None:
     """The version in use is added where it is missing, and nothing else changes."""
-    (path,) = FILES
-    text = path.read_text(encoding="utf-8")
-    made = tmp_path / path.name
-    made.write_text(text, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, *COMMAND.split()[1:], "-o", made],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
+    made = tmp_path / "vectors.json"
+    made.write_bytes(FILE.read_bytes())
+    assert main(["vectors", "-o", str(made)]) == 0
+    written = json.loads(made.read_text(encoding="utf-8"))
+    versions = {*RECORDED["libgnutls"], library_version()}
+    assert written["libgnutls"] == sorted(
+        versions, key=lambda one: [int(n) for n in one.split(".")]
     )
-    assert done.returncode == 0, done.stderr
-    written = made.read_text(encoding="utf-8")
-    assert json.loads(written)["libgnutls"] == sorted(
-        {*recorded(path)["libgnutls"], library_version()},
-        key=lambda version: [int(number) for number in version.split(".")],
-    )
-    if library_version() in recorded(path)["libgnutls"]:
-        assert written == text
-    assert json.loads(written)["vectors"] == recorded(path)["vectors"]
+    if library_version() in RECORDED["libgnutls"]:
+        assert made.read_bytes() == FILE.read_bytes()
+    assert written["testGroups"] == RECORDED["testGroups"]
+    assert written["notes"] == RECORDED["notes"]
 
 
 def test_versions_of_other_answers_are_not_kept() -> None:
-    """A file whose rows differ says nothing of the versions that it named."""
+    """A file whose answers differ says nothing of the versions that it named; a tcId stays."""
     former = json.loads(document()) | {"libgnutls": ["3.0.0"]}
     assert "3.0.0" in json.loads(document(json.dumps(former)))["libgnutls"]
-    former["vectors"][0]["answer"] = {"result": 1}
-    assert json.loads(document(json.dumps(former)))["libgnutls"] == [library_version()]
+    first = former["testGroups"][0]["tests"][0]
+    first["answer"], first["tcId"] = {"result": 1}, 9999
+    found = json.loads(document(json.dumps(former)))
+    assert found["libgnutls"] == [library_version()]
+    assert found["testGroups"][0]["tests"][0]["tcId"] == 9999
 
 
-def test_the_former_name_of_the_command_prints_the_same() -> None:
-    """`python -m gnutls_cookie.differential.vectors`, which is in files made earlier."""
+def test_the_file_is_of_its_schema(tmp_path: Path) -> None:
+    """check-jsonschema takes it, and refuses one with a fault in it."""
+    pytest.importorskip("check_jsonschema", reason="pip install check-jsonschema")
+    check = [sys.executable, "-m", "check_jsonschema", "--schemafile", str(SCHEMA)]
+    wrong = tmp_path / "wrong.json"
+    changed = json.loads(FILE.read_text(encoding="utf-8"))
+    changed["testGroups"][0]["tests"][0]["result"] = "maybe"
+    wrong.write_text(json.dumps(changed), encoding="utf-8")
+    for path, code in (FILE, 0), (wrong, 1):
+        done = subprocess.run([*check, str(path)], capture_output=True, text=True, timeout=120)
+        assert done.returncode == code, done.stdout + done.stderr
+
+
+def test_every_flag_has_a_note_and_every_number_is_its_own() -> None:
+    """Each note of a quirk names its section; an acceptable vector is of one that may differ."""
+    used = {flag for test in TESTS for flag in test.flags}
+    assert used == set(RECORDED["notes"])
+    assert RECORDED["numberOfTests"] == len(TESTS)
+    assert len({test.number for test in TESTS}) == len({test.name for test in TESTS}) == len(TESTS)
+    quirks = {note.flag: note for note in notes.notes()}
+    for name, note in RECORDED["notes"].items():
+        assert note["title"]
+        assert note["description"]
+        assert name == "Normal" or note["quirk"] == quirks[name].number
+    assert {test.result for test in TESTS} == {"valid", "invalid", "acceptable"}
+    assert all(quirks[test.flags[0]].acceptable for test in TESTS if test.result == "acceptable")
+
+
+def test_the_set_has_every_answer() -> None:
+    """Each error code, each verdict, each reason, both keys, and each client."""
+    answers = [row["answer"] for row in rows()]
+    assert {test.case.operation for test in TESTS} == set(VECTOR_OPERATIONS)
+    results = {one["result"] for one in answers if "result" in one}
+    assert {0, 1, 5, 43, 44, 2**31 - 1, -9, -50, -53, -214} <= results
+    reasons = {one["reason"] for one in answers if "reason" in one}
+    assert reasons == set(DiscardReason) - {DiscardReason.INTERNAL}  # which no datagram brings
+    assert {one["key_age"] for one in answers if "key_age" in one} == {0, 1}
+    presented = {one["presented_cookie"] for one in answers if "presented_cookie" in one}
+    assert presented == {False, True}
+    verdicts = {one["verdict"] for one in answers if "verdict" in one}
+    assert verdicts == {"challenge", "verified", "discarded", "hello", "ignored", "failed"}
+    assert all(any(client in test.name for test in TESTS) for client in CLIENTS)
+    assert {-(2**63), -(2**32), -(2**31) - 1, 2**63 - 1} <= {test.case.pushed for test in TESTS}
+
+
+def test_the_former_name_of_the_command_prints_the_file() -> None:
+    """`python -m gnutls_cookie.differential.vectors`."""
     done = subprocess.run(
         [sys.executable, "-m", "gnutls_cookie.differential.vectors"],
         cwd=ROOT,
@@ -107,24 +154,11 @@ def test_the_former_name_of_the_command_prints_the_same() -> None:
         text=True,
         timeout=60,
     )
-    assert (done.returncode, done.stdout) == (0, document()), done.stderr
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["testGroups"] == RECORDED["testGroups"]
 
 
-def test_the_set_has_every_answer() -> None:
-    """Each error code, each verdict, each reason, both keys; the names are its own."""
-    found = vectors()
-    answers = [answer(LIBGNUTLS, one.case) for one in found]
-    assert len({one.name for one in found}) == len(found)
-    assert all(one.why for one in found)
-    assert {one.case.operation for one in found} == set(OPERATIONS)
-    results = {one["result"] for one in answers if "result" in one}
-    assert {0, 1, 5, 43, 44, -9, -50, -53, -214} <= results
-    reasons = {one["reason"] for one in answers if "reason" in one}
-    assert reasons == set(DiscardReason) - {DiscardReason.INTERNAL}  # which no datagram brings
-    assert {one["key_age"] for one in answers if "key_age" in one} == {0, 1}
-    presented = {one["presented_cookie"] for one in answers if "presented_cookie" in one}
-    assert presented == {False, True}
-    assert all(any(client in one.name for one in found) for client in CLIENTS)
+# --- run on a target ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("what", FAULTS)
@@ -136,14 +170,238 @@ def test_the_set_tells_every_planted_fault_apart(what: str) -> None:
     assert any(faulty.answer(case) != LIBGNUTLS.answer(case) for case in asked)
 
 
-def test_case_answers_one() -> None:
-    """--case prints the answer to a case, as a line that a program would give; junk is an error."""
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        (RIGHT, ["verify", "send"]),
+        ("gnutls_cookie.reference.gate", ["verify", "send", "receive"]),
+        ("gnutls_cookie.reference.client", ["client"]),
+        ("gnutls_cookie:CookieGate", ["receive"]),
+    ],
+)
+def test_right_targets(name: str, asked: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 0; what a target does not do is not asked."""
+    assert main(["vectors", name, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["findings"] == []
+    assert found["compared"] + found["not_asked"] == len(TESTS)
+    assert found["compared"] <= sum(test.case.operation in asked for test in TESTS)
+    assert found["compared"] > 60
+
+
+STRICT = """
+from gnutls_cookie.reference import cookie as real
+def cookie_verify(key, client_data, message, prestate):
+    if key and message[:1] not in (b"", b"\\x16"):
+        raise real.CookieError(-9)
+    return real.cookie_verify(key, client_data, message, prestate)
+"""
+
+
+@pytest.fixture
+def strict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A module `strict`, which looks at the content type, and the folder it is in."""
+    (tmp_path / "strict.py").write_text(STRICT)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def differing(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, dict[str, Any]]:
+    code = main(["vectors", "strict", "--json", *map(str, arguments)])
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return code, found
+
+
+def test_a_difference_is_shown_with_its_vector(
+    strict: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Number, name, flag and reason, the case field by field, and in XML."""
+    assert main(["vectors", "strict", "--junit", "report.xml"]) == 1
+    printed = capsys.readouterr().out
+    assert "verify: content type 23 (FixedOffsets): not looked at" in printed
+    assert "expected" in printed
+    assert "record header" in printed
+    failures = ElementTree.parse(strict / "report.xml").getroot().findall("testcase/failure")
+    assert len(failures) == printed.count("verify: the answers differ")
+
+
+def test_known_differences_are_accepted_with_their_reasons(
+    strict: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By number, name or flag; one that is not seen is told; what is left is a difference."""
+    code, found = differing(capsys)
+    assert code == 1
+    numbers = [one["note"].split(",")[0].removeprefix("vector ") for one in found["findings"]]
+    known = strict / "known.json"
+    entries: list[dict[str, object]] = [
+        {"tcId": int(number), "reason": "hellos only"} for number in numbers
+    ]
+    entries.append({"name": "send: zeros", "reason": "never seen"})
+    known.write_text(json.dumps({"known": entries}))
+    code, found = differing(capsys, "--known", known)
+    assert (code, found["findings"]) == (0, [])
+    assert {str(one["tcId"]) for one in found["known"]} == set(numbers)
+    assert found["unused"] == [{"name": "send: zeros", "reason": "never seen"}]
+    known.write_text(json.dumps({"known": [{"flag": "FixedOffsets", "reason": "strict"}]}))
+    code, found = differing(capsys, "--known", known)
+    assert code == 1
+    assert found["known"]
+
+
+def test_lenient_takes_either_answer_to_an_acceptable_vector(
+    strict: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The others count still."""
+    _, all_of_them = differing(capsys)
+    code, found = differing(capsys, "--lenient")
+    acceptable = {test.name for test in TESTS if test.result == "acceptable"}
+    assert code == 1
+    assert 0 < len(found["findings"]) < len(all_of_them["findings"])
+    assert {one["name"] for one in found["known"]} <= acceptable
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("[]", "known"),
+        ('{"known": [{"tcId": 1}]}', "reason"),
+        ('{"known": [{"tcId": 1, "reason": " "}]}', "reason"),
+        ('{"known": [{"reason": "x"}]}', "needs one of"),
+        ('{"known": [{"name": "nobody", "reason": "x"}]}', "names no vector"),
+        ("nothing", "--known"),
+    ],
+)
+def test_bad_list_of_known_differences(
+    content: str, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line that names the file, and exit code 2."""
+    known = tmp_path / "known.json"
+    known.write_text(content)
+    assert main(["vectors", RIGHT, "--known", str(known)]) == 2
+    said = capsys.readouterr().err
+    assert why in said
+    assert "known.json" in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["no_such_module"], "cannot import"),
+        (["--exec", "/nowhere"], "cannot start"),
+        ([RIGHT, "--exec", "true"], "not both"),
+        ([RIGHT, "--file", "/nowhere"], "No such file"),
+        ([RIGHT, "--file", "/dev/null"], "Expecting value"),
+        (["--case", "{}"], "no case"),
+    ],
+)
+def test_what_cannot_be_asked(
+    arguments: Sequence[str], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 2 and one line."""
+    assert main(["vectors", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert why in said
+    assert said.count("\n") == 1
+
+
+def test_case_answers_one(capsys: pytest.CaptureFixture[str]) -> None:
+    """--case prints the answer to a case, as a line that a program would give."""
     (case,) = [one.case for one in vectors() if one.name == "verify: a good cookie"]
-    command = [sys.executable, *COMMAND.split()[1:], "--case"]
-    done = subprocess.run(
-        [*command, case.as_json()], cwd=ROOT, capture_output=True, text=True, timeout=60
+    assert main(["vectors", "--case", case.as_json()]) == 0
+    assert json.loads(capsys.readouterr().out) == {"result": 0, "prestate": [1, 1, 0]}
+
+
+# --- in other languages ---------------------------------------------------------------------------
+
+
+def test_table_in_c_passes_against_libgnutls(tmp_path: Path) -> None:
+    """It compiles without a warning, pedantic too; with one answer changed it fails."""
+    header = tmp_path / "dtls-cookie-vectors.h"
+    assert main(["vectors", "--format", "c", "-o", str(header)]) == 0
+    program = tmp_path / "vectors"
+    build = [
+        *compiler(), "-std=c11", "-D_DEFAULT_SOURCE", "-pedantic", "-Wall", "-Wextra",
+        "-Wconversion", "-Werror", "-I", str(tmp_path), "-o", str(program),
+        str(ROOT / "examples" / "vectors.c"), *gnutls_flags(),
+    ]  # fmt: skip
+    subprocess.run(build, check=True, timeout=120)
+    done = subprocess.run([program], capture_output=True, text=True, timeout=60)
+    asked = sum(test.case.operation in ("verify", "send") for test in TESTS)
+    assert (done.returncode, done.stdout) == (
+        0,
+        f"libgnutls {library_version()}: {asked} vectors, 0 answered otherwise, 0 left out\n",
     )
-    assert json.loads(done.stdout) == {"result": 0, "prestate": [1, 1, 0]}
-    done = subprocess.run([*command, "{}"], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2
-    assert "no case" in done.stderr
+    header.write_text(header.read_text().replace(" -214, ", " -9, ", 1))
+    subprocess.run(build, check=True, timeout=120)
+    assert subprocess.run([program], capture_output=True, timeout=60).returncode == 1
+
+
+def test_consumer_in_javascript(tmp_path: Path) -> None:
+    """It reads the file itself, and its own functions pass."""
+    node = peer_required("node", "apt install nodejs")
+    done = subprocess.run(
+        [node, ROOT / "examples" / "vectors.js", FILE], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stdout
+    assert ", 0 answered otherwise" in done.stdout
+
+
+def test_consumer_in_rust(tmp_path: Path) -> None:
+    """It reads the file itself; right, it passes, and with its planted fault it does not."""
+    program = rust_program(tmp_path)
+    done = subprocess.run([program, FILE], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout
+    assert ", 0 answered otherwise" in done.stdout
+    done = subprocess.run([program, FILE, "--wrong"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+
+
+def rust_program(folder: Path) -> Path:
+    if shutil.which("rustc") is None:
+        pytest.skip("apt install rustc")
+    program = folder / "cookie"
+    source = ROOT / "examples" / "cookie.rs"
+    build = ["rustc", "-O", "-D", "warnings", "-o", str(program), str(source)]
+    subprocess.run(build, check=True, timeout=300)
+    return program
+
+
+def test_vectors_run_on_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """JavaScript's example is right, and with its planted fault it is not."""
+    node = peer_required("node", "apt install nodejs")
+    example = shlex.join([node, str(ROOT / "examples" / "cookie.js")])
+    assert main(["vectors", "--exec", example]) == 0
+    assert main(["vectors", "--exec", f"{example} --wrong"]) == 1
+    assert "EndsWithCookie" in capsys.readouterr().out
+
+
+def test_program_of_the_client_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The client's reading is asked of programs too; one that takes 33 bytes is told apart."""
+    program = tmp_path / "client.py"
+    program.write_text(
+        textwrap.dedent(
+            """
+            import json, sys
+            from gnutls_cookie.reference import client
+            client.COOKIE_SIZE_MAX = int(sys.argv[1])
+            for line in sys.stdin:
+                asked = json.loads(line)
+                if asked["operation"] == "hello":
+                    answer = {"operations": ["client"]}
+                else:
+                    try:
+                        cookie = client.client_receive(bytes.fromhex(asked["message"]))
+                        answer = {"verdict": "ignored"}
+                        if cookie is not None:
+                            answer = {"verdict": "hello", "cookie": cookie.hex()}
+                    except client.CookieError as error:
+                        answer = {"verdict": "failed", "code": error.code}
+                print(json.dumps(answer), flush=True)
+            """
+        )
+    )
+    run = shlex.join([sys.executable, str(program)])
+    assert main(["vectors", "--exec", f"{run} 32"]) == 0
+    assert main(["vectors", "--exec", f"{run} 33"]) == 1
+    assert "CookieOver32" in capsys.readouterr().out
