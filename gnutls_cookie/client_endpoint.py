@@ -137,6 +137,10 @@ class ClientEndpoint:
         """Say goodbye, by the next flush() or settle() at the latest."""
         self.client.close()
 
+    def end_all(self) -> None:
+        """The same as end(), by the name that an Endpoint has for it."""
+        self.client.close()
+
     def close(self) -> None:
         """Close the socket. The goodbye has been said: end()."""
         self.sock.close()

@@ -270,8 +270,10 @@ def total(endpoints: Sequence[Endpoint]) -> Counters:
     return first
 
 
-def gate_for(keys: KeyRing | Buffer | None) -> CookieGate:
-    """A gate with these keys; None: with a random one of its own."""
+def gate_for(keys: CookieGate | KeyRing | Buffer | None) -> CookieGate:
+    """A gate with these keys, or the given one; None: with a random key of its own."""
+    if isinstance(keys, CookieGate):
+        return keys
     return CookieGate(KeyRing.random() if keys is None else keys)
 
 

@@ -13,6 +13,7 @@ from ._check import seconds_to_wait
 from .client import Client
 from .client_endpoint import ClientEndpoint
 from .endpoint import Endpoint, gate_for
+from .gate import CookieGate
 from .keys import KeyRing
 from .listener import family_of
 from .options import ClientOptions, ServerOptions, check_names
@@ -53,7 +54,7 @@ class ServerPlan:
         port: int,
         sock: socket.socket | None,
         reuse_port: bool,
-        keys: KeyRing | Buffer | None,
+        keys: CookieGate | KeyRing | Buffer | None,
         grace: float | None,
         credentials: Credentials | Sequence[Credentials],
         limits: ServerOptions,

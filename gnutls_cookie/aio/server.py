@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from gnutls_cookie.base import ServerBase
 from gnutls_cookie.endpoint import Endpoint
 from gnutls_cookie.errors import GnuTLSError
+from gnutls_cookie.gate import CookieGate
 from gnutls_cookie.keys import KeyRing
 from gnutls_cookie.options import ServerOptions
 from gnutls_cookie.plans import ServerPlan
@@ -40,7 +41,7 @@ def start_server(
     port: int = 0,
     *,
     credentials: Credentials | Sequence[Credentials],
-    keys: KeyRing | Buffer | None = None,
+    keys: CookieGate | KeyRing | Buffer | None = None,
     sock: socket.socket | None = None,
     reuse_port: bool = False,
     grace: float = 5.0,
@@ -62,7 +63,8 @@ def start_server(
             does not have is left out where another one can be bound.
         port: 0..65535; 0 lets the system choose.
         credentials: as for a Session.
-        keys: the cookie key or a KeyRing; None makes a random one.
+        keys: the cookie key, a KeyRing, or a CookieGate that several servers share (in any threads;
+            its counters are then of all); None makes a random key.
         sock: a bound UDP socket in place of host and port (from systemd, say); it is made
             non-blocking, and closed with the server.
         reuse_port: set SO_REUSEPORT, for several processes on one port.

@@ -26,7 +26,13 @@ from gnutls_cookie.errors import (
     TimedOutError,
 )
 from gnutls_cookie.server import CloseReason
-from tests.support.common import free_udp_port, python, python_in_silence, udp_socket
+from tests.support.common import (
+    free_udp_port,
+    python,
+    python_in_silence,
+    python_peer,
+    udp_socket,
+)
 from tests.support.peers import CERTS, SocketClient, certificate, client_of, drive, psk, trusting
 from tests.support.servers import (
     asynchronous,
@@ -1224,7 +1230,7 @@ print("done")
 
 def test_uvloop() -> None:
     """The same on the other loop that many use."""
-    pytest.importorskip("uvloop", reason="uvloop is not installed: pip install uvloop")
+    python_peer("uvloop")
     assert python_in_silence(UVLOOP, timeout=60, dev=False) == "done\n"
 
 

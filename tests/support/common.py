@@ -9,6 +9,7 @@ import ctypes
 import ctypes.util
 import functools
 import hmac
+import importlib
 import os
 import random
 import shlex
@@ -22,7 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import requires
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 from packaging.requirements import Requirement
@@ -65,12 +66,24 @@ def gnutls_cli() -> str:
 def mbedtls_required() -> None:
     """Skip without python-mbedtls; under REQUIRE_PEERS fail where pyproject.toml promises it."""
     if subprocess.run([sys.executable, "-c", "import mbedtls.tls"], capture_output=True).returncode:
-        for one in map(Requirement, requires("gnutls-cookie") or []):
-            if one.name != "python-mbedtls" or one.marker is None:
-                continue
-            if not one.marker.evaluate({"extra": "peers"}):
-                pytest.skip(f"python-mbedtls is for {one.marker} only")
-        missing("python-mbedtls is not installed: pip install 'gnutls-cookie[peers]'")
+        lacks("python-mbedtls")
+
+
+def python_peer(project: str) -> Any:
+    """The module of that name; skip or fail as for mbedtls_required()."""
+    try:
+        return importlib.import_module(project)
+    except ImportError:
+        lacks(project)
+
+
+def lacks(project: str) -> NoReturn:
+    """Skip; under REQUIRE_PEERS fail, where pyproject.toml promises the project."""
+    for one in map(Requirement, requires("gnutls-cookie") or []):
+        asked = one.marker is None or one.marker.evaluate({"extra": "peers"})
+        if one.name == project and not asked:
+            pytest.skip(f"{project} is for {one.marker} only")
+    missing(f"{project} is not installed: pip install 'gnutls-cookie[peers]'")
 
 
 def compiler() -> list[str]:
