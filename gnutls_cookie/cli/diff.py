@@ -314,6 +314,8 @@ def _make_folder(path: Path) -> None:
     """Make the folder that findings go into: after hours of cases it would be too late to fail."""
     try:
         path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise Unusable(f"--corpus: {path} is not a folder") from None
     except OSError as error:
         raise Unusable(f"--corpus: {reason(error)}") from None
 

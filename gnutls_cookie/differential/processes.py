@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -215,7 +216,11 @@ def forked_warden(target: Target) -> Warden:
     """A warden of an object of this process, in a fork of it."""
 
     def start(control: socket.socket) -> int:
-        pid = os.fork()
+        with warnings.catch_warnings():
+            # From 3.12 on a fork beside threads is warned of, and pytest-xdist has some. A child
+            # that waits for a lock of theirs is a target that hangs, and is told as such.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
         if pid == 0:
             try:
                 os.setsid()

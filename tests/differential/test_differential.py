@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -397,6 +398,19 @@ def test_exec_target_is_a_program_not_a_shell() -> None:
 
 
 # --- in a user's own suite ------------------------------------------------------------------------
+
+
+def test_object_is_compared_beside_a_thread() -> None:
+    """As under pytest-xdist, whose workers have one: a warning of the fork is no failure."""
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait, args=(60,))
+    thread.start()
+    try:
+        report = compare(target(""), LIBGNUTLS, SEED, 50)
+    finally:
+        done.set()
+        thread.join(60)
+    assert (report.compared, report.findings) == (50, [])
 
 
 def test_fixture_for_pytest(pytester: pytest.Pytester) -> None:

@@ -249,16 +249,16 @@ def test_target_that_ends_while_a_case_is_made_smaller(
 def test_finding_outlives_what_fails_after_it(module: Path, tmp_path: Path) -> None:
     """Corpus, XML and stdout that cannot be written: the case is printed, the exit code is 1."""
     module.write_text(in_verify("return 7"))
-    (tmp_path / "locked").write_text("")
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "gnutls_cookie", "diff", "mine", "--corpus", "locked/found"],
+            [sys.executable, "-m", "gnutls_cookie", "diff", "mine", "--corpus", "/proc/self"],
             cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60,
         )  # fmt: skip
     assert done.returncode == 1
     assert "returned 7; success is 0" in done.stderr
     assert "Traceback" not in done.stderr
     assert "gnutls-cookie diff: stdout: No space left on device" in done.stderr
+    assert "gnutls-cookie diff: the finding is not in the corpus: " in done.stderr
 
 
 def test_reader_that_goes_away(module: Path) -> None:
@@ -386,7 +386,7 @@ def test_target_of_the_api_is_ended_with_it(module: Path, monkeypatch: pytest.Mo
     ("arguments", "why"),
     [
         (["--cases", "0"], "--cases is 0"),
-        (["--corpus", "nowhere", "--cases", "0"], "nowhere is not there"),
+        (["--corpus", "nowhere", "--cases", "0"], "nowhere has no case"),
         (["--corpus", "empty", "--cases", "0"], "empty has no case"),
         (["--corpus", "gates", "--cases", "0"], "gates has no case for verify, send"),
         (["--replay", "empty.jsonl"], "empty.jsonl has no case"),
