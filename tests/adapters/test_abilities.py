@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import queue
 import socket
+import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -14,18 +16,22 @@ from typing import Any
 import pytest
 
 from gnutls_cookie import (
+    CertificateVerificationError,
+    CloseReason,
+    ConnectionClosedError,
+    FatalAlertError,
     KeyRing,
+    LargePacketError,
     PSKCredentials,
     TimedOutError,
     aio,
     blocking,
 )
-from gnutls_cookie.errors import ConnectionClosedError
 from tests.support.adapters import Blocking
 from tests.support.adapters import both as both
 from tests.support.common import free_udp_port, udp_socket
-from tests.support.peers import psk, trusting
-from tests.support.servers import SECONDS, needs_proc, open_files
+from tests.support.peers import certificate, psk, trusting
+from tests.support.servers import SECONDS, client_options, needs_proc, open_files
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -34,6 +40,58 @@ def until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+# --- the ordinary course --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize("kind", ["PSK", "X.509"])
+def test_echo_over_each_family(both: Blocking, host: str, kind: str) -> None:
+    """Both sides know the other's address and what was agreed on."""
+    seen: queue.Queue[Any] = queue.Queue()
+    with udp_socket(host):  # or it skips
+        pass
+    with (
+        both.serving(host, seen=seen.put) as server,
+        both.client(*server.address, **client_options(kind)) as client,
+    ):
+        there = seen.get(timeout=SECONDS)
+        assert both.echoes(client)
+        assert client.address == server.address
+        assert (there.address[0], client.session.version) == (host, "DTLS1.2")
+        assert there.session.psk_identity == ("sensor-1" if kind == "PSK" else None)
+
+
+def test_echo_for_several_clients_at_once(both: Blocking) -> None:
+    """Each has its own connection, handler and messages."""
+    good: list[bool] = []
+
+    def one(number: int) -> None:
+        kind = ("PSK", "X.509")[number % 2]
+        with both.client(*server.address, **client_options(kind)) as client:
+            for turn in range(10):
+                good.append(both.echoes(client, b"%d of %d" % (turn, number)))
+
+    with both.serving() as server:
+        threads = [threading.Thread(target=one, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(SECONDS)
+        assert good == [True] * 80
+        assert server.counters.server.connected == 8
+        assert server.counters.gate.challenged >= 8
+
+
+def test_messages_keep_their_bounds(both: Blocking) -> None:
+    """From 1 byte to data_mtu; a longer one is refused, and the connection lives."""
+    with both.serving() as server, both.client(*server.address) as client:
+        for size in (1, 100, client.session.data_mtu):
+            assert both.echoes(client, bytes(size))
+        with pytest.raises(LargePacketError):
+            both.send(client, bytes(client.session.data_mtu + 1))
+        assert both.echoes(client)
 
 
 # --- a server -------------------------------------------------------------------------------------
@@ -101,6 +159,9 @@ def test_keys_of_a_server_may_be_set_anew(both: Blocking) -> None:
         ring = KeyRing(b"a key that the test knows")
         server.keys = ring
         assert server.keys is ring
+        with pytest.raises(TypeError, match="keys"):
+            server.keys = b"no ring"
+        assert server.keys is ring
         with both.client(*server.address) as late:
             assert both.echoes(late)
         assert both.echoes(early)
@@ -123,6 +184,45 @@ def test_credentials_of_a_server_may_be_set_anew(both: Blocking) -> None:
         assert both.echoes(early)
 
 
+def test_limits_hold(both: Blocking) -> None:
+    """max_sessions refuses in silence, and idle_timeout says goodbye."""
+    with both.serving(max_sessions=1, idle_timeout=0.5) as server:
+        first = both.connect(*server.address)
+        with pytest.raises(TimedOutError):
+            both.connect(*server.address, handshake_timeout=0.2)
+        assert server.counters.server.refused >= 1
+        assert both.receive(first) is None
+        assert server.counters.server.closed[CloseReason.IDLE] == 1
+        with both.client(*server.address) as second:
+            assert both.echoes(second)
+        both.do(first.close)
+
+
+def test_counters_go_through_json(both: Blocking) -> None:
+    """as_dict() is made of dicts, strings and numbers, errors included."""
+
+    def lookup(identity: str) -> bytes:
+        raise LookupError(identity)
+
+    credentials = [certificate(), PSKCredentials(lookup=lookup)]
+    with both.serving(credentials=credentials) as server:
+        with both.client(*server.address, **client_options("X.509")) as client:
+            assert both.echoes(client)
+        with pytest.raises(FatalAlertError):
+            both.connect(*server.address)
+        with udp_socket() as sock:
+            sock.sendto(b"junk of a stranger", server.address)
+        until(lambda: bool(server.counters.gate.discarded))
+        plain = server.counters.as_dict()
+    assert json.loads(json.dumps(plain)) == plain
+    assert plain["server"]["closed"] == {
+        "local": 0, "peer": 1, "replaced": 0, "idle": 0, "timed_out": 0, "failed": 1,
+    }  # fmt: skip
+    assert plain["server"]["last_error"] == "sensor-1"
+    assert plain["gate"]["discarded"] == {"content_type": 1}
+    assert plain["send_errors"] == 0
+
+
 def test_close_says_goodbye_and_comes_back_at_once(both: Blocking) -> None:
     """wait_closed() waits for what is left, as often as it is called."""
     with both.serving() as server:
@@ -137,12 +237,17 @@ def test_close_says_goodbye_and_comes_back_at_once(both: Blocking) -> None:
 
 
 def test_given_socket_is_served_and_closed(both: Blocking) -> None:
-    """A bound one from elsewhere; one that is not bound is refused, and stays open."""
+    """A bound one from elsewhere; one of no use is refused, and stays open."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as stream:
+        with pytest.raises(ValueError, match="UDP"):
+            both.start(sock=stream)
+        assert stream.fileno() >= 0
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         with pytest.raises(ValueError, match="sock must be bound"):
             both.start(sock=sock)
         sock.bind(("127.0.0.1", 0))
         with both.serving(None, sock=sock) as server, both.client(*server.address) as client:
+            assert server.sockets == (sock,)
             assert both.echoes(client)
         assert sock.fileno() == -1
 
@@ -264,11 +369,46 @@ def test_user_may_keep_things_with_a_connection(both: Blocking) -> None:
         assert client.purpose == "of the user"
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_connect_to_a_closed_port(both: Blocking, host: str) -> None:
+    """ICMP says so at once."""
+    with pytest.raises(ConnectionRefusedError):
+        both.connect(host, free_udp_port(host))
+
+
+def test_connect_to_a_name_that_is_not_known(both: Blocking) -> None:
+    """OSError, as of getaddrinfo."""
+    with pytest.raises(OSError, match=r"."):
+        both.connect("nowhere.invalid", 5684)
+
+
+def test_certificate_that_is_not_trusted(both: Blocking) -> None:
+    """The client says why, and the server hears of it at once: the slot is free again."""
+    with both.serving(max_sessions=1) as server:
+        options = client_options("X.509")
+        for _ in range(2):
+            with pytest.raises(CertificateVerificationError, match="NOT trusted"):
+                both.connect(*server.address, **(options | {"credentials": trusting("stranger")}))
+        with pytest.raises(CertificateVerificationError, match="name"):
+            both.connect(*server.address, **(options | {"server_name": "elsewhere.example"}))
+        until(lambda: server.counters.server.closed[CloseReason.FAILED] == 3)
+        assert isinstance(server.counters.server.last_error, FatalAlertError)
+        with both.client(*server.address, **options) as client:
+            assert both.echoes(client)
+
+
+def test_wrong_key_ends_by_an_error(both: Blocking) -> None:
+    """Both sides drop what they cannot read; the client's time is over some time."""
+    wrong = PSKCredentials("sensor-1", b"wrong")
+    with both.serving() as server, pytest.raises(TimedOutError):
+        both.connect(*server.address, credentials=wrong, handshake_timeout=0.3)
+
+
 @needs_proc
-@pytest.mark.parametrize("how", ["refused", "silent", "cannot be bound"])
+@pytest.mark.parametrize("how", ["refused", "silent", "not trusted", "cannot be bound"])
 def test_connect_that_fails_leaves_nothing(both: Blocking, how: str) -> None:
     """No socket, and an error of the kind that says why."""
-    with udp_socket() as silent:
+    with both.serving() as server, udp_socket() as silent:
         before = open_files()
         if how == "refused":
             with pytest.raises(ConnectionRefusedError):
@@ -276,11 +416,36 @@ def test_connect_that_fails_leaves_nothing(both: Blocking, how: str) -> None:
         elif how == "silent":
             with pytest.raises(TimedOutError):
                 both.connect(*silent.getsockname(), handshake_timeout=0.2)
+        elif how == "not trusted":
+            with pytest.raises(CertificateVerificationError):
+                both.connect(*server.address, credentials=trusting("stranger"))
         else:
             with pytest.raises(OSError, match="assign"):
                 both.connect(*silent.getsockname(), local_address=("192.0.2.77", 0))
         gc.collect()
         assert open_files() == before
+
+
+@needs_proc
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"max_sessions": 0}, ValueError),
+        ({"credentials": trusting()}, ValueError),
+        ({"keys": b""}, ValueError),
+        ({"priority": "NONSENSE"}, ValueError),
+        ({"mtu": "wide"}, TypeError),
+    ],
+)
+def test_server_that_is_refused_leaves_nothing(
+    both: Blocking, options: dict[str, Any], error: type[Exception]
+) -> None:
+    """What it had opened is closed."""
+    before = open_files()
+    with pytest.raises(error):
+        both.start("127.0.0.1", **options)
+    gc.collect()
+    assert open_files() == before
 
 
 # --- arguments ------------------------------------------------------------------------------------

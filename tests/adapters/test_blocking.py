@@ -6,7 +6,6 @@ import contextlib
 import gc
 import logging
 import os
-import socket
 import threading
 import time
 import weakref
@@ -16,17 +15,14 @@ from typing import Any
 
 import pytest
 
-from gnutls_cookie import GnuTLSError, KeyRing, PSKCredentials, blocking
+from gnutls_cookie import KeyRing, blocking
 from gnutls_cookie.blocking import Connection
 from gnutls_cookie.client_endpoint import ClientEndpoint
 from gnutls_cookie.endpoint import Endpoint
 from gnutls_cookie.errors import (
-    CertificateVerificationError,
     FatalAlertError,
-    LargePacketError,
-    TimedOutError,
 )
-from tests.support.common import free_udp_port, python_in_silence, udp_socket
+from tests.support.common import python_in_silence
 from tests.support.peers import certificate, psk, trusting
 from tests.support.servers import bounded, client_options, needs_proc, open_files
 
@@ -107,64 +103,6 @@ def echoes(connection: Connection, message: bytes = b"hello") -> bool:
 
 
 # --- the ordinary course --------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("host", HOSTS)
-@pytest.mark.parametrize("kind", ["PSK", "X.509"])
-def test_echo_over_each_family(host: str, kind: str) -> None:
-    """Both sides know the other's address and what was agreed on."""
-    seen: list[Connection] = []
-
-    def handler(connection: Connection) -> None:
-        seen.append(connection)
-        echo(connection)
-
-    with udp_socket(host):  # or it skips
-        pass
-    with serving(handler, host=host) as server, connect(server, kind) as client:
-        assert echoes(client)
-        assert client.address == server.address
-        assert (seen[0].address[0], client.session.version) == (host, "DTLS1.2")
-        assert seen[0].session.psk_identity == ("sensor-1" if kind == "PSK" else None)
-
-
-def test_localhost() -> None:
-    """The first address that the name has, on either side."""
-    try:
-        socket.getaddrinfo("localhost", 0)
-    except socket.gaierror as error:
-        pytest.skip(f"localhost has no address here: {error}")
-    with serving(host="localhost") as server:
-        port = server.address[1]
-        with blocking.connect("localhost", port, credentials=trusting()) as client:
-            assert echoes(client)
-
-
-def test_echo_for_several_clients_at_once() -> None:
-    """Each has a handler in a thread of its own."""
-    good: list[bool] = []
-
-    def one(server: Serving, number: int) -> None:
-        with connect(server, ("PSK", "X.509")[number % 2]) as client:
-            good.append(all(echoes(client, b"%d of %d" % (turn, number)) for turn in range(10)))
-
-    with serving() as server:
-        threads = [threading.Thread(target=one, args=(server, number)) for number in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(SECONDS)
-    assert good == [True] * 8
-
-
-def test_messages_keep_their_bounds() -> None:
-    """From 1 byte to data_mtu; a longer one is refused, and the connection lives."""
-    with serving() as server, connect(server) as client:
-        for size in (1, 100, client.session.data_mtu):
-            assert echoes(client, bytes(size))
-        with pytest.raises(LargePacketError):
-            client.send(bytes(client.session.data_mtu + 1))
-        assert echoes(client)
 
 
 @pytest.mark.parametrize("timeout", [-1, 0, 0.05])
@@ -302,26 +240,6 @@ def test_return_of_the_handler_says_goodbye() -> None:
         assert client.receive() is None
         assert client.session.peer_closed
         client.close()
-
-
-def test_send_after_the_end_is_an_error() -> None:
-    """A GnuTLSError on either side."""
-    refused = threading.Event()
-
-    def handler(connection: Connection) -> None:
-        list(connection)
-        try:
-            connection.send(b"too late")
-        except GnuTLSError:
-            refused.set()
-            raise
-
-    with serving(handler) as server:
-        client = connect(server)
-        client.close()
-        with pytest.raises(GnuTLSError):
-            client.send(b"too late")
-        assert refused.wait(SECONDS)
 
 
 def test_stop_says_goodbye_to_every_client() -> None:
@@ -713,15 +631,6 @@ def test_child_that_closes_what_it_inherited_does_not_hang() -> None:
 # --- how it is started ----------------------------------------------------------------------------
 
 
-def test_given_socket_is_served_and_closed() -> None:
-    """A bound one from elsewhere."""
-    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    sock.bind(("127.0.0.1", 0))
-    with serving(sock=sock) as server, connect(server) as client:
-        assert echoes(client)
-    assert sock.fileno() == -1
-
-
 def test_keys_may_be_rotated_while_it_runs() -> None:
     """The ring that was given is the one in use."""
     ring = KeyRing.random()
@@ -731,18 +640,6 @@ def test_keys_may_be_rotated_while_it_runs() -> None:
             with connect(server) as late:
                 assert echoes(late)
         assert echoes(early)
-
-
-def test_limits_are_those_of_the_server() -> None:
-    """max_sessions and idle_timeout, say."""
-    with serving(max_sessions=1, idle_timeout=0.5) as server:
-        first = connect(server)
-        with pytest.raises(TimedOutError):
-            connect(server, handshake_timeout=0.2)
-        assert first.receive(SECONDS) is None  # idle
-        with connect(server) as second:
-            assert echoes(second)
-        first.close()
 
 
 @needs_proc
@@ -768,54 +665,6 @@ def test_serve_that_fails_leaves_no_socket(options: dict[str, Any], error: type[
 
 
 # --- connect that fails ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("host", HOSTS)
-def test_connect_to_a_closed_port(host: str) -> None:
-    """ICMP says so at once."""
-    with pytest.raises(ConnectionRefusedError):
-        blocking.connect(host, free_udp_port(host), credentials=psk())
-
-
-def test_connect_that_is_not_answered() -> None:
-    """TimedOutError, which is a TimeoutError, after handshake_timeout."""
-    with udp_socket() as silent, pytest.raises(TimedOutError):
-        blocking.connect(*silent.getsockname(), credentials=psk(), handshake_timeout=0.2)
-
-
-def test_certificate_that_is_not_trusted() -> None:
-    """The client says why, and the server hears of it at once: the slot is free again."""
-    with serving(max_sessions=1) as server:
-        for _ in range(3):
-            with pytest.raises(CertificateVerificationError, match="NOT trusted"):
-                connect(server, "X.509", credentials=trusting("stranger"))
-        with connect(server, "X.509") as client:
-            assert echoes(client)
-
-
-def test_wrong_key_ends_by_an_error() -> None:
-    """Both sides drop what they cannot read; the client's time is over some time."""
-    with serving() as server, pytest.raises(GnuTLSError):
-        connect(server, credentials=PSKCredentials("sensor-1", b"wrong"), handshake_timeout=0.3)
-
-
-@needs_proc
-@pytest.mark.parametrize("how", ["refused", "timed out", "not trusted"])
-def test_failed_connect_leaves_no_socket(how: str) -> None:
-    """No descriptor; ResourceWarning is an error here."""
-    with serving() as server, udp_socket() as silent:
-        before = open_files()
-        if how == "refused":
-            with pytest.raises(ConnectionRefusedError):
-                blocking.connect("127.0.0.1", free_udp_port(), credentials=psk())
-        elif how == "timed out":
-            with pytest.raises(TimedOutError):
-                blocking.connect(*silent.getsockname(), credentials=psk(), handshake_timeout=0.1)
-        else:
-            with pytest.raises(CertificateVerificationError):
-                connect(server, "X.509", credentials=trusting("stranger"))
-        gc.collect()
-        assert open_files() == before
 
 
 @needs_proc
