@@ -2,9 +2,9 @@
 
 python checks/fuzz/fuzz.py [SECONDS] [TARGET...] [--planted] [--folder FOLDER]
 
-Each runs for so many seconds (60 unless said). A finding gives exit code 1 and leaves its input in
-FOLDER/found; the corpus grows in FOLDER/corpus, so that the next run begins where this one ended.
-Exit code 2: there is nothing to build with.
+Each runs for so many seconds (60 unless said), as many at once as there are processors. A finding
+gives exit code 1 and leaves its input in FOLDER/found; the corpus grows in FOLDER/corpus, so that
+the next run begins where this one ended. Exit code 2: there is nothing to build with.
 
 With --planted a fault is put into a copy of the C under test: then a target must find something.
 """
@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -311,13 +312,13 @@ def run(program: Path, name: str, seconds: int, folder: Path, seed: int) -> bool
         ).returncode
     said = log.read_text(encoding="utf-8", errors="replace")
     runs, rate = (figure(said, key) for key in ("number_of_executed_units", "average_exec_per_sec"))
-    print(f"{name:<18} {runs:>12} runs {rate:>9} a second   seed {seed:<11} ", end="")
+    line = f"{name:<18} {runs:>12} runs {rate:>9} a second   seed {seed:<11} "
     if code == 0:
-        print("nothing found", flush=True)
+        print(f"{line}nothing found\n", end="", flush=True)
         return True
-    inputs = re.findall(r"Test unit written to (.*)", said)
-    print(f"FOUND: {summary(said)}")
-    print(f"  again: {program} {' '.join(inputs)}\n  all of it: {log}", flush=True)
+    inputs = " ".join(re.findall(r"Test unit written to (.*)", said))
+    line += f"FOUND: {summary(said)}\n  again: {program} {inputs}\n  all of it: {log}\n"
+    print(line, end="", flush=True)
     return False
 
 
@@ -349,11 +350,13 @@ def main() -> int:
         print(INSTALL, file=sys.stderr)
         return 2
     folder = options.folder.resolve()
-    clean = True
-    for name in names:
+
+    def build_and_run(name: str) -> bool:
         program = build(compiler, name, folder / "build" / name, options.planted)
-        clean = run(program, name, seconds, folder, options.seed) and clean
-    return 0 if clean else 1
+        return run(program, name, seconds, folder, options.seed)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # each waits for processes
+        return 0 if all(list(pool.map(build_and_run, names))) else 1
 
 
 if __name__ == "__main__":
