@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -314,8 +315,10 @@ def test_output_tells_a_loop_what_it_waits_for() -> None:
     os.close(writing)
 
 
-def test_output_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the descriptor cannot be opened once more, it is asked before each small write."""
+@pytest.mark.parametrize("size", [999, 50_000])
+def test_output_without_proc(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the descriptor cannot be opened once more, it is asked before each small write: a pipe
+    that has room for some bytes does not have it for a long line."""
     real = os.open
 
     def refused(path: str, *more: int) -> int:
@@ -326,11 +329,19 @@ def test_output_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "open", refused)
     reading, writing = os.pipe()
     output = Output(writing)
-    for _ in range(3000):
-        output.write("x" * 999 + "\n")
-    output.close()  # bounded
+    line = "x" * size + "\n"
+
+    def write() -> None:
+        for _ in range(3_000_000 // size):
+            output.write(line)
+        output.close()  # bounded
+
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    thread.join(SECONDS)
+    assert not thread.is_alive()
     assert output.dropped > 0
-    assert os.read(reading, 1000) == b"x" * 999 + b"\n"
+    assert os.read(reading, size + 1) == line.encode()
     os.close(reading)
     os.close(writing)
 
