@@ -1,7 +1,7 @@
 """Python objects lent to C by number, and the one place where C calls back into Python.
 
 A gnutls_transport_ptr_t carries an integer, never a pointer to a Python object: a number that is
-not lent (any more) is simply not found, where a stale pointer would crash or name another object.
+not lent (any more) is not found; a stale pointer would crash, or find another object.
 """
 
 from __future__ import annotations

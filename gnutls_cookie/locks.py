@@ -1,11 +1,11 @@
-"""A lock that whatever a signal handler raises cannot leave held, nor a fork beside it.
+"""A lock that neither an exception from a signal handler nor a concurrent fork can leave held.
 
-CPython runs signal handlers between byte codes: as a function is entered, at jumps backwards, and
-after a call of a C function. What a handler raises there (Ctrl-C does) can strike between the
-`acquire()` of a lock and the `try:` that follows, and on Python 3.14 between `with lock:` and its
-block: the lock is then held forever. So this one is owned by a number that is known beforehand, is
-taken inside of the try block, and is given by one call into C, which ends before a handler runs and
-does nothing where the number is not the owner:
+CPython runs signal handlers between byte codes: on entry to a function, at backward jumps, and
+after a call of a C function. An exception from a handler (KeyboardInterrupt, say) can therefore
+arrive between `acquire()` and the `try:` that follows, and on Python 3.14 between `with lock:` and
+its block. The lock would stay held forever. The owner of an OwnedLock is a number that is known
+before the lock is taken. The lock is taken inside the try block, and released by one call into C,
+which ends before a handler can run and does nothing if the number is not the owner:
 
     token = lock.token()
     try:
@@ -28,8 +28,8 @@ from ._ffi import ffi, lib
 
 __all__ = ["OwnedLock"]
 
-_MAIN_WAIT_MS = 100  # in C at a time, in the one thread that runs signal handlers
-_WAIT_MS = 10_000  # and in the others: nothing but their time ends their wait
+_MAIN_WAIT_MS = 100  # longest wait in C in the main thread, which runs the signal handlers
+_WAIT_MS = 10_000  # longest wait in C in the other threads
 
 _BOX = ffi.typeof("struct gcookie_lock **")
 
@@ -39,15 +39,15 @@ _now = time.monotonic
 class OwnedLock:
     """A lock with a condition; see the module for the only way to take it.
 
-    The child of a fork finds it free, unless the very thread that forked holds it: the other
-    threads are not there. Safe without the GIL.
+    In the child of a fork it is free, unless the thread that forked holds it: the other threads do
+    not exist there. Safe without the GIL.
 
     Attributes:
-        token: token() gives a number above 0 that was never given before, for one take().
-        give: give(token) frees the lock where `token` is its owner, else does nothing.
+        token: token() returns a new number above 0, to be used for one take().
+        give: give(token) releases the lock if `token` is its owner; otherwise it does nothing.
 
     Raises:
-        MemoryError: there is none.
+        MemoryError: no memory for the lock.
 
     Example:
         >>> lock = OwnedLock()
@@ -74,7 +74,7 @@ class OwnedLock:
             vars(bound)["owner"] = self._owner  # for as long as anybody can call it
             return bound
 
-        # Each a call into C without a frame of Python in between, on which the promise rests.
+        # Each is a call into C with no Python frame in between: a handler could run in one.
         self.token: Callable[[], int] = lib.gcookie_lock_token
         self.give: Callable[[int], None] = call(lib.gcookie_lock_give)
         self._take: Any = call(lib.gcookie_lock_take)
@@ -83,18 +83,18 @@ class OwnedLock:
         self._notify: Any = call(lib.gcookie_lock_notify)
 
     def take(self, token: int, timeout: float | None = None) -> bool:
-        """Make `token` the owner, as soon as nobody else is.
+        """Make `token` the owner as soon as the lock is free.
 
         Args:
-            token: of token(), and not used before.
-            timeout: seconds to wait at most; None: no limit; 0: not at all.
+            token: from token(), not used before.
+            timeout: seconds to wait at most; None: no limit; 0: do not wait.
 
         Returns:
-            Whether `token` is the owner now; False where the time is over.
+            Whether `token` is the owner now; False after the timeout.
 
         Raises:
             RuntimeError: this thread holds the lock already (a signal handler or a finalizer
-                interrupted its own thread): it would wait for itself. Not with timeout 0.
+                interrupted it) and would wait for itself. Not with timeout 0.
         """
         taken = self._take(token, 0)
         if timeout == 0 and taken == -errno.EDEADLK:
@@ -112,16 +112,16 @@ class OwnedLock:
         return bool(taken)
 
     def wait(self, token: int, timeout: float | None = None) -> bool:
-        """Give the lock, wait for the next notify(), and take it again.
+        """Release the lock, wait for the next notify(), and take the lock again.
 
-        What is raised meanwhile (by a signal handler) comes out with the lock not held.
+        If a signal handler raises meanwhile, the lock is not held when the exception comes out.
 
         Args:
             token: the owner.
             timeout: seconds to wait at most; None: no limit.
 
         Returns:
-            Whether there was a notify(); False where the time is over. Held again either way.
+            Whether there was a notify(); False after the timeout. The lock is held either way.
         """
         deadline = None if timeout is None else _now() + timeout
         news = self._news()
@@ -133,7 +133,7 @@ class OwnedLock:
         return told
 
     def notify(self) -> None:
-        """Wake all that wait(). To be called by the owner, after the change that they wait for."""
+        """Wake all threads in wait(). The owner calls it after the change that they wait for."""
         self._notify()
 
     def __repr__(self) -> str:

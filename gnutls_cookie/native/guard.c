@@ -22,8 +22,8 @@ enum { /* RFC 5246 7.4, RFC 6347 4.3.2, RFC 5077 3.3, RFC 6066 8 */
 enum { WARNING = 1, CLOSE_NOTIFY = 0 }; /* RFC 5246 7.2 */
 enum { KIB = 1 << 10 };
 enum { VERIFY_DATA = 12 }; /* bytes of a Finished (RFC 5246 7.4.9) */
-/* Of a message that is handed on in pieces: with their headers they are 512 bytes, the least that a
- * max_fragment_length allows (RFC 6066 4). */
+/* Bytes of a piece of a reassembled message: with its header 512, the smallest max_fragment_length
+ * (RFC 6066 4). */
 enum { PIECE = 512 - GCOOKIE_MESSAGE_HEADER_SIZE };
 
 static uint32_t read_16(const unsigned char *at) {
@@ -202,7 +202,7 @@ static int opens_as_finished(gnutls_session_t session, const unsigned char *reco
 
 /* --- fragments -------------------------------------------------------------------------------- */
 
-/* Bytes of memory for a message: its own, and a bit for each. */
+/* Bytes of memory for a message: its data, and a bit for each byte that has arrived. */
 static uint32_t room_for(uint32_t length) {
     return length + length / 8 + 1;
 }
@@ -231,8 +231,8 @@ static uint32_t there(const struct gcookie_message *message) {
     return message->length - message->missing;
 }
 
-/* Which one gives way to a message with this number: the farthest ahead, and of those the one with
- * the least of it. NULL: all come before it. */
+/* The message to drop in favour of one with this number: the farthest ahead, and of those the one
+ * of which the least has arrived. NULL if all come before it. */
 static struct gcookie_message *weakest(struct gcookie_guard *guard, uint32_t seq) {
     struct gcookie_message *found = NULL;
     for (size_t at = 0; at < GCOOKIE_MESSAGES; at++) {
@@ -245,7 +245,7 @@ static struct gcookie_message *weakest(struct gcookie_guard *guard, uint32_t seq
     return found;
 }
 
-/* A place for a message of which the first fragment has come; NULL: there is none. */
+/* A place for a message whose first fragment has arrived; NULL if there is none. */
 static struct gcookie_message *place_for(struct gcookie_guard *guard,
                                          const struct gcookie_fragment *fragment) {
     const uint32_t room = room_for(fragment->length);
@@ -303,7 +303,7 @@ static void keep(struct gcookie_guard *guard, const struct gcookie_fragment *fra
     }
 }
 
-/* The message whose turn it is, once it is whole. */
+/* The next message in order, if it is complete. */
 static const struct gcookie_message *whole(const struct gcookie_guard *guard) {
     for (size_t at = 0; at < GCOOKIE_MESSAGES; at++) {
         const struct gcookie_message *one = &guard->messages[at];
@@ -319,7 +319,7 @@ int gcookie_guard_has_more(const struct gcookie_guard *guard) {
 
 /* --- what passes ------------------------------------------------------------------------------ */
 
-/* A record of epoch 0, with a number of ours. The bytes from `body` on are there already. */
+/* Writes the header of a record of epoch 0, numbered by us; its body is in place already. */
 static size_t number(struct gcookie_guard *guard, unsigned char *out, unsigned int type,
                      size_t size) {
     uint64_t seq = guard->record_seq++;
@@ -334,7 +334,7 @@ static size_t number(struct gcookie_guard *guard, unsigned char *out, unsigned i
     return GCOOKIE_RECORD_HEADER_SIZE + size;
 }
 
-/* All of the message `next` has passed. */
+/* The message `next` has been passed on completely. */
 static void advance(struct gcookie_guard *guard, unsigned int type) {
     for (size_t at = 0; at < GCOOKIE_MESSAGES; at++)
         if (guard->messages[at].data != NULL && guard->messages[at].seq <= guard->next)
@@ -391,12 +391,13 @@ static size_t pass_kept(struct gcookie_guard *guard, unsigned char *out, size_t 
     return size;
 }
 
-/* Nothing can come before these: the peer waits for our answer. */
+/* The first message of a flight: none can precede it, since the peer waits for our answer. */
 static int is_first(unsigned int type) {
     return type == CLIENT_HELLO || type == SERVER_HELLO || type == HELLO_VERIFY_REQUEST;
 }
 
-/* The next message of the record at hand: passes if it is whole and has its turn, else is kept. */
+/* The next message of the current record: passed on if it is complete and next in order, otherwise
+ * kept. */
 static size_t take_message(struct gcookie_guard *guard, struct gcookie_input *input,
                            unsigned char *out, size_t capacity) {
     struct gcookie_fragment fragment;
@@ -434,7 +435,7 @@ static size_t take_message(struct gcookie_guard *guard, struct gcookie_input *in
     return size;
 }
 
-/* A record under keys: an alert, which libgnutls drops unless it opens, or a Finished. */
+/* An encrypted record: an alert, which libgnutls drops unless it decrypts, or a Finished. */
 static size_t take_protected(struct gcookie_guard *guard, gnutls_session_t session,
                              const unsigned char *record, size_t size, unsigned char *out,
                              size_t capacity) {
@@ -444,7 +445,7 @@ static size_t take_protected(struct gcookie_guard *guard, gnutls_session_t sessi
         guard->refused++;
         return 0;
     }
-    if (opens < 0) { /* it came before the ChangeCipherSpec, or before what goes before that */
+    if (opens < 0) { /* it arrived before the ChangeCipherSpec or an earlier message */
         if (size > GCOOKIE_MOST_EARLY)
             return 0;
         if (guard->early == NULL)
@@ -460,7 +461,7 @@ static size_t take_protected(struct gcookie_guard *guard, gnutls_session_t sessi
     return size;
 }
 
-/* The record that came early, once libgnutls reads with keys. */
+/* The record that arrived early, once libgnutls has the keys to read it. */
 static size_t pass_early(struct gcookie_guard *guard, gnutls_session_t session, unsigned char *out,
                          size_t capacity) {
     size_t size = 0;
@@ -479,7 +480,8 @@ static size_t pass_early(struct gcookie_guard *guard, gnutls_session_t session, 
     return size;
 }
 
-/* The next record of the datagram: what is not a handshake record passes, or does not. */
+/* The next record of the datagram: a handshake record is opened, others are passed on or refused.
+ */
 static size_t take_record(struct gcookie_guard *guard, gnutls_session_t session,
                           struct gcookie_input *input, unsigned char *out, size_t capacity) {
     const unsigned char *record = input->at;
@@ -498,7 +500,7 @@ static size_t take_record(struct gcookie_guard *guard, gnutls_session_t session,
     if (read_16(record + 3) != 0)
         return record[0] == GCOOKIE_HANDSHAKE || record[0] == GCOOKIE_ALERT
                    ? take_protected(guard, session, record, size, out, capacity)
-                   : 0; /* application data comes too early, and is lost */
+                   : 0; /* application data is too early, and dropped */
     memcpy(guard->version, record + 1, 2);
     switch (record[0]) {
     case GCOOKIE_HANDSHAKE:
@@ -508,8 +510,7 @@ static size_t take_record(struct gcookie_guard *guard, gnutls_session_t session,
             guard->refused++;
         return 0;
     case GCOOKIE_CHANGE_CIPHER_SPEC:
-        /* libgnutls keeps each that it is given. One is as good as another; DTLS 0.9 has three
-         * bytes. */
+        /* libgnutls queues each of them, so one is passed on. DTLS 0.9 has three bytes. */
         if ((length != 1 && (length != 3 || record[1] != 1)) || body[0] != 1) {
             guard->refused++;
             return 0;

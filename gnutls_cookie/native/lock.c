@@ -1,6 +1,6 @@
-/* One mutex guards the state of all locks, for some instructions at a time; nobody waits with it.
- * It is held across fork(), so that the child finds every lock in order, and takes from their
- * owners those whose threads did not come along. */
+/* One mutex guards the state of all locks. It is held for a few instructions at a time, and across
+ * fork(): in the child every lock is consistent, and those of threads that the child does not have
+ * are released. */
 #include "lock.h"
 
 #include <errno.h>
@@ -10,7 +10,7 @@
 
 struct gcookie_lock {
     uint64_t owner;   /* 0: free */
-    pthread_t thread; /* the owner's; in a forked child the thread that forked keeps its id */
+    pthread_t thread; /* the owner's; the thread that forks keeps its id in the child */
     uint64_t news;
     pthread_cond_t freed;
     pthread_cond_t changed;
@@ -37,7 +37,7 @@ static void in_child(void) {
     for (struct gcookie_lock *lock = locks; lock != NULL; lock = lock->next) {
         if (lock->owner != 0 && !pthread_equal(lock->thread, pthread_self()))
             lock->owner = 0;
-        make_conditions(lock); /* the waiting threads that they knew are not here */
+        make_conditions(lock); /* the old ones count threads that the child does not have */
     }
     pthread_mutex_unlock(&guard);
 }
@@ -128,7 +128,7 @@ static struct timespec later(unsigned int milliseconds) {
     return time;
 }
 
-/* 0, or the error that ends the wait: ETIMEDOUT. With the guard held, which is free meanwhile. */
+/* 0, or ETIMEDOUT. The caller holds the guard, which is released during the wait. */
 static int wait_until(pthread_cond_t *condition, const struct timespec *end) {
 #ifdef __APPLE__
     struct timespec left, at = now();

@@ -1,17 +1,17 @@
-/* A library of its own, to be preloaded into an unmodified server that uses libgnutls: it stands in
- * front of gnutls_dtls_cookie_verify and gnutls_dtls_cookie_send, calls the real ones, and adds
- * what the gate does. No Python in it. docs/drop-in.md says what it can mend and what it cannot.
+/* A library to preload into an unmodified server that uses libgnutls. It replaces
+ * gnutls_dtls_cookie_verify and gnutls_dtls_cookie_send, calls the real ones, and adds what the
+ * gate does. There is no Python in it. docs/drop-in.md says what it can fix and what it cannot.
  *
- * The two calls of the stock recipe (an empty prestate, verify, else send) are known to each other
- * by the thread that makes them. A caller that keeps numbers of its own in its prestate, or sends
- * to another client than it verified last, is left alone: its call is the real one. */
+ * The two calls of the stock recipe (an empty prestate; verify, else send) are matched by their
+ * thread. A caller that fills its prestate itself, or sends to another client than the one it
+ * verified last, is left alone: its call goes to the real function unchanged. */
 #include "preload.h"
 
 #include <string.h>
 
 #define GCOOKIE_EXPORTED __attribute__((visibility("default")))
 
-#define CLIENT_DATA_CAPACITY 256u /* sockaddr_storage has 128; a longer one is left alone */
+#define CLIENT_DATA_CAPACITY 256u /* sockaddr_storage has 128; calls with more are left alone */
 #define RECORD_SEQ_OFFSET 5u      /* of its 6 bytes in a record header, RFC 6347 4.1 */
 #define RECORD_SEQ_SIZE 6u
 

@@ -1,5 +1,5 @@
-/* The beginning: finds libgnutls, takes over the memory that `run` has made, and removes the
- * library from the environment, so that programs which the server starts know nothing of it.
+/* Runs first: finds libgnutls, maps the memory that `run` has made, and removes the library from
+ * the environment, so that programs started by the server do not load it.
  *
  * The environment variable GNUTLS_COOKIE_PRELOAD has numbers: a descriptor of that memory, its
  * device and its inode; then a process that holds it too (the writer), and its descriptor there.
