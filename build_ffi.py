@@ -32,7 +32,9 @@ C_SOURCES = [
     "gnutls_cookie/native/opening.c",
     "gnutls_cookie/native/address.c",
     "gnutls_cookie/native/turn.c",
+    "gnutls_cookie/native/shares.c",
     "gnutls_cookie/native/connections.c",
+    "gnutls_cookie/native/admission.c",
     "gnutls_cookie/native/server.c",
 ]
 

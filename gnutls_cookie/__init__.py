@@ -45,6 +45,7 @@ from .server import (
     Connected,
     HandshakeFailure,
     MessageReady,
+    RefusalReason,
     Server,
     ServerCounters,
 )
@@ -79,6 +80,7 @@ __all__ = [
     "PSKCredentials",
     "Prestate",
     "PushError",
+    "RefusalReason",
     "Server",
     "ServerCounters",
     "Session",

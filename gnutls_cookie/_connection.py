@@ -21,6 +21,7 @@ __all__ = [
     "Event",
     "HandshakeFailure",
     "MessageReady",
+    "RefusalReason",
     "ServerCounters",
 ]
 
@@ -34,6 +35,15 @@ class CloseReason(Enum):
     IDLE = "nothing came or went for idle_timeout"
     TIMED_OUT = "the handshake took longer than handshake_timeout"
     FAILED = "the session failed"
+
+
+class RefusalReason(Enum):
+    """Why a verified client was turned away."""
+
+    FULL = "max_sessions are established"
+    ADDRESS = "their address has its share"
+    PREFIX = "their network has its share"
+    EARLY = "a handshake from their address and port had just begun"
 
 
 class Connection:
@@ -191,7 +201,8 @@ class ServerCounters:
         sessions: connections whose handshake is complete, now.
         handshaking: connections whose handshake is under way, now.
         connected: handshakes completed.
-        refused: verified clients turned away at the limit of sessions.
+        refused: verified clients turned away, all together.
+        displaced: handshakes that gave way to a newer one where the server was full.
         session_errors: verified clients for whom no session could be made: no memory, say.
         duplicates: repeated hellos that went to the session they had opened.
         strays: datagrams of addresses without a session.
@@ -200,6 +211,7 @@ class ServerCounters:
         messages_dropped: of these, how many a full queue did not take.
         messages_sent: messages to peers.
         closed: connections that ended, by reason.
+        refused_by: verified clients turned away, by reason.
         last_error: what the last failed session failed with, or could not be made for.
     """
 
@@ -207,6 +219,7 @@ class ServerCounters:
     handshaking: int = 0
     connected: int = 0
     refused: int = 0
+    displaced: int = 0
     session_errors: int = 0
     duplicates: int = 0
     strays: int = 0
@@ -215,4 +228,7 @@ class ServerCounters:
     messages_dropped: int = 0
     messages_sent: int = 0
     closed: dict[CloseReason, int] = field(default_factory=lambda: dict.fromkeys(CloseReason, 0))
+    refused_by: dict[RefusalReason, int] = field(
+        default_factory=lambda: dict.fromkeys(RefusalReason, 0)
+    )
     last_error: Exception | None = None

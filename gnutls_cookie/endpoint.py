@@ -21,7 +21,7 @@ from .errors import GnuTLSError
 from .gate import CookieGate, GateCounters
 from .keys import KeyRing
 from .listener import CookieListener, ListenerCounters, send_each
-from .log import BoundedLog
+from .log import BoundedLog, RefusalLog
 from .options import ServerOptions
 from .server import CloseReason, Connection, Event, Server, ServerCounters
 from .session import Credentials
@@ -91,6 +91,7 @@ class Endpoint:
         self._server = Server(credentials, **limits)
         self._send_errors = 0
         self._log = BoundedLog()
+        self._refusals = RefusalLog()
         self._names: dict[SocketAddress, bytes] = {}  # of peers, as the kernel writes them
         self._listener = CookieListener(sock, gate, max_peers=_MAX_PEERS)
         self._waited_for: list[Arrival] | None = None  # what wait() found
@@ -145,6 +146,7 @@ class Endpoint:
     def settle(self, now: float) -> list[Event]:
         """Send what the sessions have to send, log what failed; returns what happened."""
         self.flush()
+        self._refusals.write(now, self._server.counters.refused_by)
         for failure in self._server.failures():
             error = failure.error
             if error is None or (isinstance(error, GnuTLSError) and error.__traceback__ is None):

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ._connection import RefusalReason
 from .address import SocketAddress
 
-__all__ = ["LOG", "BoundedLog"]
+__all__ = ["LOG", "BoundedLog", "RefusalLog"]
 
 LOG = logging.getLogger("gnutls_cookie")
 
 _LOG_LINES, _LOG_SECONDS = 5, 1.0  # so many lines within so many seconds, then one that counts
+_REFUSALS_SECONDS = 60.0  # between two lines about clients that were turned away
 
 
 class BoundedLog:
@@ -49,6 +53,28 @@ class BoundedLog:
                 del self._budgets[level]
                 if budget.left_out:
                     LOG.log(level, "%d more like the last one, not logged", budget.left_out)
+
+
+class RefusalLog:
+    """Verified clients that a server turns away, by reason: a line a minute at most."""
+
+    def __init__(self) -> None:
+        self._told: dict[RefusalReason, int] = {}
+        self._next = -math.inf
+
+    def write(self, now: float, refused: Mapping[RefusalReason, int]) -> None:
+        """Log what was refused since the last line, where its time has come."""
+        if now < self._next:
+            return
+        parts = [
+            f"{number - self._told.get(reason, 0)} since {reason.value}"
+            for reason, number in refused.items()
+            if number > self._told.get(reason, 0)
+        ]
+        if parts:
+            LOG.warning("verified clients turned away: %s", ", ".join(parts))
+            self._told = dict(refused)
+            self._next = now + _REFUSALS_SECONDS
 
 
 @dataclass(slots=True)

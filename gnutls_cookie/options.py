@@ -26,6 +26,11 @@ class ServerOptions(TypedDict, total=False):
     verify_peer: bool
     mtu: int | None
     max_sessions: int
+    max_sessions_per_address: int | None
+    max_sessions_per_prefix: int | None
+    max_handshakes: int
+    max_handshakes_per_address: int
+    max_handshakes_per_prefix: int
     handshake_timeout: float
     idle_timeout: float
     max_queue: int

@@ -26,6 +26,7 @@ from ._connection import (
     Event,
     HandshakeFailure,
     MessageReady,
+    RefusalReason,
     ServerCounters,
 )
 from ._ffi import ffi, lib
@@ -52,12 +53,14 @@ __all__ = [
     "Event",
     "HandshakeFailure",
     "MessageReady",
+    "RefusalReason",
     "Server",
     "ServerCounters",
 ]
 
 _FAILURES_LIMIT = 256  # failed handshakes that wait for failures(); the oldest give way
-_MOST_SESSIONS = (1 << 64) - 1
+_UNLIMITED = (1 << 64) - 1
+_MOST_KEPT = 8 << 20  # bytes of messages that are not whole yet, of all handshakes
 _PACKAGE = __name__.partition(".")[0]
 
 _SERVER = ffi.typeof("struct gcookie_server **")
@@ -83,8 +86,15 @@ class Server:
         priority: as for a Session.
         verify_peer: as for a Session.
         mtu: as for a Session.
-        max_sessions: connections at once, those in their handshake included; a verified client
-            beyond is refused in silence, and counted.
+        max_sessions: connections at once, those in their handshake included. Beyond it the oldest
+            handshake gives way to a verified client; where all are established the client is
+            refused in silence, and counted.
+        max_sessions_per_address: of one IP address; None: all but a 32nd of max_sessions.
+        max_sessions_per_prefix: of one network, /24 of IPv4 or /64 of IPv6; None: all but a 64th.
+        max_handshakes: handshakes at once. Beyond it the oldest gives way.
+        max_handshakes_per_address: of one IP address. Beyond it the oldest gives way if its flight
+            is due again; else the client is refused.
+        max_handshakes_per_prefix: the same of one network.
         handshake_timeout: seconds that a handshake may take.
         idle_timeout: seconds without any message after which a connection is closed; infinity:
             never.
@@ -117,6 +127,11 @@ class Server:
         verify_peer: bool = False,
         mtu: int | None = None,
         max_sessions: int = 10_000,
+        max_sessions_per_address: int | None = None,
+        max_sessions_per_prefix: int | None = None,
+        max_handshakes: int = 4096,
+        max_handshakes_per_address: int = 512,
+        max_handshakes_per_prefix: int = 1024,
         handshake_timeout: float = 30.0,
         idle_timeout: float = 300.0,
         max_queue: int = 256,
@@ -150,6 +165,15 @@ class Server:
         self._owner = ffi.gc(self._box, lib.gcookie_server_free)
         self._counted = memoryview(ffi.buffer(ffi.addressof(self._native, "counters"))).cast("Q")
         self._native.idle_seconds = idle_seconds
+        limits = self._native.limits
+        limits.kept = _MOST_KEPT
+        limits.handshakes = _most("max_handshakes", max_handshakes)
+        limits.handshakes_of[0] = _most("max_handshakes_per_address", max_handshakes_per_address)
+        limits.handshakes_of[1] = _most("max_handshakes_per_prefix", max_handshakes_per_prefix)
+        self._shares = (
+            ("max_sessions_per_address", max_sessions_per_address, 32),
+            ("max_sessions_per_prefix", max_sessions_per_prefix, 64),
+        )
         self._lookups = _Lookups(self._native)
         self._known: dict[int, Settings] = {}  # that sessions may have
         self.max_sessions = max_sessions
@@ -183,11 +207,14 @@ class Server:
     @property
     def max_sessions(self) -> int:
         """Connections at once; may be set anew. Those that there are stay."""
-        return int(self._native.max_sessions)
+        return int(self._native.limits.sessions)
 
     @max_sessions.setter
     def max_sessions(self, most: int) -> None:
-        self._native.max_sessions = min(integer("max_sessions", most, 1), _MOST_SESSIONS)
+        limits = self._native.limits
+        limits.sessions = most = _most("max_sessions", most)
+        for scope, (name, share, part) in enumerate(self._shares):
+            limits.sessions_of[scope] = most - most // part if share is None else _most(name, share)
 
     @property
     def counters(self) -> ServerCounters:
@@ -440,9 +467,12 @@ class Server:
             counters.records_refused,
             counters.messages_received,
             counters.messages_sent,
-            *closed,
+            *by_reason,
         ) = counted
-        counters.closed.update(zip(_REASONS, closed, strict=True))
+        number = len(_REASONS)
+        counters.closed.update(zip(_REASONS, by_reason[:number], strict=True))
+        counters.displaced = by_reason[number]
+        counters.refused_by.update(zip(RefusalReason, by_reason[number + 1 :], strict=True))
 
     def _note_error(self, error: Exception | None) -> None:
         if error is None:
@@ -500,6 +530,10 @@ class _Lookups(Transport):
                     raise error
                 finally:
                     del error, left
+
+
+def _most(name: str, value: int) -> int:
+    return min(integer(name, value, 1), _UNLIMITED)
 
 
 def _turn() -> Any:

@@ -56,6 +56,13 @@ _PROGRAM = "gnutls-cookie serve"
 _PORT = 5556  # gnutls-serv's
 _MAX_WORKERS = 1024
 _MAX_SESSIONS = 0xFFFFFFFF
+_SHARES = {  # with Server's own defaults
+    "max_sessions_per_address": (None, "of one IP address (all but a 32nd of --max-sessions)"),
+    "max_sessions_per_prefix": (None, "of one network, /24 or /64 (all but a 64th)"),
+    "max_handshakes": (4096, "under way at once (4096)"),
+    "max_handshakes_per_address": (512, "of one IP address (512)"),
+    "max_handshakes_per_prefix": (1024, "of one network (1024)"),
+}
 _STATS_MIN_SECONDS = 0.01
 _LISTEN_FDS_START = 3  # sd_listen_fds(3)
 
@@ -110,6 +117,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="processes on the port (1)",
     )
     add("--max-sessions", metavar="N", type=int, default=10_000, help="of a process (10000)")
+    for name, (most, text) in _SHARES.items():
+        add(f"--{name.replace('_', '-')}", metavar="N", type=int, default=most, help=text)
     add("--handshake-timeout", metavar="SECONDS", type=float, default=30.0, help="(30)")
     add("--idle-timeout", metavar="SECONDS", type=float, default=300.0, help="inf: none (300)")
     add("--stats", metavar="SECONDS", type=float, help="print counters every SECONDS")
@@ -191,6 +200,7 @@ class _Service:
             "max_sessions": options.max_sessions,
             "handshake_timeout": options.handshake_timeout,
             "idle_timeout": options.idle_timeout,
+            **_shares(options),
         }
         try:
             Server(self.credentials, **self._limits)
@@ -468,6 +478,12 @@ def _activated(options: argparse.Namespace) -> socket.socket:
 # --- numbers --------------------------------------------------------------------------------------
 
 
+def _shares(options: argparse.Namespace) -> dict[str, int]:
+    """The limits of addresses and networks; what is None is for Server to find."""
+    given = {name: getattr(options, name) for name in _SHARES}
+    return {name: most for name, most in given.items() if most is not None}
+
+
 def _check_numbers(options: argparse.Namespace) -> None:
     """Refuse what no limit can be. The library judges the rest, where it is used."""
     stats = options.stats
@@ -476,5 +492,7 @@ def _check_numbers(options: argparse.Namespace) -> None:
         raise _Unusable(f"--stats must be above {least}, not {stats:g} seconds")
     if not options.idle_timeout > 0:
         raise _Unusable(f"--idle-timeout must be above 0, not {options.idle_timeout:g} seconds")
-    if not 1 <= options.max_sessions <= _MAX_SESSIONS:
-        raise _Unusable(f"--max-sessions must be in 1..{_MAX_SESSIONS}, not {options.max_sessions}")
+    for name, most in {"max_sessions": options.max_sessions, **_shares(options)}.items():
+        if not 1 <= most <= _MAX_SESSIONS:
+            option = f"--{name.replace('_', '-')}"
+            raise _Unusable(f"{option} must be in 1..{_MAX_SESSIONS}, not {most}")

@@ -13,25 +13,43 @@ enum { LEAST = 64 }; /* places */
 
 /* --- rings ------------------------------------------------------------------------------------ */
 
-static void empty(struct gcookie_link *ring) {
-    ring->older = ring->newer = ring;
-}
-
-static void take_out(struct gcookie_link *link) {
-    link->older->newer = link->newer;
-    link->newer->older = link->older;
-    empty(link);
-}
-
-static void put_newest(struct gcookie_link *ring, struct gcookie_link *link) {
-    link->older = ring->older;
-    link->newer = ring;
-    ring->older->newer = link;
-    ring->older = link;
-}
-
 static struct gcookie_connection *oldest(const struct gcookie_link *ring) {
-    return ring->newer == ring ? NULL : OF_LINK(ring->newer);
+    struct gcookie_link *const first = gcookie_ring_oldest(ring);
+    return first == NULL ? NULL : OF_LINK(first);
+}
+
+static struct gcookie_connection *of_member(const struct gcookie_link *link,
+                                            enum gcookie_scope scope) {
+    const size_t at = offsetof(struct gcookie_connection, members) +
+                      (size_t)scope * sizeof(struct gcookie_member) +
+                      offsetof(struct gcookie_member, link);
+    return (struct gcookie_connection *)((char *)link - at);
+}
+
+struct gcookie_connection *gcookie_connections_first_of(const struct gcookie_share *share,
+                                                        enum gcookie_scope scope) {
+    const struct gcookie_link *const first = gcookie_ring_oldest(&share->handshakes);
+    return first == NULL ? NULL : of_member(first, scope);
+}
+
+struct gcookie_connection *gcookie_connections_next_of(const struct gcookie_share *share,
+                                                       enum gcookie_scope scope,
+                                                       const struct gcookie_connection *one) {
+    const struct gcookie_link *const next = one->members[scope].link.newer;
+    return next == &share->handshakes ? NULL : of_member(next, scope);
+}
+
+struct gcookie_connection *gcookie_connections_younger(const struct gcookie_connections *all,
+                                                       const struct gcookie_connection *one) {
+    return one->link.newer == &all->handshaking ? NULL : OF_LINK(one->link.newer);
+}
+
+struct gcookie_connection *gcookie_connections_keeping(const struct gcookie_connections *all) {
+    struct gcookie_link *const first = gcookie_ring_oldest(&all->keeping);
+    return first == NULL
+               ? NULL
+               : (struct gcookie_connection *)((char *)first -
+                                               offsetof(struct gcookie_connection, keeping));
 }
 
 /* --- a heap of timers ------------------------------------------------------------------------- */
@@ -100,9 +118,28 @@ void gcookie_connections_touch(struct gcookie_connections *all, struct gcookie_c
     one->active = now;
     unschedule(all, one);
     if (all->established.older != &one->link) {
-        take_out(&one->link);
-        put_newest(&all->established, &one->link);
+        gcookie_ring_take_out(&one->link);
+        gcookie_ring_put_newest(&all->established, &one->link);
     }
+}
+
+void gcookie_connections_establish(struct gcookie_connections *all, struct gcookie_connection *one,
+                                   double now) {
+    one->is_current = 1;
+    all->handshaking_count--;
+    gcookie_shares_establish(one->members);
+    gcookie_connections_keep(all, one, 0);
+    gcookie_connections_touch(all, one, now);
+}
+
+void gcookie_connections_keep(struct gcookie_connections *all, struct gcookie_connection *one,
+                              uint32_t kept) {
+    if (one->kept == 0 && kept > 0)
+        gcookie_ring_put_newest(&all->keeping, &one->keeping);
+    else if (one->kept > 0 && kept == 0)
+        gcookie_ring_take_out(&one->keeping);
+    all->kept = all->kept - one->kept + kept;
+    one->kept = kept;
 }
 
 /* --- numbers ---------------------------------------------------------------------------------- */
@@ -152,10 +189,14 @@ const struct gcookie_path *gcookie_connection_path(const struct gcookie_wire *wi
 /* --- all of it -------------------------------------------------------------------------------- */
 
 int gcookie_connections_init(struct gcookie_connections *all) {
+    int code;
+
     memset(all, 0, sizeof *all);
-    empty(&all->handshaking);
-    empty(&all->established);
-    return gcookie_table_init(&all->table);
+    gcookie_ring_empty(&all->handshaking);
+    gcookie_ring_empty(&all->established);
+    gcookie_ring_empty(&all->keeping);
+    code = gcookie_table_init(&all->shares);
+    return code < 0 ? code : gcookie_table_init(&all->table);
 }
 
 static void nothing(struct gcookie_node *node) {
@@ -164,6 +205,7 @@ static void nothing(struct gcookie_node *node) {
 
 void gcookie_connections_clear(struct gcookie_connections *all) {
     gcookie_table_drain(&all->table, nothing);
+    gcookie_table_drain(&all->shares, nothing); /* they went with the last connection */
     free(all->slots);
     free(all->heap);
     all->slots = NULL;
@@ -179,23 +221,33 @@ int gcookie_connections_add(struct gcookie_connections *all, struct gcookie_conn
     if (!gcookie_address_key(key, &one->path.address) || !make_room(all))
         return 0;
     one->node.hash = gcookie_table_hash(&all->table, key, sizeof key);
-    if (gcookie_table_add(&all->table, &one->node) < 0)
+    if (!gcookie_shares_join(&all->shares, &one->path.address, one->members))
         return 0;
+    if (gcookie_table_add(&all->table, &one->node) < 0) {
+        gcookie_shares_leave(&all->shares, one->members, 0);
+        return 0;
+    }
     at = all->free_slot - 1;
     all->free_slot = all->slots[at].next_free;
     all->slots[at].connection = one;
     one->id = (uint64_t)all->slots[at].generation << 32 | at;
     one->is_open = 1;
     one->place = 0;
-    put_newest(&all->handshaking, &one->link);
+    one->kept = 0;
+    gcookie_ring_put_newest(&all->handshaking, &one->link);
+    all->handshaking_count++;
     return 1;
 }
 
 void gcookie_connections_remove(struct gcookie_connections *all, struct gcookie_connection *one) {
     struct gcookie_slot *slot = &all->slots[(uint32_t)one->id];
     one->is_open = 0;
+    if (!one->is_current)
+        all->handshaking_count--;
+    gcookie_connections_keep(all, one, 0);
+    gcookie_shares_leave(&all->shares, one->members, one->is_current);
     unschedule(all, one);
-    take_out(&one->link);
+    gcookie_ring_take_out(&one->link);
     gcookie_table_remove(&all->table, &one->node);
     slot->connection = NULL;
     if (slot->generation == UINT32_MAX)

@@ -3,25 +3,26 @@
 #ifndef GNUTLS_COOKIE_CONNECTIONS_H
 #define GNUTLS_COOKIE_CONNECTIONS_H
 
+#include "ring.h"
+#include "shares.h"
 #include "table.h"
 #include "turn.h"
 #include "wire.h"
-
-/* In a ring; the ring's own link is its end. */
-struct gcookie_link {
-    struct gcookie_link *older, *newer;
-};
 
 struct gcookie_connection {
     struct gcookie_wire wire; /* first: it is counted, and freed with the last holder */
     struct gcookie_node node; /* by address */
     struct gcookie_link link; /* established: by the last message; before: by its beginning */
+    struct gcookie_member members[GCOOKIE_SCOPES];
+    struct gcookie_link keeping; /* by the time since which it keeps something */
+    uint32_t kept;               /* bytes of messages that are not whole yet */
     struct gcookie_path path;
     uint64_t id;
     uint64_t hello;         /* a hash of what tells its ClientHello from others */
     uint32_t messages_read; /* of the handshake */
     int is_current;         /* established; else it would replace the one that is */
     int is_open;
+    int is_doomed;   /* another hello came from its address and port, and nothing of it since */
     double moved_on; /* when the client last said more than its hello; infinity: never */
     double started;
     double active; /* when the last message came or went */
@@ -42,6 +43,10 @@ struct gcookie_connections {
     struct gcookie_connection **heap;
     size_t heap_count, heap_capacity;
     struct gcookie_link handshaking, established;
+    size_t handshaking_count;
+    struct gcookie_table shares;
+    struct gcookie_link keeping;
+    uint64_t kept; /* bytes */
 };
 
 /* 0, or a negative code of libgnutls. */
@@ -70,7 +75,15 @@ struct gcookie_pair gcookie_connections_of(const struct gcookie_connections *all
 void gcookie_connections_schedule(struct gcookie_connections *all, struct gcookie_connection *one,
                                   double due);
 
-/* Its handshake is complete, or a message came or went. */
+/* Its handshake is complete. */
+void gcookie_connections_establish(struct gcookie_connections *all, struct gcookie_connection *one,
+                                   double now);
+
+/* What its handshake keeps now, in bytes. */
+void gcookie_connections_keep(struct gcookie_connections *all, struct gcookie_connection *one,
+                              uint32_t kept);
+
+/* A message came or went. */
 void gcookie_connections_touch(struct gcookie_connections *all, struct gcookie_connection *one,
                                double now);
 
@@ -81,5 +94,17 @@ const struct gcookie_path *gcookie_connection_path(const struct gcookie_wire *wi
 struct gcookie_connection *gcookie_connections_due(const struct gcookie_connections *all);
 struct gcookie_connection *gcookie_connections_idle(const struct gcookie_connections *all);
 struct gcookie_connection *gcookie_connections_oldest(const struct gcookie_connections *all);
+struct gcookie_connection *gcookie_connections_keeping(const struct gcookie_connections *all);
+
+/* The handshake that began after another; NULL: none did. */
+struct gcookie_connection *gcookie_connections_younger(const struct gcookie_connections *all,
+                                                       const struct gcookie_connection *one);
+
+/* The oldest handshake of a share, and the one that began after another. */
+struct gcookie_connection *gcookie_connections_first_of(const struct gcookie_share *share,
+                                                        enum gcookie_scope scope);
+struct gcookie_connection *gcookie_connections_next_of(const struct gcookie_share *share,
+                                                       enum gcookie_scope scope,
+                                                       const struct gcookie_connection *one);
 
 #endif

@@ -35,6 +35,7 @@ int gcookie_server_new(struct gcookie_server **box) {
     }
     server->tells_forgotten = 1;
     server->idle_seconds = INFINITY;
+    memset(&server->limits, 0xff, sizeof server->limits); /* none */
     *box = server;
     return 0;
 }
@@ -140,8 +141,7 @@ static void establish(struct gcookie_server *server, struct gcookie_connection *
     counters->connected++;
     counters->records_refused += gcookie_wire_refused(&one->wire);
     one->moved_on = server->now;
-    one->is_current = 1;
-    gcookie_connections_touch(&server->connections, one, server->now);
+    gcookie_connections_establish(&server->connections, one, server->now);
     gcookie_turn_collect(server->turn, &one->path, one->id);
     if (former != NULL)
         end(server, former, GCOOKIE_CLOSED_REPLACED, 0);
@@ -181,6 +181,7 @@ static int go_on(struct gcookie_server *server, struct gcookie_connection *one,
     if (messages_read(one) != one->messages_read) {
         if (one->messages_read > 0) /* the hello was before */
             one->moved_on = server->now;
+        one->is_doomed = 0;
         one->messages_read = messages_read(one);
     }
     if (code == 0) {
@@ -221,6 +222,15 @@ static int take_messages(struct gcookie_server *server, struct gcookie_connectio
     return 1;
 }
 
+/* Of all that handshakes keep the limit is one, and the first to keep something gives way. */
+static void bound_kept(struct gcookie_server *server, struct gcookie_connection *one) {
+    struct gcookie_connections *const all = &server->connections;
+
+    gcookie_connections_keep(all, one, one->wire.guard == NULL ? 0 : one->wire.guard->kept);
+    while (all->kept > server->limits.kept)
+        end(server, gcookie_connections_keeping(all), GCOOKIE_CLOSED_DISPLACED, 0);
+}
+
 /* Let a session work on a datagram, or on its timer; a failure ends this connection alone. */
 static void advance(struct gcookie_server *server, struct gcookie_connection *one,
                     const unsigned char *datagram, size_t size) {
@@ -233,6 +243,7 @@ static void advance(struct gcookie_server *server, struct gcookie_connection *on
     if (one->wire.established && !take_messages(server, one, at, left))
         return;
     gcookie_turn_collect(server->turn, &one->path, one->id);
+    bound_kept(server, one);
 }
 
 /* --- in --------------------------------------------------------------------------------------- */
@@ -295,17 +306,27 @@ static void receive_hello(struct gcookie_server *server, const struct gcookie_pa
     struct gcookie_connection *one = repeats(server, there.pending, hello)   ? there.pending
                                      : repeats(server, there.current, hello) ? there.current
                                                                              : NULL;
+    struct gcookie_connection *victims[GCOOKIE_MOST_VICTIMS + 1];
+    enum gcookie_refusal refusal;
+
     if (one != NULL) {
         server->counters.duplicates++;
+        one->is_doomed = 0;
         advance(server, one, datagram, size);
         return;
     }
-    if (there.pending != NULL)
-        end(server, there.pending, GCOOKIE_CLOSED_REPLACED, 0);
-    if (server->counters.sessions + server->counters.handshaking >= server->max_sessions) {
+    refusal = gcookie_admission(&server->connections, &server->limits, &path->address,
+                                there.pending, server->now, victims);
+    if (refusal == GCOOKIE_REFUSED_EARLY)
+        there.pending->is_doomed = 1;
+    if (refusal != GCOOKIE_ADMITTED) {
         server->counters.refused++;
+        server->counters.refused_by[refusal]++;
         return;
     }
+    for (size_t at = 0; victims[at] != NULL; at++)
+        end(server, victims[at],
+            victims[at] == there.pending ? GCOOKIE_CLOSED_REPLACED : GCOOKIE_CLOSED_DISPLACED, 0);
     one = open_connection(server, path, hello, prestate);
     if (one != NULL)
         advance(server, one, datagram, size);
@@ -353,6 +374,8 @@ int gcookie_server_handle_timeout(struct gcookie_server *server, struct gcookie_
     while ((one = gcookie_connections_due(&server->connections)) != NULL && one->due <= now) {
         if (now >= one->started + one->wire.settings->handshake_seconds)
             end(server, one, GCOOKIE_CLOSED_TIMED_OUT, 0);
+        else if (one->is_doomed) /* its flight would go to the client that has started again */
+            end(server, one, GCOOKIE_CLOSED_REPLACED, 0);
         else
             advance(server, one, NULL, 0);
     }

@@ -10,6 +10,7 @@
 #ifndef GNUTLS_COOKIE_SERVER_H
 #define GNUTLS_COOKIE_SERVER_H
 
+#include "admission.h"
 #include "connections.h"
 #include "turn.h"
 
@@ -20,8 +21,9 @@ enum gcookie_close_reason {
     GCOOKIE_CLOSED_IDLE = 3,
     GCOOKIE_CLOSED_TIMED_OUT = 4,
     GCOOKIE_CLOSED_FAILED = 5,
+    GCOOKIE_CLOSED_DISPLACED = 6, /* a handshake, for the sake of a newer one */
 };
-enum { GCOOKIE_CLOSE_REASONS = 6 };
+enum { GCOOKIE_CLOSE_REASONS = 7 };
 
 /* As ServerCounters in server.py has them. */
 struct gcookie_server_counters {
@@ -35,11 +37,12 @@ struct gcookie_server_counters {
     uint64_t messages_received;
     uint64_t messages_sent;
     uint64_t closed[GCOOKIE_CLOSE_REASONS];
+    uint64_t refused_by[GCOOKIE_REFUSALS];
 };
 
 struct gcookie_server {
     struct gcookie_server_counters counters;
-    uint64_t max_sessions;
+    struct gcookie_limits limits;
     double idle_seconds;               /* may be infinity */
     struct gcookie_settings *settings; /* of new sessions */
     int tells_forgotten;               /* 1: addresses without a connection are told of */

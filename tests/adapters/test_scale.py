@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from gnutls_cookie import CertificateCredentials, Session, aio, client_data
-from gnutls_cookie._ffi import lib
+from gnutls_cookie._ffi import ffi, lib
 from gnutls_cookie.listener import send_each
 from tests.support.common import libgnutls, openssl, running, udp_socket
 from tests.support.peers import CERTS, client_of, established, trusting
@@ -283,7 +283,7 @@ def test_lengths_that_disagree_are_not_read_beyond() -> None:
             (name, 17, b"abcdef", [2, 2, 2], 3),
             (b"", 16, b"", [], 0),
         ]:
-            given = (names, len(names), size, data, len(data), sizes, len(sizes))
+            given = (names, len(names), size, data, len(data), sizes, ffi.NULL, len(sizes))
             assert lib.gcookie_udp_send(sock.fileno(), *given) == lost
             for at in range(len(sizes) - lost):
                 assert there.recv(100) == data[2 * at : 2 * at + 2]

@@ -38,6 +38,7 @@ from gnutls_cookie import (
     Prestate,
     PSKCredentials,
     PushError,
+    RefusalReason,
     Server,
     ServerCounters,
     Session,
@@ -282,6 +283,8 @@ def connecting() -> None:
             raise AssertionError(happened)
     server = Server(PSKCredentials("sensor-1", b"0123456789abcdef"))
     counters: ServerCounters = server.counters
+    refused: int = counters.refused_by[RefusalReason.ADDRESS]
+    assert refused == counters.refused
     failures: list[HandshakeFailure] = server.failures()
     assert (counters.connected, failures) == (0, [])
     reply: bytes = cookie_reply(b"k" * 16, b"client", Prestate())

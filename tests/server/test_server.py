@@ -330,6 +330,7 @@ def test_second_return_while_the_first_is_pending() -> None:
     old = bench.connected()
     given_up, new = bench.client(address=old.address), bench.client(address=old.address)
     bench.at_server_hello(given_up)
+    bench.pass_time(2 * RETRANSMIT)
     bench.lose()
     bench.at_server_hello(new)
     assert len(bench.server) == 2
@@ -432,6 +433,7 @@ def test_returning_client_needs_no_place_of_its_own_beside_the_one_it_leaves() -
     client = bench.connected()
     first, second = bench.client(address=client.address), bench.client(address=client.address)
     bench.at_server_hello(first)
+    bench.pass_time(2 * RETRANSMIT)
     bench.lose()
     bench.at_server_hello(second)
     assert bench.server.counters.refused == 0
