@@ -142,7 +142,8 @@ class ClientPlan:
         self._credentials = credentials
         self._name = server_name_for(host, server_name)
         self._options: ClientOptions = {"handshake_timeout": _HANDSHAKE_SECONDS, **options}
-        self._client()  # what is wrong with them is said before a name is resolved
+        # Made now, so that what is wrong with them is said before a name is resolved.
+        self._first: Client | None = self._client(self._options["handshake_timeout"])
 
     def attempts(self, found: Sequence[Any], now: float) -> Attempts:
         """The addresses that getaddrinfo found for host and port, to be tried in turn."""
@@ -161,7 +162,9 @@ class ClientPlan:
         """
         family, kind, protocol, _, address = attempts.info
         patience = attempts.patience(now)
-        client = self._client(handshake_timeout=attempts.seconds(now))
+        client, self._first = self._first, None
+        if client is None:
+            client = self._client(attempts.seconds(now))
         sock = socket.socket(family, kind, protocol)
         try:
             sock.setblocking(False)
@@ -173,6 +176,6 @@ class ClientPlan:
             sock.close()
             raise
 
-    def _client(self, **changed: float) -> Client:
-        options: Any = {**self._options, **changed}
+    def _client(self, handshake_timeout: float) -> Client:
+        options: ClientOptions = {**self._options, "handshake_timeout": handshake_timeout}
         return Client(self._credentials, server_name=self._name, **options)

@@ -86,10 +86,10 @@ def _shaken(endpoint: ClientEndpoint) -> ClientConnection:
         endpoint.connect(time.monotonic())
         while True:
             endpoint.settle(time.monotonic())  # the last flight, or the alert that says why not
+            if client.session.established:  # whatever came behind it: receive() tells
+                return ClientConnection(endpoint)
             if client.error is not None:
                 raise fresh(client.error)
-            if client.session.established:
-                return ClientConnection(endpoint)
             left = endpoint.timeout(time.monotonic())
             endpoint.wait(_WAIT_SECONDS if left is None else max(left, TICK))
             endpoint.turn(time.monotonic())

@@ -129,7 +129,11 @@ def start_server(
         credentials, limits,
     )  # fmt: skip
     server = DTLSServer(_bound(plan), handler, plan.grace)
-    server.start_serving()
+    try:
+        server.start_serving()
+    except BaseException:
+        server.close()
+        raise
     return server
 
 

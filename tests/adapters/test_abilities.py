@@ -334,6 +334,21 @@ def test_peer_is_told_by_get_extra_info(both: Blocking) -> None:
         assert client.get_extra_info("sockname", "none") == "none"
 
 
+def test_session_that_fails_at_once_is_connected_all_the_same(both: Blocking) -> None:
+    """The last flight and an alert come together: receive() tells, not connect()."""
+
+    def fail(there: Any) -> None:
+        there.session._alert(2, 80)
+        getattr(there, "send_nowait", there.send)(b"so that the alert goes out")
+
+    for _ in range(5):
+        with both.serving(seen=fail) as server:
+            client = both.connect(*server.address)
+            with pytest.raises(FatalAlertError, match="Internal error"):
+                both.receive(client)
+            both.do(client.close)
+
+
 def test_end_of_a_connection_is_seen_without_reading(both: Blocking) -> None:
     """wait_closed() and is_open, on both sides; what came before can still be received."""
     seen: queue.Queue[Any] = queue.Queue()

@@ -115,6 +115,21 @@ def test_server_that_never_served_is_closed(monkeypatch: pytest.MonkeyPatch) -> 
     assert not files or open_files() == files
 
 
+def test_server_whose_thread_cannot_be_made_leaves_no_socket(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """start_server() raises."""
+    files = open_files() if os.path.isdir("/proc/self/fd") else set()
+
+    def starved(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("gnutls_cookie.blocking.threads._thread.start_new_thread", starved)
+    with pytest.raises(RuntimeError, match="thread"):
+        start()
+    assert not files or open_files() == files
+
+
 def test_close_in_the_child_of_a_fork() -> None:
     """The parent's clients hear nothing."""
     program = """
