@@ -14,6 +14,7 @@ from .address import SocketAddress
 from .client import Client
 from .errors import timed_out
 from .server import Connection, Event
+from .session import TICK
 from .sockets import LARGEST_DATAGRAM, send_or_lose
 
 if TYPE_CHECKING:
@@ -87,12 +88,16 @@ class ClientEndpoint:
                 break
             self._silent_until = None
             self.client.receive_datagram(datagram, now)
-        left = self.timeout(now)
-        return self.settle(now) if left is None or left > 0 else self.handle_timeout(now)
+        left = self.client.timeout(now)
+        is_late = self._silent_until is not None and now >= self._silent_until
+        is_due = is_late or (left is not None and left <= 0)
+        return self.handle_timeout(now) if is_due else self.settle(now)
 
     def timeout(self, now: float) -> float | None:
         """Seconds until handle_timeout() wants to be called; None where no timer runs."""
         left = self.client.timeout(now)
+        if left is not None:
+            left = max(left, TICK)  # a session's timer that reads 0 may not be due yet
         if self._silent_until is None:
             return left
         silent = max(0.0, self._silent_until - now)

@@ -16,7 +16,6 @@ from gnutls_cookie.endpoint import Endpoint
 from gnutls_cookie.errors import GnuTLSError, connection_closed
 from gnutls_cookie.server import Connection as CoreConnection
 from gnutls_cookie.server import Event
-from gnutls_cookie.session import TICK
 
 from .waiter import Waiter
 
@@ -151,7 +150,7 @@ class SocketDriver:
         seconds = self.endpoint.timeout(_monotonic())
         if seconds is None:
             return
-        when = self.loop.time() + min(max(seconds, TICK), _TIMER_SECONDS)
+        when = self.loop.time() + min(seconds, _TIMER_SECONDS)
         if self._timer is not None:
             if self._timer.when() <= when:
                 return

@@ -15,7 +15,7 @@ from gnutls_cookie.errors import connection_closed, fresh
 from gnutls_cookie.locks import OwnedLock
 from gnutls_cookie.options import ClientOptions
 from gnutls_cookie.plans import ClientPlan
-from gnutls_cookie.session import TICK, Credentials
+from gnutls_cookie.session import Credentials
 
 from .connection import Connection, Deadline
 
@@ -91,7 +91,7 @@ def _shaken(endpoint: ClientEndpoint) -> ClientConnection:
             if client.error is not None:
                 raise fresh(client.error)
             left = endpoint.timeout(time.monotonic())
-            endpoint.wait(_WAIT_SECONDS if left is None else max(left, TICK))
+            endpoint.wait(_WAIT_SECONDS if left is None else left)
             endpoint.turn(time.monotonic())
     except BaseException:
         endpoint.end(client)
@@ -215,7 +215,7 @@ class ClientConnection(Connection):
         if not self._core.is_open:
             return None
         left = self._endpoint.timeout(now)
-        return _WAIT_SECONDS if left is None else min(max(left, TICK), _WAIT_SECONDS)
+        return _WAIT_SECONDS if left is None else min(left, _WAIT_SECONDS)
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
         if not hasattr(self, "_is_open") or self._endpoint.sock.fileno() < 0:

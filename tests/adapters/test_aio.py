@@ -18,6 +18,7 @@ import pytest
 from gnutls_cookie import GnuTLSError, KeyRing, aio
 from gnutls_cookie.aio import Connection, DTLSServer
 from gnutls_cookie.client_endpoint import ClientEndpoint
+from gnutls_cookie.endpoint import Endpoint
 from gnutls_cookie.errors import (
     CertificateVerificationError,
     FatalAlertError,
@@ -928,6 +929,30 @@ def test_uvloop() -> None:
     """The same on the other loop that many use."""
     python_peer("uvloop")
     assert python_in_silence(UVLOOP, timeout=60, dev=False) == "done\n"
+
+
+@asynchronous
+async def test_server_with_more_to_do_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is due at once is done in the next turn of the loop. Turns are counted, not time."""
+    called = 0
+    handle_timeout = Endpoint.handle_timeout
+
+    def counted(endpoint: Endpoint, now: float) -> Any:
+        nonlocal called
+        called += 1
+        return handle_timeout(endpoint, now)
+
+    async with await start() as server, await connect(server) as client:
+        assert await echoes(client)
+        monkeypatch.setattr(Endpoint, "timeout", lambda endpoint, now: 0.0)
+        monkeypatch.setattr(Endpoint, "handle_timeout", counted)
+        await client.send(b"a turn, which sets the timer")
+        assert await client.receive() is not None
+        called = 0
+        for _ in range(100):
+            await asyncio.sleep(0)
+        monkeypatch.undo()
+        assert called >= 25
 
 
 @asynchronous
