@@ -16,6 +16,7 @@ import pytest
 
 from gnutls_cookie import PSKCredentials
 from gnutls_cookie.blocking import connect
+from gnutls_cookie.cli.workers import Worker, Workers
 from tests.support.common import running, seeded
 from tests.support.peers import IDENTITY, PSK_KEY
 from tests.support.serve import (
@@ -335,6 +336,21 @@ def test_server_without_any_worker_is_given_up(how: str, tmp_path: Path) -> None
         said, _ = served.child.communicate(timeout=2 * SECONDS)
     assert served.child.returncode == 1
     assert b"times in a row" in said
+
+
+def test_deaths_of_long_ago_delay_no_restart() -> None:
+    """A worker that had served for a minute is due again at once, each time; one that dies young is
+    due later and later."""
+    workers = Workers([], lambda *_: 0, lambda: True, lambda: None)
+    with socket.socket() as sock:
+        for up_s, waits in ((60.0, False), (0.0, True)):
+            worker = Worker(0, sock)
+            for turn in range(3):
+                worker.pid, worker.serves, worker.started = 1, True, time.monotonic() - up_s
+                workers._bury(worker, -signal.SIGKILL)
+                assert (worker.due > time.monotonic()) == (waits and turn > 0)
+    for descriptor in (workers._lifeline, workers._held, workers._ready, workers._say_ready):
+        os.close(descriptor)
 
 
 def test_socket_that_fails_is_no_success() -> None:
