@@ -153,7 +153,7 @@ def test_servers_may_share_a_port(both: Blocking) -> None:
             assert sum(connected) == 8
 
 
-def test_keys_of_a_server_may_be_set_anew(both: Blocking) -> None:
+def test_keys_of_a_server_may_be_replaced(both: Blocking) -> None:
     """Another KeyRing, for clients to come; the others are served on."""
     with both.serving() as server, both.client(*server.address) as early:
         ring = KeyRing(b"a key that the test knows")
@@ -167,7 +167,7 @@ def test_keys_of_a_server_may_be_set_anew(both: Blocking) -> None:
         assert both.echoes(early)
 
 
-def test_credentials_of_a_server_may_be_set_anew(both: Blocking) -> None:
+def test_credentials_of_a_server_may_be_replaced(both: Blocking) -> None:
     """New clients need the new ones, others keep theirs; what is wrong changes nothing."""
     with both.serving(credentials=psk()) as server, both.client(*server.address) as early:
         wrong: Any = "no credentials"

@@ -147,7 +147,9 @@ WRONG_HOSTS = [
 
 @each_adapter
 @pytest.mark.parametrize(("port", "error"), [*WRONG_PORTS, (0, ValueError)])
-def test_connect_refuses_what_is_no_port(adapter: str, port: Any, error: type[Exception]) -> None:
+def test_connect_refuses_what_is_not_a_port(
+    adapter: str, port: Any, error: type[Exception]
+) -> None:
     """getaddrinfo() takes 65537 for 1, and None for any."""
     with bounded(), pytest.raises(error, match=r"^port must be "):
         echo_through(adapter, "127.0.0.1", port, credentials=psk(), handshake_timeout=0.2)
@@ -155,14 +157,14 @@ def test_connect_refuses_what_is_no_port(adapter: str, port: Any, error: type[Ex
 
 @each_adapter
 @pytest.mark.parametrize(("port", "error"), WRONG_PORTS)
-def test_server_refuses_what_is_no_port(adapter: str, port: Any, error: type[Exception]) -> None:
+def test_server_refuses_what_is_not_a_port(adapter: str, port: Any, error: type[Exception]) -> None:
     """Else it would serve at another one."""
     with pytest.raises(error, match=r"^port must be "):
         serve_nothing(adapter, "127.0.0.1", port)
 
 
 @pytest.mark.parametrize(("port", "error"), WRONG_PORTS)
-def test_local_address_refuses_what_is_no_port(port: Any, error: type[Exception]) -> None:
+def test_local_address_refuses_what_is_not_a_port(port: Any, error: type[Exception]) -> None:
     """It says which of the two ports it is."""
     with pytest.raises(error, match=r"^local_address: port must be "):
         echo_through("aio", "127.0.0.1", 5684, credentials=psk(), local_address=("127.0.0.1", port))
@@ -177,7 +179,7 @@ def test_local_address_is_a_pair(local: Any) -> None:
 
 @each_adapter
 @pytest.mark.parametrize(("host", "error"), WRONG_HOSTS)
-def test_what_is_no_host(adapter: str, host: Any, error: type[Exception]) -> None:
+def test_what_is_not_a_host(adapter: str, host: Any, error: type[Exception]) -> None:
     """Named, for a server and a client; no name is looked up in vain."""
     with pytest.raises(error, match=r"^host "):
         serve_nothing(adapter, host, 0)
@@ -189,7 +191,7 @@ def test_what_is_no_host(adapter: str, host: Any, error: type[Exception]) -> Non
 @pytest.mark.parametrize(
     ("value", "error"), [(math.nan, ValueError), ("1", TypeError), (True, TypeError)]
 )
-def test_grace_that_is_no_time(adapter: str, value: Any, error: type[Exception]) -> None:
+def test_grace_that_is_not_a_time(adapter: str, value: Any, error: type[Exception]) -> None:
     """Refused before anything is bound."""
     with pytest.raises(error, match=r"^grace must be "):
         serve_nothing(adapter, "127.0.0.1", 0, grace=value)
@@ -218,7 +220,7 @@ def test_grace_without_end_or_none(adapter: str, value: Any) -> None:
         (None, TypeError),
     ],
 )
-def test_handshake_timeout_that_is_no_time(
+def test_handshake_timeout_that_is_not_a_time(
     adapter: str, value: Any, error: type[Exception]
 ) -> None:
     """libgnutls counts it in milliseconds of 32 bits; refused on both sides."""
@@ -241,7 +243,7 @@ def test_handshake_timeout_that_is_no_time(
         (None, TypeError),
     ],
 )
-def test_idle_timeout_that_is_no_time(adapter: str, value: Any, error: type[Exception]) -> None:
+def test_idle_timeout_that_is_not_a_time(adapter: str, value: Any, error: type[Exception]) -> None:
     """Refused as the server is made, not when its first client comes."""
     with pytest.raises(error, match="idle_timeout"):
         serve_nothing(adapter, "127.0.0.1", 0, idle_timeout=value)

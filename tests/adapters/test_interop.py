@@ -52,7 +52,7 @@ def usable(names: dict[str, object], never: bool = False) -> list[tuple[str, str
 @pytest.mark.peer
 @pytest.mark.parametrize("network", HOSTS)
 @pytest.mark.parametrize(("peer", "kind"), usable({**CLIENTS}))
-def test_client_of_others_is_served_by_ours(
+def test_third_party_client_is_served_by_ours(
     peer: str, kind: str, network: str, record_property: Record
 ) -> None:
     """One HelloVerifyRequest, the handshake, an answer; a goodbye ends both.
@@ -80,7 +80,7 @@ def test_client_of_others_is_served_by_ours(
 @pytest.mark.peer
 @pytest.mark.parametrize("network", HOSTS)
 @pytest.mark.parametrize(("peer", "kind"), usable({**CLIENTS}, never=True))
-def test_client_of_others_has_nothing_to_offer(
+def test_third_party_client_has_nothing_to_offer(
     peer: str, kind: str, network: str, record_property: Record
 ) -> None:
     """A pair that cannot work: no cipher suite in the client's hello is of that kind."""
@@ -94,7 +94,7 @@ def test_client_of_others_has_nothing_to_offer(
 
 @pytest.mark.peer
 @pytest.mark.parametrize("peer", [name for name in CLIENTS if "X.509" not in CLIENTS[name].never])
-def test_client_of_others_would_refuse_a_stranger(
+def test_third_party_client_would_refuse_a_stranger(
     peer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That it takes our certificate means something: with other trust it does not.

@@ -94,7 +94,7 @@ def test_timers_on_trio() -> None:
     ("command", "kind"),
     [(s_client_command, "PSK"), (s_client_command, "X.509"), (gnutls_cli_command, "X.509")],
 )
-def test_clients_of_others_at_trio(command: Callable[..., list[str]], kind: str) -> None:
+def test_third_party_clients_at_trio(command: Callable[..., list[str]], kind: str) -> None:
     """A line goes there and comes back."""
     with serving(BOTH) as address:
         child = subprocess.Popen(

@@ -215,7 +215,7 @@ def test_no_prestate_is_a_type_error(call: Callable[..., object], prestate: obje
         call(prestate=prestate)
 
 
-def test_none_is_no_prestate_for_send() -> None:
+def test_send_refuses_none_as_prestate() -> None:
     """verify makes a new one for None; C's send would crash on NULL."""
     for call in (send, reply):
         with pytest.raises(TypeError, match=r"\bprestate\b"):
@@ -308,7 +308,7 @@ def test_null_session_is_a_value_error(session: object) -> None:
 
 
 @pytest.mark.parametrize("session", [-1, -(2**63), 2**64, 2**70])
-def test_number_that_is_no_address_is_an_overflow(session: int) -> None:
+def test_number_that_is_not_an_address_is_an_overflow(session: int) -> None:
     """A pointer holds 0..UINTPTR_MAX."""
     with pytest.raises(OverflowError, match=r"\bsession\b"):
         prestate_set(session, Prestate())
@@ -346,7 +346,7 @@ def wrong_sessions() -> list[Any]:
 
 
 @pytest.mark.parametrize("index", range(len(wrong_sessions())))
-def test_what_is_no_session_is_a_type_error(index: int) -> None:
+def test_what_is_not_a_session_is_a_type_error(index: int) -> None:
     """Other types, values that are not pointers, and pointers to a pointer."""
     with pytest.raises(TypeError, match=r"\bsession\b"):
         prestate_set(wrong_sessions()[index], Prestate())

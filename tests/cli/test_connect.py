@@ -346,7 +346,7 @@ def test_server_that_vanishes_while_it_talks() -> None:
         assert b"Traceback" not in child.stdout.read()
 
 
-def test_a_socket_is_no_standard_file(port: int) -> None:
+def test_a_socket_is_not_a_standard_file(port: int) -> None:
     """With closed standard files the connection's socket has another number than these."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM):
         words = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *CONNECT, "--wait", "2"]

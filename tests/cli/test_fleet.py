@@ -97,7 +97,9 @@ def test_two_secrets_lose_one_round_trip(kind: str, balancer: Balancer, tmp_path
         assert sorted(node.counters["gate"]["presented"] for node in nodes) == [0, 1]
 
 
-def test_one_secret_bears_a_balancer_that_never_settles(balancer: Balancer, tmp_path: Path) -> None:
+def test_one_secret_works_with_a_balancer_that_never_settles(
+    balancer: Balancer, tmp_path: Path
+) -> None:
     """Where each hello goes to the next node, one secret still needs one HelloVerifyRequest."""
     with fleet(balancer, tmp_path, "restless", ONE) as nodes:
         assert run_client("ours", balancer) == 1

@@ -146,7 +146,7 @@ def test_sizes_that_cannot_be(memory: Memory) -> None:
     assert memory.recorder.lost == len(heads) - 1  # that of 1000 bytes takes the next unit too
 
 
-def test_any_memory_is_borne(memory: Memory) -> None:
+def test_no_content_of_memory_harms_the_writer(memory: Memory) -> None:
     """Random units, tags and heads: every line is JSON, no error, and there is an end."""
     numbers: random.Random = seeded()
     for _ in range(200):

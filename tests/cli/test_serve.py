@@ -217,7 +217,7 @@ def test_goodbye_to_every_client(number: signal.Signals, workers: int) -> None:
             one.close()
 
 
-def test_sighup_reads_everything_anew(tmp_path: Path) -> None:
+def test_sighup_reads_everything_again(tmp_path: Path) -> None:
     """New certificate, new secret; old sessions go on; what is broken changes nothing."""
     certificate, key, secret = (tmp_path / name for name in ("cert.pem", "key.pem", "secret"))
 

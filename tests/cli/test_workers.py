@@ -122,7 +122,7 @@ def test_five_dead_workers_at_once_end_nothing_else() -> None:
 
 
 @pytest.mark.slow
-def test_storm_of_kills_leaves_a_server_that_is_no_larger() -> None:
+def test_storm_of_kills_leaves_no_larger_server() -> None:
     """80 SIGKILLs at random moments: afterwards clients are served, and the parent has its size."""
     chance = seeded()
     with serving("--workers", "4", *CERT) as served:
@@ -143,7 +143,7 @@ def test_storm_of_kills_leaves_a_server_that_is_no_larger() -> None:
         assert reader.end() == 0
 
 
-def test_unknown_children_are_nobody_s_death() -> None:
+def test_unknown_children_that_end_change_nothing() -> None:
     """A process that became the server may have had children; a shell does that (exec)."""
     code = (
         "import os, sys\n"
@@ -292,7 +292,7 @@ def test_fork_that_fails_is_tried_again() -> None:
     assert b"cannot be started (Resource temporarily unavailable)" in served.said
 
 
-def test_fork_that_fails_for_ever_is_given_up() -> None:
+def test_fork_that_fails_forever_is_given_up() -> None:
     """One line for each try, exit code 1."""
     with starting("--workers", "2", fault=FORK_FAILS.format(times=-1)) as served:
         said, _ = served.child.communicate(timeout=2 * SECONDS)
@@ -353,7 +353,7 @@ def test_deaths_of_long_ago_delay_no_restart() -> None:
         os.close(descriptor)
 
 
-def test_socket_that_fails_is_no_success() -> None:
+def test_socket_that_fails_is_a_failure() -> None:
     """The server ends by itself: exit code 1, one line, no traceback."""
     with serving(*CERT, fault=SOCKET_FAILS) as served:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -368,7 +368,7 @@ def test_socket_that_fails_is_no_success() -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 4])
-def test_sighup_right_after_the_start_ends_nobody(workers: int, tmp_path: Path) -> None:
+def test_sighup_right_after_the_start_ends_no_worker(workers: int, tmp_path: Path) -> None:
     """Ten of them from the very line on that says "serving"; each worker reads, none ends."""
     secret = tmp_path / "secret"
     secret.write_bytes(bytes(32) + b".")
@@ -533,7 +533,7 @@ def test_workers_end_with_a_parent_that_was_killed() -> None:
         wait_until(lambda: not any(map(alive, pids)), "ended")
 
 
-def test_no_name_is_looked_up_for_ever() -> None:
+def test_no_name_is_looked_up_without_end() -> None:
     """Ctrl-C ends a look-up, which is a call of C that Python cannot interrupt."""
     for words in ["serve", "--host", "x"], ["connect", "--insecure", "x", "5684"]:
         fault = (

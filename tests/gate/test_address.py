@@ -127,7 +127,7 @@ def test_family_of_the_ip_may_be_named(family: int, address: tuple[str, int]) ->
         ("1" * 10000, 1),
     ],
 )
-def test_what_is_no_numeric_address_is_a_value_error(address: Any) -> None:
+def test_what_is_not_a_numeric_address_is_a_value_error(address: Any) -> None:
     """No name is looked up, nothing is guessed."""
     for layout in LAYOUTS:
         with pytest.raises(ValueError, match="address"):

@@ -1080,7 +1080,7 @@ def gnutls_command(port: int) -> list[str]:
 
 @pytest.mark.peer
 @pytest.mark.parametrize("client", [openssl_command, gnutls_command])
-def test_client_of_others_is_served(
+def test_third_party_client_is_served(
     listener: CookieListener, client: Callable[[int], list[str]]
 ) -> None:
     """One HelloVerifyRequest, one verified hello, a session from the prestate, an echo."""

@@ -395,7 +395,7 @@ def test_library_of_the_environment_is_the_one_linked(tree: Path) -> None:
     assert made(tree, "*.whl") == []
 
 
-def test_no_pkg_config_is_no_obstacle(tree: Path) -> None:
+def test_build_needs_no_pkg_config(tree: Path) -> None:
     """Headers and library in the places where every compiler looks need no flags."""
     if not any((folder / "gnutls" / "gnutls.h").exists() for folder in include_folders()):
         pytest.skip("the headers are in no default place here")

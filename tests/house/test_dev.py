@@ -113,7 +113,7 @@ def test_what_cannot_be_installed_is_named(machine: Machine) -> None:
     assert (machine.bin / "cbmc").exists()
 
 
-def test_nothing_is_asked_of_the_network_where_nothing_lacks(machine: Machine) -> None:
+def test_nothing_is_asked_of_the_network_where_nothing_is_missing(machine: Machine) -> None:
     """No package manager runs."""
     machine.script("cbmc", "exit 0")
     done = machine.run("prove")
@@ -151,7 +151,7 @@ def test_help_names_every_command(machine: Machine) -> None:
     assert "no command is called tset" in done.stderr
 
 
-def test_variables_of_the_environment_are_borne(machine: Machine) -> None:
+def test_odd_variables_of_the_environment_do_no_harm(machine: Machine) -> None:
     """No HOME, CDPATH, another language."""
     machine.script("cbmc", "exit 0")
     done = machine.run("prove", CDPATH="/", LANG="C", PYTHONPATH="/nowhere", PIP_USER="1")

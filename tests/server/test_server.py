@@ -129,7 +129,7 @@ def test_a_datagram_of_a_stranger_is_counted() -> None:
     assert (len(bench.server), bench.server.timeout(0.0)) == (0, None)
 
 
-def test_credentials_set_anew_hold_for_new_sessions() -> None:
+def test_replaced_credentials_hold_for_new_sessions() -> None:
     """Those that there are keep theirs."""
     bench = Bench(PSKCredentials("sensor-1", b"another key altogether"))
     bench.server.credentials = [certificate(), psk()]
@@ -464,7 +464,7 @@ def test_replaced_connection_gets_no_datagram_more() -> None:
     assert bench.echoes(new)
 
 
-def test_max_sessions_may_be_set_anew() -> None:
+def test_max_sessions_may_be_replaced() -> None:
     """More from then on, or fewer: those that there are stay."""
     bench = Bench(max_sessions=1)
     first = bench.connected()
@@ -508,7 +508,7 @@ def test_idle_timeout_ends_a_silent_connection_with_a_goodbye() -> None:
 
 
 @pytest.mark.parametrize("way", ["received", "sent"])
-def test_a_message_of_either_side_begins_the_idle_time_anew(way: str) -> None:
+def test_a_message_of_either_side_restarts_the_idle_time(way: str) -> None:
     """An hour of one message a minute."""
     bench = Bench(idle_timeout=90.0)
     client = bench.connected()
@@ -585,7 +585,7 @@ def test_a_queue_is_bounded_in_bytes_unless_told_otherwise() -> None:
 # --- what goes wrong ------------------------------------------------------------------------------
 
 
-def test_garbage_from_an_admitted_address_harms_nobody() -> None:
+def test_garbage_from_an_admitted_address_does_no_harm() -> None:
     """Random bytes and plausible records, during the handshake and after it."""
     bench = Bench()
     chance = seeded()
@@ -660,7 +660,7 @@ def test_failures_tell_who_failed_and_why() -> None:
     assert bench.server.failures() == []
 
 
-def test_failures_that_nobody_takes_are_bounded() -> None:
+def test_failures_that_are_not_taken_are_bounded() -> None:
     """The last ones stay."""
     bench = Bench(handshake_timeout=500.0)
     for clients in 44, 256:

@@ -228,7 +228,7 @@ async def echo(connection: aio.Connection) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("client", CLIENTS)
-def test_client_of_others_over_a_lossy_relay(client: str, seed: int) -> None:
+def test_third_party_client_over_a_lossy_relay(client: str, seed: int) -> None:
     """20 % lost each way, timers of 1 s: the handshake completes, and a line comes back."""
 
     async def main() -> None:

@@ -631,7 +631,7 @@ def test_one_forged_datagram_costs_a_handshake_nothing(role: str, what: str) -> 
         assert echoes(client, server)
 
 
-def test_forged_records_make_nobody_send_a_flight_again_and_again() -> None:
+def test_forged_records_make_no_peer_send_a_flight_again_and_again() -> None:
     """A stranger's datagrams are no lever: in the time of one retransmission, one at most."""
     client, server, _ = waiting_server()
     before = time.monotonic()

@@ -392,7 +392,7 @@ def test_message_before_the_goodbye_is_read_first() -> None:
         server.send(b"too late")
 
 
-def test_receive_after_the_goodbye_is_none_for_ever() -> None:
+def test_receive_after_the_goodbye_stays_none() -> None:
     """A loop that goes on reading reads nothing."""
     client, server = established()
     client.close()
@@ -479,7 +479,7 @@ def test_server_that_waits_for_a_hello_has_only_its_total_time() -> None:
     assert server.datagrams_to_send() == []
 
 
-def test_timer_is_no_longer_than_the_total_time() -> None:
+def test_timer_does_not_exceed_the_total_time() -> None:
     """Where the next retransmission would be later than that, and where it comes before."""
     client = client_of("PSK", retransmit_timeout=30.0, handshake_timeout=5.0)
     client.handshake()

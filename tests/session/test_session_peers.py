@@ -111,7 +111,7 @@ def serve(
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 @pytest.mark.parametrize("client", CLIENTS)
-def test_client_of_others_is_challenged_verified_and_served(client: str, host: str) -> None:
+def test_third_party_client_is_challenged_verified_and_served(client: str, host: str) -> None:
     """One cookie, the handshake, an echo, close_notify from each side, exit code 0."""
     command, kind, version = CLIENTS[client]
     priority = DTLS_1_0 if version == "DTLS1.0" else None
@@ -131,7 +131,7 @@ def test_client_of_others_is_challenged_verified_and_served(client: str, host: s
 
 
 @pytest.mark.parametrize("client", ["openssl X.509", "openssl PSK", "gnutls-cli X.509"])
-def test_client_of_others_understands_our_goodbye(client: str) -> None:
+def test_third_party_client_understands_our_goodbye(client: str) -> None:
     """We close first: the client says that it was closed, and ends with exit code 0."""
     command, kind, _ = CLIENTS[client]
     server, child, said = serve(command, kind, first_to_close="server")
