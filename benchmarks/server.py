@@ -1,5 +1,6 @@
 """Servers in Python to measure: listener [ADMITTED] | loop print as peers/servers.c does;
-aio x509|psk CERT|IDENTITY KEY|HEXKEY PRIORITY MTU is an echo server as peers/echo.c is."""
+aio|protocol|uvloop|blocking x509|psk CERT|IDENTITY KEY|HEXKEY PRIORITY MTU is an echo server as
+peers/echo.c is: tasks, callbacks, tasks on uvloop, threads."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import signal
 import socket
 import sys
 import time
+from typing import Any
 
 from gnutls_cookie import (
     CertificateCredentials,
@@ -18,6 +20,7 @@ from gnutls_cookie import (
     KeyRing,
     PSKCredentials,
     aio,
+    blocking,
     client_data,
 )
 
@@ -47,8 +50,37 @@ async def echo(connection: aio.Connection) -> None:
         await connection.send(message)
 
 
-async def serve(kind: str, one: str, two: str, priority: str, mtu: str) -> None:
+class Echo(aio.Protocol):
+    """The same by callbacks."""
+
+    __slots__ = ("_connection",)
+
+    def connected(self, connection: aio.Connection) -> None:
+        """Keep the connection."""
+        self._connection = connection
+
+    def message_received(self, message: bytes) -> None:
+        """Send it back."""
+        self._connection.send_nowait(message)
+
+
+def echo_in_thread(connection: blocking.Connection) -> None:
+    """The same in a thread."""
+    for message in connection:
+        connection.send(message)
+
+
+async def serve(handlers: dict[str, Any], options: dict[str, Any]) -> None:
     """Print the port, and echo until SIGTERM."""
+    server = await aio.start_server(**handlers, **options)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.close)
+    async with server:
+        print(server.address[1], flush=True)
+        await server.serve_forever()
+
+
+def sessions(mode: str, kind: str, one: str, two: str, priority: str, mtu: str) -> None:
+    """An echo server of one mode."""
     credentials: CertificateCredentials | PSKCredentials = (
         CertificateCredentials.from_files(one, two)
         if kind == "x509"
@@ -57,20 +89,28 @@ async def serve(kind: str, one: str, two: str, priority: str, mtu: str) -> None:
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.bind(("127.0.0.1", 0))
     enlarge(sock)
-    server = await aio.start_server(
-        echo, sock=sock, credentials=credentials, priority=priority, mtu=int(mtu)
-    )
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.close)
-    async with server:
-        print(sock.getsockname()[1], flush=True)
-        await server.serve_forever()
+    options = {"sock": sock, "credentials": credentials, "priority": priority, "mtu": int(mtu)}
+    if mode == "blocking":
+        server = blocking.start_server(echo_in_thread, **options)  # type: ignore[arg-type]
+        signal.signal(signal.SIGTERM, stop)
+        print(server.address[1], flush=True)
+        with contextlib.suppress(Stop):
+            server.serve_forever()
+        return
+    handlers = {"protocol_factory": Echo} if mode == "protocol" else {"handler": echo}
+    factory = None
+    if mode == "uvloop":
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(serve(handlers, options))
 
 
 def main() -> None:
     """Serve until SIGTERM, then print answers and nanoseconds of CPU."""
-    if sys.argv[1] == "aio":
-        with contextlib.suppress(KeyboardInterrupt):
-            asyncio.run(serve(*sys.argv[2:]))
+    if sys.argv[1] not in ("listener", "loop"):
+        sessions(*sys.argv[1:])
         return
     gate = CookieGate(KeyRing.random())
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:

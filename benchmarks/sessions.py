@@ -1,4 +1,4 @@
-"""Part d: sessions of our asyncio server beside those of a C server over libgnutls (peers/echo.c).
+"""Part d: sessions of our servers beside those of a C server over libgnutls (peers/echo.c).
 
 The server has one core, the load generator (peers/clients.c) the other. Where the generator is the
 bottleneck the rates of all servers are its own, so the server's CPU time is measured as well.
@@ -15,12 +15,18 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from importlib.util import find_spec
 from pathlib import Path
 
 __all__ = ["BASE", "OURS", "measure_sessions"]
 
 BASE = "C server over libgnutls"
-OURS = "aio.start_server"
+OURS = {  # what each is called, and its mode of server.py
+    "aio.start_server": "aio",
+    "aio.Protocol": "protocol",
+    "aio.start_server, uvloop": "uvloop",
+    "blocking.serve": "blocking",
+}
 
 CERTS = Path(__file__).resolve().parent.parent / "tests" / "certs"
 IDENTITY, HEX_KEY = "sensor-1", "000102030405060708090a0b0c0d0e0f"
@@ -53,8 +59,10 @@ def measure_sessions(echo: Path, clients: Path, rounds: int, quick: bool) -> Mea
         rounds: how often each is measured.
         quick: few sessions and messages: whether it runs, not how fast.
     """
-    python = [sys.executable, "-m", "benchmarks.server", "aio"]
-    servers = {BASE: [str(echo)], OURS: python}
+    servers = {BASE: [str(echo)]}
+    for name, mode in OURS.items():
+        if mode != "uvloop" or find_spec("uvloop") is not None:
+            servers[name] = [sys.executable, "-m", "benchmarks.server", mode]
     count, echoes = (50, 5) if quick else (1000, 100)
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for _ in range(rounds):
