@@ -36,6 +36,7 @@ C_SOURCES = [
     "gnutls_cookie/native/connections.c",
     "gnutls_cookie/native/admission.c",
     "gnutls_cookie/native/server.c",
+    "gnutls_cookie/native/serve.c",
 ]
 
 # GNUTLS_COOKIE_PORTABLE_LOOP=1: one datagram a system call, as on systems without recvmmsg.
@@ -50,6 +51,7 @@ PREAMBLE = """
 #include "settings.h"
 #include "wire.h"
 #include "server.h"
+#include "serve.h"
 static const char *const gcookie_package_version = "%s";
 static const char *const gcookie_built_with_libgnutls = GNUTLS_VERSION;
 static const char *const gcookie_oldest_libgnutls = GCOOKIE_OLDEST_LIBGNUTLS;

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Unpack
 
+from ._serving import Serving
 from .address import SocketAddress, client_data
-from .arrival import Arrival
 from .errors import GnuTLSError
 from .gate import CookieGate, GateCounters
 from .keys import KeyRing
@@ -25,15 +25,11 @@ from .log import BoundedLog, RefusalLog
 from .options import ServerOptions
 from .server import CloseReason, Connection, Event, Server, ServerCounters
 from .session import Credentials
-from .sockets import send_or_lose
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 __all__ = ["Counters", "Endpoint", "gate_for", "total"]
-
-_ARRIVALS = 256  # taken from a socket before others have their turn
-_MAX_PEERS = 0xFFFFFFFF  # no limit: the server has its own, which may be set anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +88,8 @@ class Endpoint:
         self._send_errors = 0
         self._log = BoundedLog()
         self._refusals = RefusalLog()
-        self._names: dict[SocketAddress, bytes] = {}  # of peers, as the kernel writes them
-        self._listener = CookieListener(sock, gate, max_peers=_MAX_PEERS)
-        self._waited_for: list[Arrival] | None = None  # what wait() found
+        self._listener = CookieListener(sock, gate)
+        self._serving = Serving(self._listener, self._server)
         self._counted = self._listener.counters
 
     # --- turns ------------------------------------------------------------------------------------
@@ -107,7 +102,7 @@ class Endpoint:
         Raises:
             OSError: the socket is closed or shut down.
         """
-        self._waited_for = self._listener.poll(timeout, _ARRIVALS)
+        self._serving.wait(timeout)
 
     def turn(self, now: float) -> list[Event]:
         """Take what came, let the sessions work on it and on what their timers want, and send.
@@ -122,26 +117,20 @@ class Endpoint:
             OSError: the socket is closed or shut down.
             BaseException: what a PSK lookup raised beyond Exception; settle() has the events.
         """
-        arrivals, self._waited_for = self._waited_for, None
-        if arrivals is None:
-            arrivals = self._listener.poll(0, _ARRIVALS)
-        for arrival in arrivals:
-            try:
-                self._receive(arrival, now)
-            except Exception as error:
-                self.trouble("a datagram was lost", arrival.address, error, now)
-        return self.handle_timeout(now)
+        self._log.handle_timeout(now)
+        self._serving.turn(self.sock.fileno(), now)
+        return self.settle(now)
 
     def timeout(self, now: float) -> float | None:
         """Seconds until handle_timeout() wants to be called; None where no timer runs."""
+        if self._serving.has_more:
+            return 0.0
         timers = [self._server.timeout(now), self._log.timeout(now)]
         return min((one for one in timers if one is not None), default=None)
 
     def handle_timeout(self, now: float) -> list[Event]:
         """Let the sessions and the log do what is due, and send; returns what happened."""
-        self._log.handle_timeout(now)
-        self._server.handle_timeout(now)
-        return self.settle(now)
+        return self.turn(now)
 
     def settle(self, now: float) -> list[Event]:
         """Send what the sessions have to send, log what failed; returns what happened."""
@@ -159,14 +148,12 @@ class Endpoint:
 
     def flush(self) -> None:
         """Send what the sessions have to send."""
+        self._serving.flush(self.sock.fileno())
         outgoing = self._server.outgoing()
-        if len(outgoing) == 1 and outgoing[0][2] is None:
-            self._send_errors += not send_or_lose(self.sock, *outgoing[0][:2])
-        elif outgoing:
+        if outgoing:
             datagrams, addresses, sources = zip(*outgoing, strict=True)
-            names = [self._names.get(address) or self._name(address) for address in addresses]
+            names = [client_data.sockaddr(address, self.sock.family) for address in addresses]
             self._send_errors += send_each(self.sock, datagrams, names, sources)
-        self._forget()
 
     # --- connections ------------------------------------------------------------------------------
 
@@ -180,14 +167,16 @@ class Endpoint:
             LargePacketError: data is longer than the session's `data_mtu`.
             GnuTLSError: the connection has ended.
         """
-        return self._server.send(connection, data, now)
+        return self._serving.send(connection, data, now)
 
     def end(self, connection: Connection) -> None:
         """Say goodbye to a peer, by the next flush() or settle() at the latest."""
+        self._serving.flush(self.sock.fileno())
         self._server.close(connection)
 
     def end_all(self) -> None:
         """Say goodbye to every peer, by the next flush() or settle() at the latest."""
+        self._serving.flush(self.sock.fileno())
         self._server.close_all()
 
     def __len__(self) -> int:
@@ -197,12 +186,17 @@ class Endpoint:
     # --- what may be asked and changed ------------------------------------------------------------
 
     @property
+    def send_errors(self) -> int:
+        """Datagrams of sessions that the kernel did not take."""
+        return self._send_errors + self._serving.send_errors
+
+    @property
     def counters(self) -> Counters:
         """What happened so far; the last of it, once closed."""
         if not self._listener.closed:
             self._counted = self._listener.counters
         gate = self._listener.gate.counters
-        return Counters(gate, self._counted, self._server.counters, self._send_errors)
+        return Counters(gate, self._counted, self._server.counters, self.send_errors)
 
     @property
     def keys(self) -> KeyRing:
@@ -236,27 +230,6 @@ class Endpoint:
         self._counted = self.counters.listener
         self._listener.close()
         self.sock.close()
-
-    # --- helpers ----------------------------------------------------------------------------------
-
-    def _receive(self, arrival: Arrival, now: float) -> None:
-        self._server.receive(arrival, now)
-        if arrival.prestate is None:
-            return  # admitted long ago, or to nobody
-        self._forget()
-        if arrival.address in self._server:
-            self._listener.admit(arrival.address)
-
-    def _forget(self) -> None:
-        for address in self._server.forgotten():
-            self._listener.forget(address)
-            self._names.pop(address, None)
-
-    def _name(self, address: SocketAddress) -> bytes:
-        name = client_data.sockaddr(address, self.sock.family)
-        if address in self._server:  # else this is its goodbye
-            self._names[address] = name
-        return name
 
 
 def total(endpoints: Sequence[Endpoint]) -> Counters:

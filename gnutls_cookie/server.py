@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ._agreed import failure as session_failure
-from ._check import UINT_MAX, bytes_copy, fits, integer, seconds
+from ._check import UINT_MAX, bytes_copy, integer, seconds
 from ._connection import (
     Closed,
     CloseReason,
@@ -31,6 +31,7 @@ from ._connection import (
 )
 from ._ffi import ffi, lib
 from ._owned import not_copied
+from ._paths import address_text, native_address, native_path, source_text
 from ._settings import Credentials, Settings
 from .arrival import Arrival
 from .credentials import identity_text, psk_key
@@ -242,7 +243,7 @@ class Server:
         prestate = ffi.NULL if arrival.prestate is None else arrival.prestate._struct
         self._call(
             lib.gcookie_server_receive,
-            _native_path(arrival.address, arrival.local),
+            native_path(arrival.address, arrival.local),
             datagram,
             len(datagram),
             prestate,
@@ -313,7 +314,7 @@ class Server:
         if session is not None and session._outbox:  # what was said past the server comes first
             for datagram in session.datagrams_to_send():
                 self._outgoing.append((datagram, connection.address, connection.local))
-        turn = _turn()
+        turn = self._turn()
         size = len(message)
         code: int = lib.gcookie_server_send(self._native, turn, number, message, size, now)
         if code < 0:
@@ -341,7 +342,7 @@ class Server:
     def __contains__(self, address: object) -> bool:
         """Whether an address has a connection."""
         try:
-            native = _native_address(address)
+            native = native_address(address)
         except (TypeError, ValueError, OverflowError):
             return False
         found = lib.gcookie_server_has(self._native, native)
@@ -361,27 +362,46 @@ class Server:
             )
         return native
 
-    def _call(self, function: Any, *arguments: Any) -> Any:
-        """A call of C that may ask for pre-shared keys; what it gives is taken over.
-
-        Returns:
-            What C returned.
-        """
-        turn, lookups = _turn(), self._lookups
-        if not lookups.by_settings:
-            code = function(self._native, turn, *arguments, 0)
-        else:
-            code = TABLE.lending(lookups, function, self._native, turn, *arguments)
-        if code == lib.GCOOKIE_BUSY:
+    def _call(self, function: Any, *arguments: Any) -> None:
+        """A call of C that may ask for pre-shared keys; what it gives is taken over."""
+        turn = self._turn()
+        if self._ask(function, self._native, turn, *arguments) == lib.GCOOKIE_BUSY:
             raise _busy()
+        self._take_over(turn)
+
+    def _ask(self, function: Any, *arguments: Any) -> int:
+        """A call of C, with a handle for lookups as its last argument."""
+        if not self._lookups.by_settings:
+            code: int = function(*arguments, 0)
+        else:
+            code = TABLE.lending(self._lookups, function, *arguments)
+        return code
+
+    def _take_over(self, turn: Any) -> None:
+        """What a call gave, and what a lookup raised beyond Exception."""
         try:
             self._gather(turn)
         finally:
-            lookups.raise_what_is_left()
-        return code
+            self._lookups.raise_what_is_left()
+
+    @staticmethod
+    def _turn() -> Any:
+        """What a call gives; wiped when it is freed."""
+        turn = _new_turn(_TURN)
+        lib.gcookie_turn_init(turn)
+        return ffi.gc(turn, lib.gcookie_turn_clear)
+
+    def _takes(self, connection: Connection, size: int) -> bool:
+        """Whether a message of that size can be sent, and nothing else comes first."""
+        if self._connections.get(connection._id) is not connection:
+            return False
+        session = connection._session
+        if session is None:
+            return 0 < size <= connection._data_mtu
+        return 0 < size <= session.data_mtu and not session.closed and not session._outbox
 
     def _call_alone(self, function: Any, *arguments: Any) -> None:
-        turn = _turn()
+        turn = self._turn()
         if function(self._native, turn, *arguments) == lib.GCOOKIE_BUSY:
             raise _busy()
         self._gather(turn)
@@ -394,12 +414,12 @@ class Server:
             one = turn.outgoing[at]
             connection = self._connections.get(one.id)
             if connection is None:
-                way = _address_text(ffi.addressof(one.path, "address")), _source_text(one.path)
+                way = address_text(ffi.addressof(one.path, "address")), source_text(one.path)
             else:
                 way = connection.address, connection.local
             self._outgoing.append((ffi.buffer(turn.seat.out + one.at, one.size)[:], *way))
         for at in range(turn.forgotten_count):
-            self._forgotten.add(_address_text(ffi.addressof(turn.forgotten[at])))
+            self._forgotten.add(address_text(ffi.addressof(turn.forgotten[at])))
         if turn.failure_count:
             self._gather_failures(turn)
         self._count()
@@ -437,7 +457,7 @@ class Server:
         lib.gcookie_turn_take_wire(turn, at, box)
         owner = ffi.gc(box, lib.gcookie_wire_release)
         path = lib.gcookie_connection_path(box[0])
-        address, local = _address_text(ffi.addressof(path, "address")), _source_text(path)
+        address, local = address_text(ffi.addressof(path, "address")), source_text(path)
         connection = Connection._of_server(address, local, number, box, owner, data_mtu)
         self._connections[number] = connection
         return connection
@@ -449,7 +469,7 @@ class Server:
             error = self._lookups.error_of(one.id, one.lookup_failed)
             if error is None and one.error and not one.lookup_failed:
                 error = session_failure(one.error, one.error_detail)
-            address = _address_text(ffi.addressof(one, "address"))
+            address = address_text(ffi.addressof(one, "address"))
             self._failures.append(HandshakeFailure(address, _REASONS[one.reason], error))
             self._note_error(error)
 
@@ -536,13 +556,6 @@ def _most(name: str, value: int) -> int:
     return min(integer(name, value, 1), _UNLIMITED)
 
 
-def _turn() -> Any:
-    """What a call gives; wiped when it is freed."""
-    turn = _new_turn(_TURN)
-    lib.gcookie_turn_init(turn)
-    return ffi.gc(turn, lib.gcookie_turn_clear)
-
-
 def _busy() -> RuntimeError:
     return RuntimeError("another call of this server is under way")
 
@@ -552,57 +565,6 @@ def _error_of(detail: int) -> Exception | None:
     if detail == 0:
         return None
     return session_failure(detail >> 32, detail & UINT_MAX)
-
-
-@functools.lru_cache(maxsize=1024)
-def _native_address(address: Any) -> Any:
-    """A union gcookie_address, not to be changed."""
-    if not isinstance(address, tuple) or len(address) not in (2, 4):
-        raise TypeError(f"address must be a tuple (ip, port, ...), not {address!r}")
-    host, port, *more = address
-    if not isinstance(host, str):
-        raise TypeError(f"address: the ip must be a str, not {type(host).__name__}")
-    flowinfo, scope_id = more or (0, 0)
-    out = ffi.new("union gcookie_address *")
-    ip = host.encode("ascii", "replace")
-    if b"\0" in ip or not lib.gcookie_address_parse(
-        out,
-        ip,
-        fits("address: port", port, 0xFFFF),
-        fits("address: flowinfo", flowinfo, 0xFFFFF),
-        fits("address: scope_id", scope_id, UINT_MAX),
-        bool(more),
-    ):
-        raise ValueError(f"address: {host!r} is not a numeric IP address")
-    return out
-
-
-@functools.lru_cache(maxsize=1024)
-def _native_path(address: Any, local: str | None) -> Any:
-    """A struct gcookie_path, not to be changed."""
-    out = ffi.new("struct gcookie_path *")
-    out.address = _native_address(address)[0]
-    if local is not None:
-        lib.gcookie_source_parse(ffi.addressof(out, "source"), local.encode("ascii", "replace"))
-    return out
-
-
-def _source_text(path: Any) -> str | None:
-    if path.source.size == 0:
-        return None
-    text = ffi.new("struct gcookie_address_text *")
-    lib.gcookie_source_text(ffi.addressof(path, "source"), text)
-    return ffi.string(text.host).decode("ascii")
-
-
-def _address_text(native: Any) -> SocketAddress:
-    """The address as Python's socket module gives it."""
-    text = ffi.new("struct gcookie_address_text *")
-    lib.gcookie_address_write(native, text)
-    host = ffi.string(text.host).decode("ascii")
-    if text.is_long:
-        return host, text.port, text.flowinfo, text.scope_id
-    return host, text.port
 
 
 def _is_ours(trace: TracebackType) -> bool:

@@ -451,5 +451,5 @@ int gcookie_server_has(struct gcookie_server *server, const union gcookie_addres
         return GCOOKIE_BUSY;
     there = gcookie_connections_of(&server->connections, address);
     leave(server);
-    return there.current != NULL || there.pending != NULL;
+    return there.current != NULL ? 1 : there.pending != NULL ? 2 : 0;
 }

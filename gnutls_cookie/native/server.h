@@ -90,7 +90,8 @@ ssize_t gcookie_server_send(struct gcookie_server *server, struct gcookie_turn *
 int gcookie_server_close(struct gcookie_server *server, struct gcookie_turn *turn, uint64_t id);
 int gcookie_server_close_all(struct gcookie_server *server, struct gcookie_turn *turn);
 
-/* Whether an address has a connection: 1 or 0. */
+/* Whether an address has a connection: 1 where its handshake is complete, 2 where it is not yet, 0
+ * where it has none. */
 int gcookie_server_has(struct gcookie_server *server, const union gcookie_address *address);
 
 #endif

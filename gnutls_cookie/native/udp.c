@@ -6,6 +6,7 @@
 #include "udp.h"
 #include "peers.h"
 #include "source.h"
+#include "turn.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -58,6 +59,7 @@ struct slot {
 
 struct gcookie_udp {
     unsigned int batch;
+    int admits_all;
     int sources_differ; /* 1: the socket tells which address each datagram was sent to */
     size_t memory_size;
     unsigned char *memory; /* the datagrams' */
@@ -219,7 +221,9 @@ int gcookie_udp_run(struct gcookie_udp *udp, int fd, const struct gcookie_keys *
     }
 
     add_all(counters, &seen);
-    gcookie_add(&udp->counters.arrivals, arrived);
+    if (!udp->admits_all) {
+        gcookie_add(&udp->counters.arrivals, arrived);
+    }
     /* Arrivals are not lost to an error: it comes again, if it is one that stays. */
     return arrived > 0 ? (int)arrived : -error;
 }
@@ -281,10 +285,12 @@ static unsigned int collect(struct gcookie_udp *udp, struct gcookie_counters *se
         const struct slot *slot = &udp->slots[at];
         if (slot->verdict.kind == GCOOKIE_VERIFIED) {
             seen->verified[slot->verdict.key_age == 0 ? 0 : 1]++;
-            gcookie_peers_note_verified(udp->peers, &slot->address);
+            if (!udp->admits_all) {
+                gcookie_peers_note_verified(udp->peers, &slot->address);
+            }
             arrive(udp, at, arrived++);
         } else if (slot->verdict.kind == GCOOKIE_DISCARD) {
-            if (gcookie_peers_admits(udp->peers, &slot->address)) {
+            if (udp->admits_all || gcookie_peers_admits(udp->peers, &slot->address)) {
                 arrive(udp, at, arrived++);
             } else {
                 seen->discarded[slot->verdict.reason]++;
@@ -322,6 +328,8 @@ static void arrive(struct gcookie_udp *udp, unsigned int at, unsigned int number
     arrival->size = udp->incoming[at].msg_len;
     arrival->verified = slot->verdict.kind == GCOOKIE_VERIFIED;
     arrival->prestate = slot->verdict.prestate;
+    arrival->reason = slot->verdict.reason;
+    arrival->slot = at;
     arrival->local = slot->source.ip;
     arrival->local_size = slot->source.size;
     if (slot->address.any.sa_family == AF_INET) {
@@ -507,6 +515,47 @@ static int64_t monotonic_ns(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (int64_t)now.tv_sec * 1000 * NS_PER_MS + (int64_t)now.tv_nsec;
+}
+
+unsigned int gcookie_udp_send_each(int fd, const struct gcookie_datagram *datagrams, size_t count) {
+    struct message messages[SENT_AT_ONCE];
+    struct iovec vectors[SENT_AT_ONCE];
+    union gcookie_control_out controls[SENT_AT_ONCE];
+    unsigned int lost = 0, batch = 0;
+
+    memset(messages, 0, sizeof messages);
+    for (size_t at = 0; at < count; at++) {
+        const struct gcookie_datagram *one = &datagrams[at];
+        struct msghdr *header = &messages[batch].msg_hdr;
+        gcookie_source_write(header, &controls[batch], one->path->source.ip,
+                             one->path->source.size);
+        vectors[batch].iov_base = (void *)one->data;
+        vectors[batch].iov_len = one->size;
+        header->msg_iov = &vectors[batch];
+        header->msg_iovlen = 1;
+        header->msg_name = (void *)&one->path->address;
+        header->msg_namelen = gcookie_address_size(&one->path->address);
+        if (++batch == SENT_AT_ONCE) {
+            lost += send_or_lose(fd, messages, batch);
+            batch = 0;
+        }
+    }
+    return lost + send_or_lose(fd, messages, batch);
+}
+
+void gcookie_udp_admit_all(struct gcookie_udp *udp) {
+    udp->admits_all = 1;
+}
+
+void gcookie_udp_count_arrival(struct gcookie_udp *udp) {
+    gcookie_add(&udp->counters.arrivals, 1);
+}
+
+void gcookie_udp_path(const struct gcookie_udp *udp, const struct gcookie_arrival *arrival,
+                      struct gcookie_path *out) {
+    memset(out, 0, sizeof *out);
+    out->address = udp->slots[arrival->slot].address;
+    out->source = udp->slots[arrival->slot].source;
 }
 
 /* --- the set of peers ------------------------------------------------------------------------ */

@@ -30,6 +30,8 @@ struct gcookie_arrival {
     unsigned int port;
     uint32_t flowinfo; /* this and scope_id: 0 with IPv4 */
     uint32_t scope_id;
+    int reason;                 /* enum gcookie_reason: why it is no verified ClientHello */
+    unsigned int slot;          /* for gcookie_udp_path */
     const unsigned char *local; /* the address that it was sent to: as gcookie_udp_send wants it */
     unsigned int local_size;    /* 4 or 16; 0: not known */
 };
@@ -69,6 +71,18 @@ int gcookie_udp_run(struct gcookie_udp *udp, int fd, const struct gcookie_keys *
                     struct gcookie_counters *counters, unsigned int want, unsigned int wait_ms,
                     unsigned int work_ms);
 
+/* From now on everything that is no challenge arrives, and who takes it knows the peers: it counts
+ * what came from nobody by its `reason`. */
+void gcookie_udp_admit_all(struct gcookie_udp *udp);
+
+/* One arrival is somebody's. */
+void gcookie_udp_count_arrival(struct gcookie_udp *udp);
+
+/* Both ends of the way that an arrival came. */
+struct gcookie_path;
+void gcookie_udp_path(const struct gcookie_udp *udp, const struct gcookie_arrival *arrival,
+                      struct gcookie_path *out);
+
 /* The arrivals of the last gcookie_udp_run. */
 const struct gcookie_arrival *gcookie_udp_arrivals(const struct gcookie_udp *udp);
 
@@ -86,6 +100,14 @@ size_t gcookie_udp_peers(struct gcookie_udp *udp);
 unsigned int gcookie_udp_send(int fd, const void *names, size_t names_size, size_t name_size,
                               const void *data, size_t data_size, const unsigned int *sizes,
                               const struct gcookie_source *sources, unsigned int count);
+
+/* The same for datagrams that stand anywhere. */
+struct gcookie_datagram {
+    const struct gcookie_path *path;
+    const unsigned char *data;
+    size_t size;
+};
+unsigned int gcookie_udp_send_each(int fd, const struct gcookie_datagram *datagrams, size_t count);
 
 /* A copy; from any thread. */
 void gcookie_udp_count(struct gcookie_udp *udp, struct gcookie_udp_counters *out);

@@ -21,7 +21,7 @@ LAYERS = (
     {"_check", "_early", "_ffi", "_version"},
     {"_clock", "_convert", "_owned"},
     {"_library", "address", "errors", "locks"},
-    {"credentials", "handles"},
+    {"_paths", "credentials", "handles"},
     {"_settings"},
     {"_agreed"},
     {"cookie"},
@@ -30,6 +30,7 @@ LAYERS = (
     {"listener"},
     {"_connection"},
     {"server"},
+    {"_serving"},
     {"client", "log", "options", "sockets"},
     {"client_endpoint", "endpoint"},
     {"base", "plans"},
@@ -51,6 +52,8 @@ APART = {
 # The rooms next to C: these alone know its pointers and structs.
 NEXT_TO_C = {
     "_agreed",
+    "_paths",
+    "_serving",
     "_settings",
     "_convert",
     "_library",

@@ -405,34 +405,6 @@ async def test_challenge_that_the_kernel_does_not_take() -> None:
         assert server.counters.listener.replies == 0
 
 
-class Full(socket.socket):
-    """A socket whose queue is full now and then, as that of a busy network card."""
-
-    full = False
-
-    def sendto(self, *arguments: Any) -> int:
-        if self.full:
-            raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
-        return super().sendto(*arguments)
-
-
-@asynchronous
-async def test_no_buffer_space() -> None:
-    """ENOBUFS: the same."""
-    sock = Full(socket.AF_INET, socket.SOCK_DGRAM)
-    sock.bind(("127.0.0.1", 0))
-    async with serving(sock=sock) as server:
-        client = await connect(server)
-        sock.full = True
-        for number in range(1, 6):
-            await client.send(b"lost on the way back")
-            await until(lambda: server.counters.send_errors == number)  # noqa: B023
-        sock.full = False
-        await client.send(b"hello")
-        assert await client.receive() == b"hello"
-        client.close()
-
-
 # --- fork -----------------------------------------------------------------------------------------
 
 

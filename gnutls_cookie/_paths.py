@@ -1,0 +1,65 @@
+"""Addresses of peers between Python and C: tuples of the socket module, structs of the kernel."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from ._check import UINT_MAX, fits
+from ._ffi import ffi, lib
+
+if TYPE_CHECKING:
+    from .address import SocketAddress
+
+__all__ = ["address_text", "native_address", "native_path", "source_text"]
+
+
+@functools.lru_cache(maxsize=1024)
+def native_address(address: Any) -> Any:
+    """A union gcookie_address, not to be changed."""
+    if not isinstance(address, tuple) or len(address) not in (2, 4):
+        raise TypeError(f"address must be a tuple (ip, port, ...), not {address!r}")
+    host, port, *more = address
+    if not isinstance(host, str):
+        raise TypeError(f"address: the ip must be a str, not {type(host).__name__}")
+    flowinfo, scope_id = more or (0, 0)
+    out = ffi.new("union gcookie_address *")
+    ip = host.encode("ascii", "replace")
+    if b"\0" in ip or not lib.gcookie_address_parse(
+        out,
+        ip,
+        fits("address: port", port, 0xFFFF),
+        fits("address: flowinfo", flowinfo, 0xFFFFF),
+        fits("address: scope_id", scope_id, UINT_MAX),
+        bool(more),
+    ):
+        raise ValueError(f"address: {host!r} is not a numeric IP address")
+    return out
+
+
+@functools.lru_cache(maxsize=1024)
+def native_path(address: Any, local: str | None) -> Any:
+    """A struct gcookie_path, not to be changed."""
+    out = ffi.new("struct gcookie_path *")
+    out.address = native_address(address)[0]
+    if local is not None:
+        lib.gcookie_source_parse(ffi.addressof(out, "source"), local.encode("ascii", "replace"))
+    return out
+
+
+def source_text(path: Any) -> str | None:
+    if path.source.size == 0:
+        return None
+    text = ffi.new("struct gcookie_address_text *")
+    lib.gcookie_source_text(ffi.addressof(path, "source"), text)
+    return ffi.string(text.host).decode("ascii")
+
+
+def address_text(native: Any) -> SocketAddress:
+    """The address as Python's socket module gives it."""
+    text = ffi.new("struct gcookie_address_text *")
+    lib.gcookie_address_write(native, text)
+    host = ffi.string(text.host).decode("ascii")
+    if text.is_long:
+        return host, text.port, text.flowinfo, text.scope_id
+    return host, text.port

@@ -1,0 +1,153 @@
+"""One call of C for a turn of a served socket: native/serve.c, between a listener and a server."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from array import array
+from typing import TYPE_CHECKING, Any
+
+from ._ffi import ffi, lib
+from .listener import CookieListener
+from .server import Connection, Server
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["Serving"]
+
+_WAIT_MS = 50  # longest wait in C; then close(), or a signal that another thread took, is seen
+_WORK_MS = 5  # longest work in C while datagrams keep coming; an event loop waits for it
+_BUSY = (lib.GCOOKIE_BUSY, -errno.EBUSY)
+_IDS, _SIZES = ffi.typeof("uint64_t[]"), ffi.typeof("uint32_t[]")
+
+
+class Serving:
+    """A listener and a server that work as one. Not thread-safe, except that wait() may run
+    concurrently with the other methods.
+
+    Args:
+        listener: of the socket; its poll() is not called any more.
+        server: the sessions of this socket alone.
+
+    Attributes:
+        send_errors: datagrams that the kernel did not take.
+    """
+
+    def __init__(self, listener: CookieListener, server: Server) -> None:
+        self.send_errors = 0
+        self._listener = listener
+        self._server = server
+        self._native = ffi.new("struct gcookie_serve *")
+        self._ids: list[int] = []
+        self._messages: list[bytes] = []
+        self._now = 0.0
+        native, _owner = listener._opened()
+        lib.gcookie_udp_admit_all(native)
+        server._native.tells_forgotten = 0
+
+    def wait(self, timeout: float | None) -> None:
+        """Wait until there is something for turn(), at most so many seconds; None: for ever.
+
+        Strangers are answered meanwhile, in C and without the GIL.
+
+        Raises:
+            OSError: the socket is closed or shut down.
+            ValueError: the listener is closed.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = _WAIT_MS if deadline is None else int((deadline - time.monotonic()) * 1000) + 1
+            wait = max(0, min(left, _WAIT_MS))
+            serve, udp = self._opened()
+            found = lib.gcookie_serve_wait(
+                serve, self._listener.fileno(), *self._keys(), wait, _WORK_MS
+            )
+            del udp
+            self._check(found)
+            if found > 0 or (deadline is not None and time.monotonic() >= deadline):
+                return
+            if self._listener.closed:  # meanwhile, by another thread
+                return
+
+    def turn(self, out: int, now: float) -> None:
+        """Take what came, let the sessions work on it and on what their timers want, and send.
+
+        Args:
+            out: the descriptor to send by.
+            now: the time in seconds.
+
+        Raises:
+            OSError: the socket is closed or shut down.
+            BaseException: what a PSK lookup raised beyond Exception.
+        """
+        serve, udp = self._opened()
+        turn = self._server._turn()
+        fd = self._listener.fileno()
+        code = self._server._ask(
+            lib.gcookie_serve_turn, serve, fd, out, *self._keys(), _WORK_MS, turn, now
+        )
+        del udp
+        self.send_errors += turn.send_errors
+        self._server._take_over(turn)
+        self._check(code)
+
+    @property
+    def has_more(self) -> bool:
+        """Whether a turn has left something that no descriptor tells of."""
+        return bool(self._native.taken < self._native.arrived)
+
+    def send(self, connection: Connection, data: Buffer, now: float) -> int:
+        """Send a message by the next flush(). Raises as Server.send()."""
+        server, message = self._server, data
+        if type(message) is not bytes or not server._takes(connection, len(message)):
+            return server.send(connection, data, now)
+        self._now = now
+        self._ids.append(connection._id)
+        self._messages.append(message)
+        return len(message)
+
+    def flush(self, out: int) -> None:
+        """Encrypt and send the messages of send()."""
+        if not self._ids:
+            return
+        ids, messages = self._ids, self._messages
+        self._ids, self._messages = [], []
+        data = b"".join(messages)
+        sizes = array("I", map(len, messages))
+        serve, udp = self._opened()
+        turn = self._server._turn()
+        code = lib.gcookie_serve_send(
+            serve,
+            out,
+            turn,
+            ffi.from_buffer(_IDS, array("Q", ids)),
+            ffi.from_buffer(_SIZES, sizes),
+            len(ids),
+            data,
+            len(data),
+            self._now,
+        )
+        del udp
+        self.send_errors += turn.send_errors
+        self._check(code)
+
+    # --- helpers ----------------------------------------------------------------------------------
+
+    def _opened(self) -> tuple[Any, Any]:
+        """What C works on, and its owners, to be kept for the length of the call."""
+        udp = self._listener._opened()
+        self._native.udp = udp[0]
+        self._native.server = self._server._native
+        return self._native, udp
+
+    def _keys(self) -> tuple[Any, Any]:
+        gate = self._listener.gate
+        return gate.native_keys(time.time()), gate.native_counters
+
+    def _check(self, code: int) -> None:
+        if code in _BUSY:
+            raise RuntimeError("another call of this server is under way")
+        if code < 0:
+            raise OSError(-code, os.strerror(-code))

@@ -1,0 +1,43 @@
+/* A turn of a served socket: what waits there, through the gate, to the sessions, and what they say
+ * back to the socket; one call, in which Python is asked for pre-shared keys alone. */
+#ifndef GNUTLS_COOKIE_SERVE_H
+#define GNUTLS_COOKIE_SERVE_H
+
+#include "counters.h"
+#include "server.h"
+#include "udp.h"
+
+enum { GCOOKIE_SERVE_BATCH = 64 }; /* datagrams in one system call */
+
+struct gcookie_serve {
+    struct gcookie_udp *udp; /* that admits all */
+    struct gcookie_server *server;
+    unsigned int arrived, taken; /* arrivals in the buffers of udp; the first that is not done */
+    unsigned char done[GCOOKIE_SERVE_BATCH]; /* 1: this one is, before its turn */
+    int busy;                                /* 1: the buffers are in use */
+};
+
+/* The last argument of each: 0 where nothing can ask. -EBUSY, or GCOOKIE_BUSY: another call is
+ * under way, and nothing was done. Other negative numbers: -errno of a socket that is of no use any
+ * more. */
+
+/* Waits until a datagram is there for gcookie_serve_turn; strangers are answered. At most for the
+ * longer of the two times. This one may run beside calls of the server. 1: there is one. */
+int gcookie_serve_wait(struct gcookie_serve *serve, int fd, const struct gcookie_keys *keys,
+                       struct gcookie_counters *counters, unsigned int wait_ms,
+                       unsigned int work_ms);
+
+/* Works for at most `work_ms` and one batch, begins few sessions, and does what timers want. What
+ * sessions say goes out by the descriptor `out`. 1: it has not done all. */
+int gcookie_serve_turn(struct gcookie_serve *serve, int fd, int out,
+                       const struct gcookie_keys *keys, struct gcookie_counters *counters,
+                       unsigned int work_ms, struct gcookie_turn *turn, double now,
+                       uintptr_t handle);
+
+/* Encrypts and sends messages that stand one after the other in `data`, sizes[i] bytes for the
+ * connection ids[i]. Those of connections that are no more are lost. */
+int gcookie_serve_send(struct gcookie_serve *serve, int out, struct gcookie_turn *turn,
+                       const uint64_t *ids, const uint32_t *sizes, size_t count,
+                       const unsigned char *data, size_t data_size, double now);
+
+#endif
