@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import importlib
 import json
 import math
@@ -24,6 +23,7 @@ from pathlib import Path
 from gnutls_cookie.cookie import library_version
 from gnutls_cookie.differential import report as reports
 from gnutls_cookie.differential.cases import OPERATIONS, Case, case_of_json
+from gnutls_cookie.differential.corpus import keep, kept
 from gnutls_cookie.differential.harness import Comparison, Finding, Progress, Report, recorded_cases
 from gnutls_cookie.differential.outcomes import described
 from gnutls_cookie.differential.targets import (
@@ -43,7 +43,6 @@ FOUND_NOTHING, FOUND, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
 
 _TIMEOUT_MAX = 86400.0  # seconds
 _MEMORY_MAX = 1 << 20  # MiB
-_VECTORS_SIZE_MAX = 64 << 20  # bytes of a file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -205,7 +204,7 @@ class _Run:
         if folder is None:
             return
         try:
-            path, new = (None, False) if finding is None else _keep(folder, finding)
+            path, new = (None, False) if finding is None else keep(folder, finding)
             if again and self._first is not None and self._first != path:
                 self._first.unlink(missing_ok=True)
             self._first = path if new and not again else None
@@ -327,49 +326,9 @@ def _corpus(options: argparse.Namespace) -> list[list[Case]]:
     """
     if options.case is not None:
         return [[case_of_json(options.case)]]
-    single: list[Case] = []
-    groups = [single]
-    if options.corpus is not None:
-        for path in sorted(options.corpus.iterdir()):
-            if path.suffix == ".jsonl" and path.is_file():
-                found = list(recorded_cases(path))
-                if len(found) == 1:
-                    single += found
-                else:
-                    groups.append(found)
-            elif path.suffix == ".json" and path.is_file():
-                groups.append(_vectors(path))
-    return groups
-
-
-def _vectors(path: Path) -> list[Case]:
-    """The cases of a file of vectors.py; none where it is another file."""
-    if path.stat().st_size > _VECTORS_SIZE_MAX:
-        raise ValueError(f"{path} has more than {_VECTORS_SIZE_MAX} bytes")
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if "testGroups" in found:
-            listed = [one for group in found["testGroups"] for one in group["tests"]]
-        else:
-            listed = found["vectors"]
-        return [case_of_json(json.dumps(one["case"])) for one in listed]
-    except (KeyError, TypeError):
+    if options.corpus is None:
         return []
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: {described(error)}") from None
-
-
-def _keep(folder: Path, finding: Finding) -> tuple[Path, bool]:
-    """Write a finding down, with what has to come before it: the whole file, or none."""
-    lines = "".join(one.as_json() + "\n" for one in (*finding.before, finding.case))
-    name = hashlib.sha256(lines.encode()).hexdigest()[:16]
-    path = folder / f"{finding.case.operation}-{name}.jsonl"
-    new = not path.exists()
-    if new:
-        part = path.with_suffix(".part")
-        part.write_text(lines, encoding="utf-8")
-        part.replace(path)
-    return path, new
+    return kept(options.corpus)
 
 
 @contextmanager

@@ -1,18 +1,85 @@
-"""The cases as strategies for hypothesis; needs the extra `hypothesis`."""
+"""The cases as strategies for hypothesis; needs the extra `hypothesis`.
+
+They are put together of small parts, the plain ones first, so that what hypothesis shows at the end
+is short: a hello of zeros with a good cookie is the simplest case of verify.
+"""
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Sequence
 
 from hypothesis import strategies as st
 
-from .cases import OPERATIONS, Case, case_of_seed, cases
+from . import classes, datagrams
+from .cases import OPERATIONS, UINT_MAX, Case
 
-__all__ = ["any_cases"]
+__all__ = ["any_cases", "client_data", "keys", "receive_cases", "send_cases", "verify_cases"]
+
+_SMALL = 130  # bytes: two blocks of the hash and more
+_SIZES = [*classes.SIZES, *classes.LARGE_SIZES]
+_PRESENTED = list(classes.PRESENTED.values())
+
+
+def keys(empty: bool = False) -> st.SearchStrategy[bytes]:
+    """Cookie keys: any bytes, and sizes at which an implementation may do something else.
+
+    Args:
+        empty: whether an empty key is among them.
+    """
+    return st.one_of(st.binary(min_size=0 if empty else 1, max_size=_SMALL), _sized(1))
+
+
+def client_data() -> st.SearchStrategy[bytes | None]:
+    """What identifies a client: any bytes, NULL, real sockaddrs and texts, large ones."""
+    clients = st.builds(
+        lambda made, chance: made(chance),
+        st.sampled_from(list(classes.CLIENTS.values())),
+        st.randoms(use_true_random=False),
+    )
+    return st.one_of(st.binary(max_size=_SMALL), st.none(), clients, _sized(0))
+
+
+def _sized(least: int) -> st.SearchStrategy[bytes]:
+    sizes = st.sampled_from([size for size in _SIZES if size >= least])
+    return st.builds(lambda size, filling: filling * size, sizes, st.binary(min_size=1, max_size=1))
+
+
+def _prestates() -> st.SearchStrategy[tuple[int, int, int]]:
+    number = st.one_of(st.integers(0, UINT_MAX), st.sampled_from(classes.NUMBERS))
+    return st.tuples(number, number, number)
+
+
+@st.composite
+def verify_cases(draw: st.DrawFn) -> Case:
+    """Cases of gnutls_dtls_cookie_verify: hellos around a good cookie, or another one, and cut."""
+    key, who = draw(keys(empty=True)), draw(client_data())
+    message = draw(_messages(key, who, st.binary(min_size=59, max_size=59)))
+    return Case("verify", key, who, message, draw(_prestates()))
+
+
+@st.composite
+def send_cases(draw: st.DrawFn) -> Case:
+    """Cases of gnutls_dtls_cookie_send, with all that a push function may return."""
+    pushed = st.one_of(st.none(), st.sampled_from(classes.PUSHED), st.integers(-(2**63), 2**63 - 1))
+    key, who = draw(keys(empty=True)), draw(client_data())
+    return Case("send", key, who, b"", draw(_prestates()), draw(pushed))
+
+
+@st.composite
+def receive_cases(draw: st.DrawFn) -> Case:
+    """Cases of the gate: hellos of real clients, made ones, and what is broken of them."""
+    key, who = draw(keys()), draw(client_data())
+    previous = draw(st.one_of(st.none(), keys()))
+    of = previous if previous is not None and draw(st.booleans()) else key
+    cookie = draw(_cookies(of, who))
+    template = draw(st.sampled_from(datagrams.TEMPLATES))
+    message = template.filled(cookie, draw(st.one_of(st.just(b""), st.binary(max_size=40))))
+    return Case("receive", key, who, draw(_changed(message)), previous=previous)
 
 
 def any_cases(operations: Sequence[str] = OPERATIONS) -> st.SearchStrategy[Case]:
-    """Cases of the generator, and the same with a byte changed, a cut or other numbers.
+    """Cases of any of the operations.
 
     Args:
         operations: which of OPERATIONS.
@@ -23,20 +90,42 @@ def any_cases(operations: Sequence[str] = OPERATIONS) -> st.SearchStrategy[Case]
         ... def test_my_verify(case):
         ...     assert case.operation == "verify"
     """
-    list(cases(0, operations, 1))  # what is wrong with `operations` is said here
-    made = st.builds(
-        case_of_seed, st.integers(0, 999), st.sampled_from(tuple(operations)), st.integers(0, 119)
-    )
-    return st.builds(_changed, made, st.integers(0, 400), st.integers(0, 255), st.integers(0, 3))
+    of = {"verify": verify_cases, "send": send_cases, "receive": receive_cases}
+    if not operations or not set(operations) <= set(of):
+        raise ValueError(f"operations must be of {OPERATIONS}, not {operations!r}")
+    return st.one_of([of[one]() for one in OPERATIONS if one in operations])
 
 
-def _changed(case: Case, place: int, byte: int, kind: int) -> Case:
-    if kind == 1 and place < len(case.message):
-        return case._replace(
-            message=case.message[:place] + bytes([byte]) + case.message[place + 1 :]
-        )
-    if kind == 2:
-        return case._replace(message=case.message[:place])
-    if kind == 3 and case.operation == "verify":
-        return case._replace(prestate=(byte, place, byte << 24))
-    return case
+def _cookies(key: bytes, who: bytes | None) -> st.SearchStrategy[bytes]:
+    mac = hmac.digest(key, who or b"", "sha1")
+    presented = st.sampled_from(_PRESENTED).map(lambda made: made(key, who or b"", mac))
+    return st.one_of(st.just(mac[:16]), presented, st.binary(max_size=255))
+
+
+@st.composite
+def _messages(
+    draw: st.DrawFn, key: bytes, who: bytes | None, heads: st.SearchStrategy[bytes]
+) -> bytes:
+    head = draw(st.one_of(st.just(bytes(59)), heads))
+    session_id = draw(st.binary(max_size=40))
+    cookie = draw(_cookies(key, who))
+    behind = draw(st.one_of(st.just(b"\0"), st.binary(max_size=20)))
+    whole = b"%b%c%b%c%b%b" % (head, len(session_id), session_id, len(cookie), cookie, behind)
+    return draw(_changed(whole))
+
+
+@st.composite
+def _changed(draw: st.DrawFn, message: bytes) -> bytes:
+    """The datagram as it is, cut, or with a field or some bytes changed."""
+    kind = draw(st.sampled_from(("plain", "cut", "field", "byte", "more")))
+    if kind == "cut":
+        return message[: draw(st.integers(0, len(message)))]
+    if kind == "field":
+        place, new = draw(st.sampled_from(classes.FIELDS))
+        return message[:place] + new + message[place + len(new) :]
+    if kind == "byte" and message:
+        place = draw(st.integers(0, len(message) - 1))
+        return message[:place] + draw(st.binary(min_size=1, max_size=1)) + message[place + 1 :]
+    if kind == "more":
+        return message + draw(st.binary(max_size=60))
+    return message

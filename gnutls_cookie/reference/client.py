@@ -6,8 +6,8 @@ one ClientHello, with message_seq 0 and without a cookie.
 
 from __future__ import annotations
 
-from gnutls_cookie.reference.cookie import GNUTLS_E_UNEXPECTED_PACKET_LENGTH, CookieError
-from gnutls_cookie.reference.wire import (
+from .cookie import GNUTLS_E_UNEXPECTED_PACKET_LENGTH, CookieError
+from .wire import (
     CONTENT_HANDSHAKE,
     HANDSHAKE_HEADER_SIZE,
     HELLO_VERIFY_REQUEST,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
-from gnutls_cookie.reference.cookie import (
+from .cookie import (
     COOKIE_SIZE,
     CookieError,
     Prestate,
@@ -20,7 +20,7 @@ from gnutls_cookie.reference.cookie import (
     cookie_verify,
     hello_verify_request,
 )
-from gnutls_cookie.reference.wire import (
+from .wire import (
     CLIENT_HELLO,
     CONTENT_HANDSHAKE,
     HANDSHAKE_HEADER_SIZE,

@@ -14,7 +14,6 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import HealthCheck, given, settings
 
 from gnutls_cookie.differential import (
     LIBGNUTLS,
@@ -33,13 +32,10 @@ from gnutls_cookie.differential import (
     text,
 )
 from gnutls_cookie.differential.cases import BLOCK
-from gnutls_cookie.differential.strategies import any_cases
 from gnutls_cookie.reference import cookie as reference
 from gnutls_cookie.reference import gate
 from tests.support.common import ROOT, compiler, gnutls_flags, peer_required
 from tests.support.faulty import FAULTS, target
-
-pytest_plugins = ["pytester"]
 
 SEED = 20
 
@@ -212,13 +208,6 @@ def test_a_case_and_its_line_of_json() -> None:
             case_of_json(line)
     with pytest.raises(ValueError, match="prestate"):
         case_of_json('{"operation": "send", "key": "00", "prestate": [0, 0, -1]}')
-
-
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
-@given(any_cases())
-def test_strategies(case: Case) -> None:
-    """The cases as hypothesis draws them tell nothing apart either."""
-    assert list(compare_cases(REFERENCE, LIBGNUTLS, [case])) == []
 
 
 @pytest.mark.parametrize("operations", [(), ("fly",)])
@@ -397,9 +386,6 @@ def test_exec_target_is_a_program_not_a_shell() -> None:
         ExecTarget("")
 
 
-# --- in a user's own suite ------------------------------------------------------------------------
-
-
 def test_object_is_compared_beside_a_thread() -> None:
     """As under pytest-xdist, whose workers have one: a warning of the fork is no failure."""
     done = threading.Event()
@@ -411,20 +397,3 @@ def test_object_is_compared_beside_a_thread() -> None:
         done.set()
         thread.join(60)
     assert (report.compared, report.findings) == (50, [])
-
-
-def test_fixture_for_pytest(pytester: pytest.Pytester) -> None:
-    """A right target passes; a wrong one fails with the case, and without our own frames."""
-    pytester.makeini("[pytest]\naddopts = -p gnutls_cookie.differential.pytest_plugin\n")
-    pytester.makepyfile(mine=RIGHT, wrong=WRONG)
-    pytester.makepyfile(
-        """
-        def test_right(cookie_differential):
-            assert cookie_differential("mine", cases=2000).compared == 2000
-        def test_wrong(cookie_differential):
-            cookie_differential("wrong", cases=2000, seed=5)
-        """
-    )
-    done = pytester.runpytest_subprocess("-p", "no:cacheprovider")
-    done.assert_outcomes(passed=1, failed=1)
-    done.stdout.fnmatch_lines(["*gnutls_dtls_cookie_verify: the answers differ*"])

@@ -268,7 +268,7 @@ def test_lenient_takes_either_answer_to_an_acceptable_vector(
         ('{"known": [{"tcId": 1, "reason": " "}]}', "reason"),
         ('{"known": [{"reason": "x"}]}', "needs one of"),
         ('{"known": [{"name": "nobody", "reason": "x"}]}', "names no vector"),
-        ("nothing", "--known"),
+        ("nothing", "known differences"),
     ],
 )
 def test_bad_list_of_known_differences(

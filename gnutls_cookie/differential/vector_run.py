@@ -1,0 +1,149 @@
+"""Runs a target on the vectors of a file, with a list of differences that are accepted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .cases import Case
+from .harness import Finding, Report, compare_cases
+from .outcomes import Outcome, Target, Unusable
+from .vector_file import Test
+
+__all__ = ["Known", "VectorReport", "run_vectors"]
+
+_FILE_SIZE_MAX = 1 << 20  # bytes
+
+
+class Known:
+    """Differences that are accepted: {"known": [{"name": ..., "reason": ...}]}.
+
+    An entry names a vector by "tcId" or "name", or many by "flag", and has a "reason".
+
+    Args:
+        path: of the file; None for no differences.
+        tests: the vectors that it may name.
+
+    Raises:
+        ValueError: the file is not one; the text names it.
+        OSError: it cannot be read.
+    """
+
+    def __init__(self, path: Path | None, tests: Sequence[Test]) -> None:
+        self._entries: list[tuple[dict[str, Any], set[int]]] = []
+        self._used: set[int] = set()
+        if path is None:
+            return
+        try:
+            if path.stat().st_size > _FILE_SIZE_MAX:
+                raise ValueError(f"more than {_FILE_SIZE_MAX} bytes")
+            for entry in json.loads(path.read_text(encoding="utf-8"))["known"]:
+                self._entries.append((entry, self._named(entry, tests)))
+        except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+            raise ValueError(f"known differences: {path}: {error}") from None
+
+    @staticmethod
+    def _named(entry: dict[str, Any], tests: Sequence[Test]) -> set[int]:
+        if not isinstance(entry.get("reason"), str) or not entry["reason"].strip():
+            raise ValueError(f'{json.dumps(entry)} has no "reason"')
+        keys = entry.keys() - {"reason"}
+        if len(keys) != 1 or not keys <= {"tcId", "name", "flag"}:
+            raise ValueError(f'{json.dumps(entry)} needs one of "tcId", "name" and "flag"')
+        found = {
+            one.number
+            for one in tests
+            if entry.get("tcId") == one.number
+            or entry.get("name") == one.name
+            or entry.get("flag") in one.flags
+        }
+        if not found:
+            raise ValueError(f"{json.dumps(entry)} names no vector")
+        return found
+
+    def reason(self, one: Test) -> str:
+        """Why a difference is accepted; "" where it is not."""
+        for place, (entry, numbers) in enumerate(self._entries):
+            if one.number in numbers:
+                self._used.add(place)
+                return str(entry["reason"])
+        return ""
+
+    def unused(self) -> list[dict[str, Any]]:
+        """Entries whose difference was not seen."""
+        return [entry for place, (entry, _) in enumerate(self._entries) if place not in self._used]
+
+
+@dataclass
+class VectorReport(Report):
+    """What a run of vectors found.
+
+    Attributes:
+        compared: how many vectors were asked.
+        not_asked: how many are of operations that the target does not have.
+        known: those whose difference is accepted, with the reason.
+        unused: entries of the list of known differences that were not seen.
+    """
+
+    not_asked: int = 0
+    known: list[tuple[Test, str]] = field(default_factory=list)
+    unused: list[dict[str, Any]] = field(default_factory=list)
+
+
+class _Recorded:
+    """The answers of the file, as an oracle."""
+
+    name = "libgnutls' recorded answers"
+    one_key = False
+    operations: tuple[str, ...] = ()
+
+    def __init__(self, one: Test) -> None:
+        self._expected = one.expected
+
+    def answer(self, case: Case) -> Outcome:
+        """What the file says."""
+        return self._expected
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def run_vectors(
+    target: Target, tests: Sequence[Test], known: Path | None = None, *, lenient: bool = False
+) -> VectorReport:
+    """Ask a target for each vector of the operations that it has.
+
+    Args:
+        target: what is tested.
+        tests: of read().
+        known: a file of accepted differences.
+        lenient: whether either answer to an "acceptable" vector will do.
+
+    Raises:
+        Unusable: it has none of the operations, or cannot be started again.
+        ValueError: `known` is not such a file.
+        OSError: `known` cannot be read.
+    """
+    accepted = Known(known, tests)
+    asked = [one for one in tests if one.case.operation in target.operations]
+    if target.one_key:  # it does not know of a previous key
+        asked = [one for one in asked if one.case.previous is None]
+    if not asked:
+        raise Unusable(f"no vector is for {', '.join(target.operations)}")
+    report = VectorReport(target.name, _Recorded.name, 0, compared=len(asked))
+    report.not_asked = len(tests) - len(asked)
+    for one in asked:
+        for case, expected, answer in compare_cases(target, _Recorded(one), [one.case]):
+            why = accepted.reason(one)
+            sane = answer[0] not in ("raised", "wrong", "died", "hangs")
+            if not why and lenient and sane and one.result == "acceptable":
+                why = "acceptable"
+            if why:
+                report.known.append((one, why))
+            else:
+                note = f"vector {one.number}, {one.name} ({', '.join(one.flags)}): {one.why}"
+                report.findings.append(Finding(case, expected, answer, case, -1, note=note))
+    report.unused = accepted.unused()
+    return report
