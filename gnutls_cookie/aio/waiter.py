@@ -20,24 +20,31 @@ class Waiter:
 
     Args:
         loop: the event loop.
+
+    Attributes:
+        is_free: whether no task waits, nor is about to go on.
     """
 
     # asyncio.Task looks at the first one, sets it to False, and takes the rest as read.
-    __slots__ = ("_asyncio_future_blocking", "_callback", "_cancelled", "_context", "_loop")
+    __slots__ = (
+        "_asyncio_future_blocking",
+        "_callback",
+        "_cancelled",
+        "_context",
+        "_loop",
+        "is_free",
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.is_free = True
         self._asyncio_future_blocking = False
         self._loop = loop
         self._callback: Callable[[Waiter], object] | None = None
         self._context: Any = None  # a contextvars.Context, where there is a callback
         self._cancelled: asyncio.CancelledError | None = None
 
-    @property
-    def is_free(self) -> bool:
-        """Whether no task waits."""
-        return self._callback is None
-
     def __await__(self) -> Generator[Any, None, None]:
+        self.is_free = False
         self._asyncio_future_blocking = True
         yield self
 
@@ -78,6 +85,7 @@ class Waiter:
 
     def result(self) -> None:
         """As of a future: asked by the task as it goes on."""
+        self.is_free = True
         error, self._cancelled = self._cancelled, None
         if error is not None:
             raise error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import inspect
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 
 from gnutls_cookie import GnuTLSError, aio
 from gnutls_cookie.aio import Connection
-from tests.support.common import free_udp_port
+from gnutls_cookie.aio.waiter import Waiter
+from tests.support.common import free_udp_port, seeded
 from tests.support.peers import psk
 from tests.support.servers import asynchronous, echo
 
@@ -260,3 +262,76 @@ async def test_message_with_a_goodbye_behind_it() -> None:
     assert not ends.empty()
     while not ends.empty():
         assert ends.get_nowait() is False
+
+
+@asynchronous
+async def test_readers_that_come_and_are_cancelled_at_random() -> None:
+    """Whoever was not cancelled goes on by a message alone; who was is so, or has a message."""
+    draw = seeded()
+    served: asyncio.Queue[Connection] = asyncio.Queue()
+
+    async def handler(connection: Connection) -> None:
+        served.put_nowait(connection)
+        await connection.wait_closed()
+
+    async with start(handler) as server, connect(server) as client:
+        there = await served.get()
+        for one, other in ((there, client), (client, there)):
+            readers: list[asyncio.Task[bytes | None]] = []
+            cancelled: set[asyncio.Task[bytes | None]] = set()
+            got: list[bytes | None] = []
+            sent = 0
+            for _ in range(2000):
+                match draw.choice(("read", "read", "cancel", "send", "send", "turn", "turn")):
+                    case "read" if len(readers) < 6:
+                        readers.append(asyncio.create_task(one.receive()))
+                    case "cancel" if readers:
+                        reader = draw.choice(readers)
+                        reader.cancel()
+                        cancelled.add(reader)
+                    case "send" if sent - len(got) < 100:
+                        other.send_nowait(b"%d" % sent)
+                        sent += 1
+                    case _:
+                        await asyncio.sleep(0)
+                for reader in [reader for reader in readers if reader.done()]:
+                    readers.remove(reader)
+                    if reader.cancelled():
+                        assert reader in cancelled
+                    else:
+                        got.append(reader.result())
+            for reader in readers:
+                reader.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    got.append(await reader)
+            while len(got) < sent:
+                got.append(await asyncio.wait_for(one.receive(), 20))
+            assert sorted(got, key=str) == sorted((b"%d" % at for at in range(sent)), key=str)
+
+
+@asynchronous
+async def test_waiter_is_not_used_again_before_its_task_has_gone_on() -> None:
+    """Neither where it was woken in a later turn nor where it was cancelled: the next task would
+    take that for its own."""
+    for how in ("woken", "cancelled"):
+        waiter = Waiter(asyncio.get_running_loop())
+
+        async def wait(waiter: Waiter = waiter) -> None:
+            await waiter
+
+        def is_free(waiter: Waiter = waiter) -> bool:
+            return waiter.is_free
+
+        task = asyncio.create_task(wait())
+        assert is_free()
+        await asyncio.sleep(0)
+        assert not is_free()
+        if how == "woken":
+            waiter.wake(is_direct=False)
+        else:
+            task.cancel()
+        assert not is_free()
+        assert not waiter.cancel()
+        await asyncio.wait([task])
+        assert is_free()
+        assert task.cancelled() == (how == "cancelled")
