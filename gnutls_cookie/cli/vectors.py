@@ -25,7 +25,7 @@ from gnutls_cookie.differential.notes import page
 from gnutls_cookie.differential.vector_file import FILE, answer, document, read
 from gnutls_cookie.differential.vector_run import VectorReport, run_vectors
 
-from .console import complain, reason
+from .console import complain, print_out, reason
 
 __all__ = ["add_arguments", "run"]
 
@@ -66,31 +66,33 @@ def run(options: argparse.Namespace) -> int:
     Returns:
         0; 1 where the target differs; 2 where what was given is not a case, or the file cannot be
         read or written, or the target not be asked.
+
+    Raises:
+        OSError: it cannot be printed.
     """
     try:
         if options.target is not None or options.exec is not None:
             return _held_against(options)
         if options.case is not None:
-            print(json.dumps(answer(LIBGNUTLS, case_of_json(options.case))))
-            return 0
-        path: Path | None = options.output
-        if options.format == "c":
+            made = json.dumps(answer(LIBGNUTLS, case_of_json(options.case))) + "\n"
+        elif options.format == "c":
             found = _read(options.file or FILE)
             made = c_table(read(found), json.loads(found)["libgnutls"])
         elif options.format == "markdown":
             made = page(lambda case: answer(LIBGNUTLS, case))
         else:
-            former = path if path is not None and path.exists() else FILE
+            output: Path | None = options.output
+            former = output if output is not None and output.exists() else FILE
             made = document(_read(former))
-        if path is None:
-            print(made, end="")
-        else:
-            path.write_text(made, encoding="utf-8")
+        if options.output is not None and options.case is None:
+            options.output.write_text(made, encoding="utf-8")
+            return 0
     except BrokenPipeError:
         raise
     except (OSError, ValueError, KeyError, TypeError, Unusable) as error:
         complain(_PROGRAM, reason(error))
         return 2
+    print_out(made.removesuffix("\n"))
     return 0
 
 
