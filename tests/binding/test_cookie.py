@@ -31,6 +31,7 @@ from gnutls_cookie import (
     generate_key,
     library_version,
 )
+from gnutls_cookie import cookie as cookie_module
 from gnutls_cookie._ffi import ffi, lib
 from tests.support.common import (
     cookie_of,
@@ -108,6 +109,23 @@ def test_send_leaves_the_prestate_alone() -> None:
     prestate = Prestate(0x11223344, 0x55667788, 0x99AABBCC)
     sent_by(KEY, CLIENT, prestate)
     assert prestate == Prestate(0x11223344, 0x55667788, 0x99AABBCC)
+
+
+def test_c_s_copy_of_a_generated_key_is_wiped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before its memory is freed."""
+    freed: list[bytes] = []
+
+    class Watched:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(lib, name)
+
+        def gcookie_free(self, pointer: Any) -> None:
+            freed.append(bytes(ffi.buffer(pointer, 16)))
+            lib.gcookie_free(pointer)
+
+    monkeypatch.setattr(cookie_module, "lib", Watched())
+    assert any(generate_key())
+    assert freed == [bytes(16)]
 
 
 def test_generated_keys_are_16_bytes_and_all_different() -> None:

@@ -8,6 +8,8 @@ import textwrap
 import pytest
 
 from gnutls_cookie import CertificateCredentials, Session
+from gnutls_cookie._ffi import ffi
+from gnutls_cookie._owned import owned
 from tests.support.common import ROOT, python_in_silence
 
 CERTS = ROOT / "tests" / "certs"
@@ -116,6 +118,18 @@ USES = {
         collect(make, use)
     """,
 }
+
+
+def test_owner_that_goes_frees_once_and_empties_the_box() -> None:
+    """Who looks into the box afterwards finds NULL."""
+    box = ffi.new("void **")
+    box[0] = ffi.cast("void *", 4096)
+    freed: list[int] = []
+    owner = owned(box, lambda pointer: freed.append(int(ffi.cast("uintptr_t", pointer))))
+    assert (freed, box[0] == ffi.NULL) == ([], False)
+    del owner
+    gc.collect()
+    assert (freed, box[0] == ffi.NULL) == ([4096], True)
 
 
 @pytest.mark.parametrize("name", USES)

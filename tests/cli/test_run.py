@@ -36,6 +36,7 @@ from tests.support.common import (
     hello_with,
     openssl,
     peer_required,
+    python_in_silence,
     udp_socket,
 )
 from tests.support.peers import CERTS, IDENTITY, PSK_KEY
@@ -428,6 +429,19 @@ def test_calls_under_the_sanitizers(options: tuple[str, ...], tmp_path: Path) ->
     finally:
         os.close(memory)
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
+def test_closed_standard_files_stay_closed() -> None:
+    """The server would take the shared memory for its input."""
+    program = """
+import os
+from gnutls_cookie.cli.run import find_preload
+from tests.support.run import handed
+os.close(0)
+found = handed(find_preload())
+print(found.memory > 2, os.path.exists("/proc/self/fd/0"))
+"""
+    assert python_in_silence(program) == "True False\n"
 
 
 # --- the command ----------------------------------------------------------------------------------

@@ -63,6 +63,15 @@ def test_same_keys_are_the_same_object() -> None:
         assert ring.keys_at(5.0) is ring.keys_at(5.0)
 
 
+def test_keys_of_one_period_alone_are_kept() -> None:
+    """A server that runs for years, or is asked for many times, does not grow."""
+    ring = KeyRing.from_secret(SECRET, period=100)
+    first = ring.keys_at(5.0)
+    ring.keys_at(1000.0)
+    assert ring.keys_at(5.0) == first
+    assert ring.keys_at(5.0) is not first
+
+
 def test_nodes_with_one_secret_verify_each_other() -> None:
     """Also over the end of a period; not two periods later, and not with another secret."""
     one, other = (CookieGate(KeyRing.from_secret(SECRET, 100)) for _ in range(2))

@@ -656,17 +656,21 @@ def test_poll_without_waiting_leaves_what_is_too_much(client: socket.socket) -> 
 
 
 @pytest.mark.parametrize(
-    ("kind", "arguments"),
+    ("arguments", "name", "text"),
     [
-        ("a stream", (socket.AF_INET, socket.SOCK_STREAM)),
-        ("no IP", (socket.AF_UNIX, socket.SOCK_DGRAM)),
-        ("not bound", (socket.AF_INET, socket.SOCK_DGRAM)),
+        ((socket.AF_INET, socket.SOCK_STREAM), ("127.0.0.1", 0), "must be a UDP socket"),
+        ((socket.AF_UNIX, socket.SOCK_DGRAM), None, "must be a UDP socket"),
+        ((socket.AF_INET, socket.SOCK_DGRAM), None, "must be bound"),
     ],
+    ids=["stream", "unix", "unbound"],
 )
-def test_other_sockets_are_refused(kind: str, arguments: tuple[int, int]) -> None:
+def test_other_sockets_are_refused(arguments: tuple[int, int], name: Any, text: str) -> None:
     """A listener needs a bound UDP socket."""
-    with socket.socket(*arguments) as sock, pytest.raises(ValueError, match="sock must be"):
-        CookieListener(sock, CookieGate(KEY))
+    with socket.socket(*arguments) as sock:
+        if name is not None:
+            sock.bind(name)
+        with pytest.raises(ValueError, match=f"sock {text}"):
+            CookieListener(sock, CookieGate(KEY))
 
 
 @pytest.mark.parametrize(
