@@ -47,6 +47,7 @@ class SocketDriver:
         self._pid = os.getpid()
         self._events: deque[Event] = deque()
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0.0  # by the loop's clock; uvloop's handles do not tell it
         self._is_settling = False  # whether what is sent now goes out in this turn of the loop
         self._has_sent = False  # whether something was sent within _step()
 
@@ -152,9 +153,10 @@ class SocketDriver:
             return
         when = self.loop.time() + min(seconds, _TIMER_SECONDS)
         if self._timer is not None:
-            if self._timer.when() <= when:
+            if self._timer_due <= when:
                 return
             self._timer.cancel()
+        self._timer_due = when
         self._timer = self.loop.call_at(when, self._alarm())
 
     def _cancel_timer(self) -> None:

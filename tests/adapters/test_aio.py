@@ -886,7 +886,8 @@ def test_ctrl_c_says_goodbye() -> None:
 
 
 UVLOOP = """
-import asyncio, gc, uvloop, warnings
+import asyncio, gc, sys, uvloop, warnings
+from gnutls_cookie.endpoint import Endpoint
 from gnutls_cookie import PSKCredentials, aio
 credentials = PSKCredentials("sensor-1", b"0123456789abcdef")
 async def echo(connection):
@@ -894,6 +895,8 @@ async def echo(connection):
         await connection.send(message)
 async def main():
     options = {"credentials": credentials, "idle_timeout": float("inf")}
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda loop, context: sys.exit(str(context)))
     async with await aio.start_server(echo, "127.0.0.1", **options) as server:
         async with await aio.connect(*server.address, credentials=credentials) as client:
             for number in range(100):
@@ -919,6 +922,14 @@ async def main():
         await asyncio.sleep(0.05)
         server.close()
         assert await waiting is None
+    timeout = Endpoint.timeout
+    Endpoint.timeout = lambda self, now: 0.0  # what is due at once, as after a turn with many
+    async with aio.start_server(echo, "127.0.0.1", **options) as server:
+        async with aio.connect(*server.address, credentials=credentials) as client:
+            for number in range(10):
+                await client.send(b"hello")
+                assert await client.receive() == b"hello"
+    Endpoint.timeout = timeout
 with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
     runner.run(main())
 print("done")
