@@ -37,6 +37,9 @@ from tests.support.servers import SECONDS, bounded, client_options
 
 ADAPTERS = ("aio", "blocking")
 
+# Of this process alone: a port that is free at one address is so at the others.
+OTHER, THIRD = (f"127.{1 + os.getpid() // 256 % 250}.{os.getpid() % 256}.{n}" for n in (2, 3))
+
 each_adapter = pytest.mark.parametrize("adapter", ADAPTERS)
 
 
@@ -334,7 +337,7 @@ def test_next_address_is_tried_where_one_is_refused(
     adapter: str, names: dict[str, list[str]]
 ) -> None:
     """As with localhost, whose ::1 nobody serves."""
-    names["two.test"] = ["127.0.0.2", "127.0.0.2", "127.0.0.1"]
+    names["two.test"] = [OTHER, OTHER, "127.0.0.1"]
     with serving(adapter) as address:
         found = echo_through(adapter, "two.test", address[1], credentials=psk())
         assert found == address
@@ -355,9 +358,9 @@ def test_next_address_is_tried_where_one_is_silent(
     adapter: str, names: dict[str, list[str]]
 ) -> None:
     """After its share of the time: half of it where one more is left."""
-    names["two.test"] = ["127.0.0.2", "127.0.0.1"]
+    names["two.test"] = [OTHER, "127.0.0.1"]
     with serving(adapter) as address, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
-        silent.bind(("127.0.0.2", address[1]))
+        silent.bind((OTHER, address[1]))
         before = time.monotonic()
         options = {"credentials": psk(), "handshake_timeout": 4.0}
         assert echo_through(adapter, "two.test", address[1], **options) == address
@@ -367,13 +370,13 @@ def test_next_address_is_tried_where_one_is_silent(
 @each_adapter
 def test_who_has_answered_has_all_the_time(adapter: str, names: dict[str, list[str]]) -> None:
     """A server that challenges and then takes long is not left for the next address."""
-    names["many.test"] = [f"127.0.0.{number}" for number in range(2, 10)]
+    names["many.test"] = [OTHER, *(f"127.0.0.{number}" for number in range(3, 10))]
 
     def lookup(identity: str) -> bytes:
         time.sleep(2.2)  # the share of the first address is 2 s
         return bytes(range(1, 17))
 
-    with serving(adapter, "127.0.0.2", credentials=PSKCredentials(lookup=lookup)) as address:
+    with serving(adapter, OTHER, credentials=PSKCredentials(lookup=lookup)) as address:
         options = {"credentials": psk(), "handshake_timeout": 16.0}
         assert echo_through(adapter, "many.test", address[1], **options) == address
 
@@ -381,37 +384,37 @@ def test_who_has_answered_has_all_the_time(adapter: str, names: dict[str, list[s
 @each_adapter
 def test_error_says_what_each_address_gave(adapter: str, names: dict[str, list[str]]) -> None:
     """Of the kind that they have in common; TimedOutError where one was silent."""
-    names["two.test"] = ["127.0.0.2", "127.0.0.3"]
-    port = free_udp_port("127.0.0.2")
+    names["two.test"] = [OTHER, THIRD]
+    port = free_udp_port(OTHER)
     with pytest.raises(ConnectionRefusedError) as caught:
         echo_through(adapter, "two.test", port, credentials=psk())
     assert caught.value.errno == errno.ECONNREFUSED
     for ip in names["two.test"]:
         assert f"{ip} port {port}: Connection refused" in str(caught.value)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
-        silent.bind(("127.0.0.2", 0))
+        silent.bind((OTHER, 0))
         port = silent.getsockname()[1]
         with pytest.raises(TimedOutError) as late:
             echo_through(adapter, "two.test", port, credentials=psk(), handshake_timeout=0.4)
-        assert f"127.0.0.2 port {port}: timed out; 127.0.0.3 port {port}: " in str(late.value)
+        assert f"{OTHER} port {port}: timed out; {THIRD} port {port}: " in str(late.value)
 
 
 @each_adapter
 def test_handshake_that_fails_is_final(adapter: str, names: dict[str, list[str]]) -> None:
     """A certificate that is not trusted does not make it ask another address."""
-    names["localhost"] = ["127.0.0.2", "127.0.0.1", "127.0.0.3"]
+    names["localhost"] = [OTHER, "127.0.0.1", THIRD]
     with serving(adapter) as address:
         with pytest.raises(CertificateVerificationError) as caught:
             echo_through(adapter, "localhost", address[1], credentials=trusting("stranger"))
         assert caught.value.__notes__ == [
-            f"before that, 127.0.0.2 port {address[1]}: Connection refused"
+            f"before that, {OTHER} port {address[1]}: Connection refused"
         ]
 
 
 @each_adapter
 def test_alert_of_a_server_is_final(adapter: str, names: dict[str, list[str]]) -> None:
     """It is a ConnectionError, and yet no reason to ask another address."""
-    names["two.test"] = ["127.0.0.1", "127.0.0.2"]
+    names["two.test"] = ["127.0.0.1", OTHER]
 
     def lookup(identity: str) -> bytes:
         raise LookupError
@@ -419,7 +422,7 @@ def test_alert_of_a_server_is_final(adapter: str, names: dict[str, list[str]]) -
     with serving(adapter, credentials=PSKCredentials(lookup=lookup)) as address:
         with pytest.raises(FatalAlertError) as caught:
             echo_through(adapter, "two.test", address[1], credentials=psk())
-        assert "127.0.0.2" not in str(caught.value)
+        assert OTHER not in str(caught.value)
 
 
 @each_adapter
@@ -452,8 +455,8 @@ def test_port_that_is_taken_at_one_address_is_an_error(
     adapter: str, names: dict[str, list[str]]
 ) -> None:
     """Nothing is left out that is there."""
-    names["two.test"] = ["127.0.0.2", "127.0.0.1"]
-    with udp_socket("127.0.0.2") as taken, pytest.raises(OSError, match="in use"):
+    names["two.test"] = [OTHER, "127.0.0.1"]
+    with udp_socket(OTHER) as taken, pytest.raises(OSError, match="in use"):
         serve_nothing(adapter, "two.test", taken.getsockname()[1])
 
 
