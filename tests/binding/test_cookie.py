@@ -24,6 +24,8 @@ from gnutls_cookie import (
     Prestate,
     PushError,
     UnexpectedPacketLengthError,
+    _check,
+    _convert,
     client_data,
     cookie_reply,
     cookie_send,
@@ -109,6 +111,17 @@ def test_send_leaves_the_prestate_alone() -> None:
     prestate = Prestate(0x11223344, 0x55667788, 0x99AABBCC)
     sent_by(KEY, CLIENT, prestate)
     assert prestate == Prestate(0x11223344, 0x55667788, 0x99AABBCC)
+
+
+def test_error_of_a_long_key_does_not_keep_it_locked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While somebody has the error and its traceback, a bytearray can be resized again."""
+    for module in (_check, _convert):
+        monkeypatch.setattr(module, "INT_MAX", 15)
+    key = bytearray(16)
+    with pytest.raises(OverflowError, match="key") as raised:
+        cookie_verify(key, b"client", hello_with())
+    key.append(0)
+    assert raised.value.__traceback__ is not None
 
 
 def test_c_s_copy_of_a_generated_key_is_wiped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,16 @@ class Thing:
     """Something that a weak reference can watch."""
 
 
+def test_what_a_callback_raised_is_raised_once() -> None:
+    """The next call of the same transport begins without it."""
+    transport = Transport()
+    transport.raised = KeyError("once")
+    with pytest.raises(KeyError, match="once"):
+        transport.raise_again()
+    transport.raise_again()
+    assert transport.raised is None
+
+
 def test_lent_object_is_found_until_reclaimed() -> None:
     """lend, get, reclaim; len counts the open loans."""
     table = HandleTable()

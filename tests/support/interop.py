@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import functools
 import importlib.metadata
 import json
@@ -329,15 +330,23 @@ def node_with_packages() -> str:
     network unasked.
     """
     node = peer_required("node", "apt install nodejs")
+    NPM.parent.mkdir(exist_ok=True)
+    with (NPM.parent / "npm.lock").open("w") as lock:  # tests run side by side
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _install_packages()
+    return node
+
+
+def _install_packages() -> None:
     wanted = (PEERS / "package.json").read_text()
     stamp = NPM / "installed"
     if stamp.is_file() and stamp.read_text() == wanted:
-        return node
+        return
     if os.environ.get("REQUIRE_PEERS") != "1":
         missing("the packages of tests/peers/package.json are not in .dev/npm: REQUIRE_PEERS=1")
     npm = peer_required("npm", "apt install npm")
     shutil.rmtree(NPM, ignore_errors=True)
-    NPM.mkdir(parents=True)
+    NPM.mkdir()
     (NPM / "package.json").write_text(wanted)
     command = [npm, "install", "--omit=optional", "--ignore-scripts", "--no-package-lock"]
     done = subprocess.run(
@@ -345,7 +354,6 @@ def node_with_packages() -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     stamp.write_text(wanted)
-    return node
 
 
 # --- our server and a client ----------------------------------------------------------------------
