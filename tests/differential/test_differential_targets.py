@@ -466,13 +466,16 @@ def test_target_that_there_is_not(
 
 
 def test_vectors_are_a_corpus(module: Path) -> None:
-    """Files as of tests/vectors are cases too: all of the operations that the target has."""
+    """The file of vectors has cases too: all of the operations that the target has."""
     module.write_text(RIGHT)
-    folder = ROOT / "tests" / "vectors"
+    text = (ROOT / "gnutls_cookie" / "differential" / "vectors.json").read_text(encoding="utf-8")
+    folder = module.parent / "corpus"
+    folder.mkdir()
+    (folder / "vectors.json").write_text(text, encoding="utf-8")
     done = diff(module.parent, "mine", "--corpus", str(folder), "--cases", "0", "--json")
     assert done.code == 0
-    files = [json.loads(file.read_text(encoding="utf-8")) for file in folder.glob("*.json")]
-    operations = [one["case"]["operation"] for file in files for one in file["vectors"]]
+    tests = [one for group in json.loads(text)["testGroups"] for one in group["tests"]]
+    operations = [one["case"]["operation"] for one in tests]
     known = [operation for operation in operations if operation in ("verify", "send")]
     assert json.loads(done.out)["compared"] == len(known) > 200
 
