@@ -65,6 +65,7 @@ class Connection:
         "_open",
         "_owner",
         "_queued_bytes",
+        "_ready",
         "_session",
         "address",
         "local",
@@ -83,6 +84,7 @@ class Connection:
         self._session: Session | None = None  # made when it is asked for
         self._messages: deque[bytes] | None = None  # likewise: an empty one has 600 bytes
         self._queued_bytes = 0
+        self._ready: MessageReady | None = None
         self._open = True
 
     @classmethod

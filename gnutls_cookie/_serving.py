@@ -100,13 +100,12 @@ class Serving:
 
     def send(self, connection: Connection, data: Buffer, now: float) -> int:
         """Send a message by the next flush(). Raises as Server.send()."""
-        server, message = self._server, data
-        if type(message) is not bytes or not server._takes(connection, len(message)):
-            return server.send(connection, data, now)
+        if type(data) is not bytes or not self._server._takes(connection, len(data)):
+            return self._server.send(connection, data, now)
         self._now = now
         self._ids.append(connection._id)
-        self._messages.append(message)
-        return len(message)
+        self._messages.append(data)
+        return len(data)
 
     def flush(self, out: int) -> None:
         """Encrypt and send the messages of send()."""

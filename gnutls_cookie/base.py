@@ -26,16 +26,19 @@ class ConnectionBase:
     """
 
     # A user may keep something of his own with it: __dict__ is made when that is done.
-    __slots__ = ("__dict__", "__weakref__", "_core", "_endpoint", "address", "session")
+    __slots__ = ("__dict__", "__weakref__", "_core", "_endpoint", "address")
     __reduce__ = not_copied
 
     def __init__(
         self, address: SocketAddress, core: Connection, endpoint: Endpoint | ClientEndpoint
     ) -> None:
         self.address = address
-        self.session: Session = core.session
         self._core = core
         self._endpoint = endpoint
+
+    @property
+    def session(self) -> Session:
+        return self._core.session  # made when it is asked for
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """What asyncio's transports tell by this name.

@@ -426,20 +426,24 @@ class Server:
 
     def _gather_events(self, turn: Any) -> None:
         count, connections, happened = turn.event_count, self._connections, self._events
+        most, most_bytes = self._max_queue, self._max_queue_bytes
         numbers = memoryview(ffi.buffer(turn.events, count * _EVENT_SIZE)).cast("q").tolist()
         text = ffi.buffer(turn.text, turn.text_size)[:] if turn.text_size else b""
         begin = 0
-        for at in range(count):
-            number, kind, value, detail = numbers[4 * at : 4 * at + 4]
+        rows = iter(numbers)
+        for at, (number, kind, value, detail) in enumerate(
+            zip(rows, rows, rows, rows, strict=True)
+        ):
             if kind == _MESSAGE:
                 end = begin + value
                 connection = connections[number]
-                is_first = connection._queue(
-                    text[begin:end], self._max_queue, self._max_queue_bytes
-                )
+                is_first = connection._queue(text[begin:end], most, most_bytes)
                 begin = end
                 if is_first:
-                    happened.append(MessageReady(connection))
+                    ready = connection._ready
+                    if ready is None:  # one for all of its messages
+                        ready = connection._ready = MessageReady(connection)
+                    happened.append(ready)
                 elif is_first is None:
                     self._counters.messages_dropped += 1
             elif kind == _CONNECTED:
@@ -448,6 +452,7 @@ class Server:
             else:
                 connection = connections.pop(number)
                 connection._open = False
+                connection._ready = None  # they hold one another
                 error = _error_of(detail)
                 happened.append(Closed(connection, _REASONS[value], error))
                 self._note_error(error)

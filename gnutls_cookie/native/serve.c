@@ -101,7 +101,9 @@ static int work(struct gcookie_serve *serve, struct gcookie_counters *counters,
         gcookie_udp_path(serve->udp, &arrivals[at], &path);
         if (gcookie_server_has(serve->server, &path.address) == 1) {
             serve->done[at] = 1;
-            (void)give(serve, &arrivals[at], counters, turn, now, handle);
+            gcookie_udp_count_arrival(serve->udp);
+            (void)gcookie_server_receive(serve->server, turn, &path, arrivals[at].datagram,
+                                         arrivals[at].size, NULL, now, handle);
         }
     }
     while (serve->taken < serve->arrived && *begun < MOST_NEW) {
