@@ -389,6 +389,25 @@ def test_preloaded_library_asks_for_no_symbol_of_libgnutls() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def make_calls(
+    library: Path, options: tuple[str, ...], file: Path, *command: str, **environment: str
+) -> None:
+    """Run preload_calls.c with a library preloaded; it says that it is done, and nothing else."""
+    given, memory = handed(library, *([*options, str(file)] if options else []))
+    try:
+        done = subprocess.run(
+            command,
+            env={**given, **environment},
+            pass_fds=[memory],
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+    finally:
+        os.close(memory)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
 @pytest.mark.parametrize("options", [(), ("--rotate", "1", "--stats"), ("--record",)], ids=str)
 def test_calls_under_the_sanitizers(options: tuple[str, ...], tmp_path: Path) -> None:
     """Threads, a fork, hostile datagrams: no finding of AddressSanitizer and UBSan."""
@@ -413,22 +432,9 @@ def test_calls_under_the_sanitizers(options: tuple[str, ...], tmp_path: Path) ->
     runtime = subprocess.run(
         [*compiler(), "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
     ).stdout.strip()
-    given = [*options, str(tmp_path / "file")] if options else []
-    environment, memory = handed(library, *given)
-    environment["LD_PRELOAD"] = f"{runtime}:{library}"
-    environment["ASAN_OPTIONS"] = "detect_leaks=0"
-    try:
-        done = subprocess.run(
-            [program, "5000" if "--record" in options else "50000"],
-            env=environment,
-            pass_fds=[memory],
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-    finally:
-        os.close(memory)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+    count = "5000" if "--record" in options else "50000"
+    environment = {"LD_PRELOAD": f"{runtime}:{library}", "ASAN_OPTIONS": "detect_leaks=0"}
+    make_calls(library, options, tmp_path / "file", str(program), count, **environment)
 
 
 def test_closed_standard_files_stay_closed() -> None:
@@ -787,17 +793,6 @@ def test_calls_under_valgrind(options: tuple[str, ...], tmp_path: Path) -> None:
         pytest.skip("no valgrind here: apt install valgrind libc6-dbg")
     program = compile_peer("preload_calls.c", "-pthread")
     file = tmp_path / "file"
-    environment, memory = handed(find_preload(), *([*options, str(file)] if options else []))
-    try:
-        done = subprocess.run(
-            [valgrind, "-q", "--error-exitcode=9", "--leak-check=full", program, "500"],
-            env=environment,
-            pass_fds=[memory],
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-    finally:
-        os.close(memory)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+    command = [valgrind, "-q", "--error-exitcode=9", "--leak-check=full", str(program), "500"]
+    make_calls(find_preload(), options, file, *command)
     assert not options or wait_until(file.read_bytes, lambda text: text.count(b"\n") > 0)
