@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -27,6 +28,7 @@ from gnutls_cookie import (
     aio,
     blocking,
 )
+from gnutls_cookie.endpoint import Endpoint
 from tests.support.adapters import Blocking
 from tests.support.adapters import both as both
 from tests.support.common import free_udp_port, udp_socket
@@ -135,6 +137,38 @@ def test_server_serves_all_addresses_of_a_name(
                 assert both.echoes(client)
         assert server.counters.server.connected == 2
         assert server.counters.listener.replies == 2
+
+
+def test_socket_that_fails_closes_the_whole_server(
+    both: Blocking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients of its other sockets hear a goodbye."""
+    resolve, turn = socket.getaddrinfo, Endpoint.turn
+
+    def several(host: Any, *more: Any, **options: Any) -> list[Any]:
+        names = ["127.0.0.2", "127.0.0.3"] if host == "two.test" else [host]
+        return [one for name in names for one in resolve(name, *more, **options)]
+
+    def fail(endpoint: Endpoint, now: float) -> Any:
+        if broken and endpoint.sock is sockets[1]:
+            raise OSError(100, "Network is down")
+        return turn(endpoint, now)
+
+    broken = False
+    monkeypatch.setattr(socket, "getaddrinfo", several)
+    monkeypatch.setattr(Endpoint, "turn", fail)
+    server = both.start("two.test")
+    sockets = server.sockets
+    with both.client(*server.address) as client:
+        assert both.echoes(client)
+        broken = True
+        with udp_socket() as stranger:
+            stranger.sendto(b"something to read", sockets[1].getsockname())
+        assert both.receive(client) is None
+        until(lambda: [one.fileno() for one in sockets] == [-1, -1])
+    with contextlib.suppress(OSError):  # of blocking: what ended it
+        both.stop(server)
+    assert not server.is_serving()
 
 
 @pytest.mark.skipif(not hasattr(socket, "SO_REUSEPORT"), reason="no SO_REUSEPORT here")
