@@ -31,11 +31,11 @@ __all__ = [
     "reason",
 ]
 
-_KEPT_BYTES = 1 << 18  # for a reader that is slow; what comes beyond is dropped
+_KEPT_BYTES = 1 << 18  # buffered for a slow reader; further lines are dropped
 _DRAIN_SECONDS = 1.0
-# A full disk: what was begun may be ended later. Anything else will not be better next time.
+# Errors that may go away (a full disk); all others are final.
 _PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EINTR}
-_ATOMIC_BYTES = 512  # POSIX's least PIPE_BUF: a pipe that is ready takes so many without waiting
+_ATOMIC_BYTES = 512  # POSIX's minimum of PIPE_BUF: a write that does not block once poll() is ready
 
 
 def open_standard_files() -> None:
@@ -88,7 +88,7 @@ def end_by(number: signal.Signals) -> NoReturn:
 
 
 def complain(program: str, text: str) -> None:
-    """Say on stderr in one line why a command fails; waits a second at most for its reader.
+    """Print one line on stderr that says why a command fails; waits at most a second.
 
     Args:
         program: "gnutls-cookie serve", say.
@@ -103,7 +103,7 @@ def complain(program: str, text: str) -> None:
         own = sys.stderr.fileno() == 2
     except (OSError, ValueError, AttributeError, io.UnsupportedOperation):
         own = False
-    if not own:  # somebody has put another file there
+    if not own:  # sys.stderr was replaced
         with suppress(OSError, ValueError):
             print(line, end="", file=sys.stderr, flush=True)
         return
@@ -124,10 +124,10 @@ def print_out(text: str) -> None:
 
 
 class Output:
-    """Lines for a descriptor, written without waiting for whoever reads there.
+    """Writes lines to a descriptor without waiting for its reader.
 
-    A line that does not go out at once is kept, 256 KiB in all; beyond that lines are dropped. What
-    cannot be written at all (nobody reads any more) is dropped too. Nothing is raised.
+    Lines that cannot be written at once are buffered, up to 256 KiB; further lines are dropped, and
+    so is all output once the reader is gone. Nothing is raised.
 
     Args:
         descriptor: where to write; None for nowhere.
@@ -161,14 +161,14 @@ class Output:
             self._socket = socket.socket(fileno=os.dup(descriptor))
             self._descriptor = self._socket.fileno()
         elif self._waits:
-            # O_NONBLOCK on the descriptor itself would be seen by all who share it: the shell, say.
+            # O_NONBLOCK on the descriptor itself would affect all that share it, such as the shell.
             flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
             with suppress(OSError):
                 self._own = os.open(f"/proc/self/fd/{descriptor}", flags)
                 self._descriptor = self._own
 
     def write(self, text: str) -> None:
-        """Write a line, or several that belong together; each ends with a line break."""
+        """Write one or more lines; each ends with a line break."""
         if self._descriptor is None:
             return
         line = text.encode("utf-8", "backslashreplace")
@@ -180,7 +180,7 @@ class Output:
         self.flush()
 
     def flush(self) -> None:
-        """Write what is kept, as far as the reader takes it."""
+        """Write buffered lines, as far as the reader takes them."""
         self._blocked = False
         while self._lines and self._descriptor is not None:
             line = self._lines.popleft()
@@ -205,7 +205,7 @@ class Output:
         self._set_watch(self._blocked)
 
     def close(self) -> None:
-        """Wait a second at most until what is kept has gone out; more lines go nowhere."""
+        """Wait at most a second for buffered lines to be written; later lines are dropped."""
         deadline = time.monotonic() + _DRAIN_SECONDS
         self.flush()
         while self._blocked and self._descriptor is not None:
@@ -227,12 +227,12 @@ class Output:
         watch: Callable[[int, Callable[[], None]], object],
         unwatch: Callable[[int], object],
     ) -> None:
-        """Have an event loop's add_writer() and remove_writer() tell when the reader reads on."""
+        """Use an event loop's add_writer() and remove_writer() to wait for the reader."""
         self._watch, self._unwatch, self._watched = watch, unwatch, False
         self.flush()
 
     def forget(self) -> None:
-        """Drop what is kept, after a fork: the other process has it too."""
+        """Drop buffered lines, after a fork: the other process has them too."""
         self._lines.clear()
         self._kept = 0
         self._watch = self._unwatch = None
@@ -244,7 +244,7 @@ class Output:
         if wanted == self._watched:
             return
         self._watched = wanted
-        with suppress(OSError, RuntimeError):  # one that no loop can watch, or a loop that is over
+        with suppress(OSError, RuntimeError):  # not watchable, or the loop is closed
             if wanted:
                 self._watch(descriptor, self.flush)
             else:

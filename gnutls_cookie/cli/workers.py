@@ -21,23 +21,23 @@ __all__ = ["Signals", "Worker", "Workers"]
 
 _log = logging.getLogger("gnutls_cookie")
 
-_TRIES = 5  # to start a worker, in a row, before all is given up
-_PATIENCE_SECONDS = 60.0  # without any worker that serves, before that, once all of them did
-_BACKOFF_SECONDS, _BACKOFF_MAX_SECONDS = 0.1, 5.0  # before the second try; doubled for each
-_BACKOFF_SERVED_SECONDS = 2.0  # the same for one that did serve
-_LONG_SECONDS = 1.0  # who has lived so long has not died at once
-_END_SECONDS = 15.0  # for workers to say goodbye; a handler has 5 of them
-_READY = struct.Struct("=i")  # what a worker writes once it serves: its process id
+_TRIES = 5  # failed starts of one worker in a row after which the server gives up
+_NONE_SERVES_SECONDS = 60.0  # it does not give up earlier than this after the last worker served
+_BACKOFF_SECONDS, _BACKOFF_MAX_SECONDS = 0.1, 5.0  # before the second start; doubled each time
+_BACKOFF_SERVED_SECONDS = 2.0  # upper limit for a worker that had served
+_AT_ONCE_SECONDS = 1.0  # a worker that ends earlier than this has failed at its start
+_END_SECONDS = 15.0  # for workers to end after SIGTERM; a handler has 5 of them
+_READY = struct.Struct("=i")  # the process id, which a worker writes once it serves
 
 
 class Signals:
-    """Signals that came, and a descriptor that is readable when one has.
+    """Signals that have arrived, and a descriptor that becomes readable when one does.
 
-    asyncio's own way loses signals when many come at once: each is a byte in a socket, and those
-    that find it full are gone. Here the byte only wakes, and a set remembers.
+    asyncio loses signals when many arrive at once: each is a byte in a socket, and is dropped when
+    the socket is full. Here the byte only wakes the loop; a set holds the signals.
 
     Args:
-        numbers: which ones. They are unblocked, and a handler of before is replaced for good.
+        numbers: the signals. They are unblocked, and their handlers are replaced for good.
     """
 
     def __init__(self, numbers: Iterable[int]) -> None:
@@ -56,7 +56,7 @@ class Signals:
         return self._woken.fileno()
 
     def take(self) -> set[int]:
-        """Which signals came since the last time."""
+        """The signals that have arrived since the last call."""
         with suppress(BlockingIOError):
             while self._woken.recv(4096):
                 pass
@@ -75,16 +75,16 @@ class Signals:
 
 @dataclass
 class Worker:
-    """One of the processes, and those that take its place after it.
+    """A worker process, and the processes that replace it.
 
     Attributes:
         number: from 0.
-        socket: what it serves; it outlives the process.
+        socket: the socket that it serves; it outlives the process.
         pid: of the process; None while there is none.
-        serves: whether it has said so.
+        serves: whether it has reported that it serves.
         started: when it was started; time.monotonic().
         due: when it is to be started again.
-        failures: how often in a row it died at once, or could not be started.
+        failures: how often in a row it ended at its start, or could not be started.
     """
 
     number: int
@@ -99,16 +99,16 @@ class Worker:
 class Workers:
     """Starts a process for each socket and watches them until all have ended.
 
-    A worker that dies is started again: at once, or later and later where it dies at once. Where
-    one fails to start five times in a row, all are ended; once they served, only if none of them
+    A worker that dies is started again at once, or after a growing delay if it dies at its start.
+    If one fails to start five times in a row, all are ended; once all have served, only if none
     has served for a minute.
 
     Args:
-        sockets: what they serve.
-        serve: called in the new process, as serve(worker, lifeline, ready): returns its exit code.
-            `lifeline` is a descriptor that is at its end once this process is gone; ready() is to
-            be called when clients are served.
-        reload: called here at SIGHUP; where it returns True, the workers are told too.
+        sockets: one for each worker.
+        serve: called in the new process as serve(worker, lifeline, ready); returns its exit code.
+            `lifeline` is a descriptor that is at end of file once this process is gone; ready() is
+            to be called when the worker serves clients.
+        reload: called in this process at SIGHUP; if it returns True, SIGHUP goes to the workers.
         announce: called once, when all workers serve.
     """
 
@@ -137,7 +137,7 @@ class Workers:
         """Serve until SIGTERM or SIGINT.
 
         Returns:
-            The exit code: 0 after a signal, 1 where workers could not be started or not be ended.
+            The exit code: 0 after a signal, 1 if workers could not be started or ended.
         """
         with closing(Signals(self._numbers)) as signals:
             self._watch(signals)
@@ -171,7 +171,7 @@ class Workers:
     # --- one turn ---------------------------------------------------------------------------------
 
     def _wait(self, signals: Signals) -> None:
-        """Until a signal comes, a worker serves, an output is read, or something is due."""
+        """Wait for a signal, a worker that serves, an output that is read, or the next timer."""
         if self._ending is not None:
             times = [self._ending]
         else:
@@ -203,7 +203,7 @@ class Workers:
             self._last_served = time.monotonic()
 
     def _reap(self) -> None:
-        """See who has ended. Other children there may be too: of who became this process."""
+        """Collect ended workers. There may be other children: those of the program before exec."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -224,19 +224,19 @@ class Workers:
                 _log.warning("worker %d ended (%s)", worker.number, _how(code))
                 self._code = 1
             return
-        long = time.monotonic() - worker.started >= _LONG_SECONDS
+        long = time.monotonic() - worker.started >= _AT_ONCE_SECONDS
         if served and long:
             worker.failures = 0
-        # One that was ended is missed, however young. One that failed at once is no better than one
-        # that never served.
+        # A worker that a signal ended is replaced at once, however young. One that failed at its
+        # start counts as one that never served.
         self._retry(worker, f"ended ({_how(code)})", good=served and (long or code <= 0))
 
     def _retry(self, worker: Worker, what: str, *, good: bool) -> None:
-        """Have a worker started again, or give up."""
+        """Schedule the next start of a worker, or give up."""
         now = time.monotonic()
         if self._announced and any(one.serves for one in self._workers):
             self._last_served = now
-        hopeless = not self._announced or now - self._last_served >= _PATIENCE_SECONDS
+        hopeless = not self._announced or now - self._last_served >= _NONE_SERVES_SECONDS
         if not good and worker.failures + 1 >= _TRIES and hopeless:
             tries = worker.failures + 1
             _log.error("worker %d %s, %d times in a row", worker.number, what, tries)
@@ -258,8 +258,8 @@ class Workers:
                 self._start(worker)
 
     def _start(self, worker: Worker) -> None:
-        # No signal may come to the child before it has handlers of its own: what comes to it until
-        # then waits, and what comes to this process is told to the child afterwards.
+        # No signal may reach the child before it has handlers of its own: they stay pending until
+        # then, and what this process receives is passed on to the child afterwards.
         signal.pthread_sigmask(signal.SIG_BLOCK, self._numbers)
         try:
             pid = os.fork()
@@ -300,7 +300,7 @@ class Workers:
         self._tell(signal.SIGTERM)
 
     def _kill(self) -> None:
-        """End those that take no notice of SIGTERM: stopped ones, say."""
+        """Kill the workers that ignore SIGTERM: stopped ones, for example."""
         for worker in self._workers:
             if worker.pid is not None:
                 _log.error("worker %d does not end, and is killed", worker.number)

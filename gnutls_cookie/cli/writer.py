@@ -65,7 +65,7 @@ _NO_DATA = 2**32 - 1
 
 _STATS_S = 1.0
 _BUSY_S, _IDLE_S = 0.02, 0.25  # between two looks at the ring
-_STUCK_S = 5.0  # a record that was begun and not finished; whoever began it was killed
+_STUCK_S = 5.0  # after which an unfinished record is skipped: its writer was killed
 _CHUNK = 2048  # units
 
 _F_ADD_SEALS, _F_SEAL_WRITE = 1033, 8  # fcntl(2)
@@ -73,7 +73,7 @@ _SIGNALS = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGPIPE", "SIGXFSZ", "SIG
 
 
 def printable(text: str) -> str:
-    """The text with everything escaped that a terminal might take for an order or a line's end."""
+    """The text with control characters and line breaks escaped, for a terminal."""
     return "".join(
         one if one.isprintable() else one.encode("unicode_escape", "surrogatepass").decode()
         for one in text
@@ -132,7 +132,7 @@ def check_own(name: str, folder: int) -> os.stat_result | None:
 
 
 def replace_file(name: str, folder: int, data: bytes) -> None:
-    """Put a new file in the place of `name`; nobody reads half of it.
+    """Replace the file `name` atomically.
 
     Raises:
         OSError: it cannot be written; nothing is left behind.
@@ -186,7 +186,7 @@ class Recorder:
     """Takes records out of the ring and gives them as lines for the differential bench.
 
     Attributes:
-        lost: records that were begun and never finished, or make no sense.
+        lost: records that were never finished, or are malformed.
     """
 
     def __init__(self, memory: int, unit_count: int) -> None:
@@ -260,7 +260,7 @@ class Recorder:
         return spans
 
     def _pass_over(self, available: int, now: float, is_last: bool) -> None:
-        """Leave out a record that nobody finishes, in the end."""
+        """Skip a record that stays unfinished for too long."""
         if self._stuck_since is None:
             self._stuck_since = now
         if not is_last and now - self._stuck_since < _STUCK_S:
@@ -278,7 +278,7 @@ class Recorder:
 
 
 def _line(data: bytes, at: int, span: int) -> str:
-    """A record as a line; an empty one where it makes no sense."""
+    """A record as a line; "" if it is malformed."""
     start = at * UNIT_SIZE
     if span == 1:
         record = data[start + 8 : start + UNIT_SIZE]
@@ -344,7 +344,7 @@ class Writer:
         self._recorder = Recorder(memory, units) if record >= 0 and units else None
 
     def run(self) -> None:
-        """Write until no process has the memory any more."""
+        """Write until no process has the memory mapped any more."""
         pause, next_stats = _BUSY_S, 0.0
         while True:
             ended = self._has_ended()
@@ -452,7 +452,7 @@ def _let_go(descriptor: int) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Become a process that belongs to nobody, say its number on stdout, and write."""
+    """Detach from the parent, print the process id on stdout, and write."""
     memory, server, folder, record = map(int, arguments[:4])
     writer = Writer(memory, server, folder, arguments[4], record, arguments[5:7])
     for name in _SIGNALS:  # they are for the server; this one ends when that has ended

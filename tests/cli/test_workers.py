@@ -328,7 +328,7 @@ def test_server_without_any_worker_is_given_up(how: str, tmp_path: Path) -> None
     """All served once, and none has for so long (a minute): exit code 1, no endless tries."""
     trouble = tmp_path / "trouble"
     fault = FAILS_TO_START.format(when=f"os.path.exists({str(trouble)!r})", how=how)
-    fault += "import gnutls_cookie.cli.workers as w\nw._PATIENCE_SECONDS = 1.0\n"
+    fault += "import gnutls_cookie.cli.workers as w\nw._NONE_SERVES_SECONDS = 1.0\n"
     with serving("--workers", "2", *CERT, fault=fault) as served:
         trouble.touch()
         for pid in workers_of(served):
