@@ -158,6 +158,14 @@ def test_validity_of_a_certificate() -> None:
         certificate_validity(KEY)
 
 
+def test_text_before_a_certificate_is_passed_over() -> None:
+    """As `openssl x509 -text` writes it (RFC 7468 2); it is PEM all the same."""
+    text = b"Certificate:\n    Data:\n        Version: 3 (0x2)\n"
+    credentials = CertificateCredentials(text + PEM, KEY, trust=text + PEM)
+    assert credentials.has_certificate
+    assert certificate_validity(text + PEM) == certificate_validity(PEM)
+
+
 def test_one_pair_as_before() -> None:
     """The two positional arguments mean what they did."""
     assert certificate().has_certificate
