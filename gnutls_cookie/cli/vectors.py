@@ -70,10 +70,11 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         OSError: it cannot be printed.
     """
+    code = 0
     try:
         if options.target is not None or options.exec is not None:
-            return _held_against(options)
-        if options.case is not None:
+            code, made = _held_against(options)
+        elif options.case is not None:
             made = json.dumps(answer(LIBGNUTLS, case_of_json(options.case))) + "\n"
         elif options.format == "c":
             found = _read(options.file or FILE)
@@ -84,16 +85,15 @@ def run(options: argparse.Namespace) -> int:
             output: Path | None = options.output
             former = output if output is not None and output.exists() else FILE
             made = document(_read(former))
-        if options.output is not None and options.case is None:
+        printed = (options.case, options.target, options.exec) != (None, None, None)
+        if options.output is not None and not printed:
             options.output.write_text(made, encoding="utf-8")
             return 0
-    except BrokenPipeError:
-        raise
     except (OSError, ValueError, KeyError, TypeError, Unusable) as error:
         complain(_PROGRAM, reason(error))
         return 2
     print_out(made.removesuffix("\n"))
-    return 0
+    return code
 
 
 def _read(path: Path) -> str:
@@ -105,7 +105,8 @@ def _read(path: Path) -> str:
 # --- a target -------------------------------------------------------------------------------------
 
 
-def _held_against(options: argparse.Namespace) -> int:
+def _held_against(options: argparse.Namespace) -> tuple[int, str]:
+    """The exit code, and what is to be printed."""
     if options.target is not None and options.exec is not None:
         raise Unusable("either TARGET or --exec is needed, and not both")
     tests = read(_read(options.file or FILE))
@@ -127,22 +128,21 @@ def _held_against(options: argparse.Namespace) -> int:
             "unused": report.unused,
             "not_asked": report.not_asked,
         }
-        print(json.dumps(found))
+        made = json.dumps(found)
     else:
-        _print(report)
+        made = _text(report)
     for entry in report.unused:
         complain(_PROGRAM, f"--known: not seen: {json.dumps(entry)}")
-    return 1 if report.findings else 0
+    return (1 if report.findings else 0), made
 
 
-def _print(report: VectorReport) -> None:
-    for finding in report.findings:
-        print(text(finding) + "\n")
-    for one, why in report.known:
-        print(f"known: vector {one.number}, {one.name}: {why}")
+def _text(report: VectorReport) -> str:
+    lines = [text(finding) + "\n" for finding in report.findings]
+    lines += [f"known: vector {one.number}, {one.name}: {why}" for one, why in report.known]
     left = report.not_asked
     more = f"; {left} not asked, of what it does not do" if left else ""
-    print(
+    lines.append(
         f"{report.target}: {report.compared} vectors asked, {len(report.findings)} answered "
         f"otherwise, {len(report.known)} known differences{more}"
     )
+    return "\n".join(lines)

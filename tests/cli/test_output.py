@@ -224,6 +224,8 @@ COUNTERS: dict[str, object] = dict.fromkeys(COUNTER_NAMES, 0) | {"discarded": {}
         "stats FILE --json",
         "vectors",
         "vectors --case CASE",
+        "vectors gnutls_cookie.reference.cookie",
+        "vectors gnutls_cookie.reference.cookie --json",
         "probe HOST PORT",
     ],
 )

@@ -47,11 +47,15 @@ def pskpasswd(tmp_path: Path) -> str:
 def gnutls_serv(*options: str) -> Iterator[Served]:
     """gnutls-serv --udp on a free port."""
     program = peer_required("gnutls-serv", "apt install gnutls-bin")
-    port = free_udp_port()
-    with running([program, "--udp", "--port", str(port), *options]) as child:
-        served = Served(child, port)
-        served.wait_for("listening on IPv4 .*done")
-        yield served
+    taken = True
+    while taken:
+        port = free_udp_port()
+        with running([program, "--udp", "--port", str(port), *options]) as child:
+            served = Served(child, port)
+            found = served.wait_for(r"listening on IPv4 .*(done|bind\(\) failed)")
+            taken = found[1] != b"done"  # by another test, since it was free
+            if not taken:
+                yield served
 
 
 def talk(command: list[str]) -> bytes:

@@ -297,7 +297,7 @@ def served(
 ) -> SocketClient:
     """Our client, after its handshake with a server that may not be there yet."""
     sock.connect(where)
-    client = SocketClient(sock, client_of(kind, retransmit_timeout=0.3, handshake_timeout=19.0))
+    client = SocketClient(sock, client_of(kind, retransmit_timeout=0.3, handshake_timeout=60.0))
     drive([client], lambda: client.session.established, child, said)
     return client
 

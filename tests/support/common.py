@@ -214,8 +214,9 @@ def udp_socket(host: str = "127.0.0.1") -> Iterator[socket.socket]:
 
 
 def free_udp_port(host: str = "127.0.0.1") -> int:
-    """A port that was free a moment ago. A program that binds port 0 itself is the better way."""
-    with udp_socket(host) as sock:
+    """A port that was free a moment ago, at all addresses of the machine, as some programs bind
+    them all. A program that binds port 0 itself is the better way."""
+    with udp_socket("::" if ":" in host else "0.0.0.0") as sock:
         port: int = sock.getsockname()[1]
     return port
 

@@ -279,7 +279,7 @@ def drive(
     until: Callable[[], bool],
     process: subprocess.Popen[bytes] | None = None,
     said: bytearray | None = None,
-    seconds: float = 20.0,
+    seconds: float = 60.0,
 ) -> None:
     """Run servers and clients of our own, and read a program, until `until()`; bounded.
 
