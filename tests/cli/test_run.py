@@ -512,6 +512,16 @@ def test_what_cannot_be_preloaded(refused: Refused, tmp_path: Path) -> None:
         assert "statically linked" in refused("--", static)
 
 
+def test_counters_and_calls_need_a_file_each(refused: Refused, tmp_path: Path) -> None:
+    """Named in two ways, too; nothing is made."""
+    program = compile_peer("stock_server.c")
+    (tmp_path / "folder").mkdir()
+    other = tmp_path / "folder" / ".." / "file"
+    said = refused("--stats", tmp_path / "file", "--record", other, "--", program)
+    assert "--stats and --record need a file each" in said
+    assert not (tmp_path / "file").exists()
+
+
 def test_what_cannot_be_executed(
     refused: Refused, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

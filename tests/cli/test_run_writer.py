@@ -23,6 +23,7 @@ from gnutls_cookie.cli.writer import (
     Recorder,
     Writer,
     counters_json,
+    open_for_appending,
     printable,
     replace_file,
 )
@@ -219,6 +220,20 @@ def test_names_of_reasons_are_those_of_the_gate() -> None:
     assert {one.value: one.name.lower() for one in DiscardReason} == {
         at: name for at, name in enumerate(REASONS) if name
     }
+
+
+def test_record_that_others_could_read_is_closed_to_them(tmp_path: Path) -> None:
+    """Keys go into it; what is in it already stays."""
+    file = tmp_path / "record"
+    file.write_text("before\n")
+    file.chmod(0o644)
+    folder = os.open(tmp_path, os.O_RDONLY)
+    opened = open_for_appending("record", folder)
+    os.write(opened, b"after\n")
+    os.close(opened)
+    os.close(folder)
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert file.read_text() == "before\nafter\n"
 
 
 def test_file_that_cannot_be_replaced(tmp_path: Path) -> None:

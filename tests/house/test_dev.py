@@ -158,6 +158,47 @@ def test_odd_variables_of_the_environment_do_no_harm(machine: Machine) -> None:
     assert (done.returncode, done.stdout) == (0, "proved\n")
 
 
+# --- what is handed to nox ------------------------------------------------------------------------
+
+# Lacks nothing, and says what it is called with.
+PYTHON = """case $1 in
+-m) shift; echo "$@" ;;
+esac"""
+
+
+@pytest.fixture
+def ready(machine: Machine) -> Machine:
+    """With all that the commands need, but for the peers."""
+    shutil.copy(ROOT / "pyproject.toml", machine.checkout)
+    (machine.checkout / ".venv" / "bin").mkdir(parents=True)
+    machine.script("../a check out/.venv/bin/python", PYTHON)
+    for name in ("cc", "clang", "gnutls-cli", "certtool", "openssl", "valgrind"):
+        machine.script(name, "exit 0")
+    return machine
+
+
+@pytest.mark.parametrize(
+    "command", ["demo", "test", "check", "bench", "sanitize", "valgrind", "fuzz"]
+)
+def test_commands_are_sessions_of_nox(ready: Machine, command: str) -> None:
+    """With their arguments as they are. What nox needs is installed once."""
+    for _ in range(2):
+        done = ready.run(command, "-k", "a or b")
+        assert (done.returncode, done.stdout) == (0, f"nox -s {command} -- -k a or b\n")
+    assert done.stderr == ""
+    assert ready.asked == []
+
+
+def test_ci_needs_every_peer_and_every_tool(ready: Machine) -> None:
+    """What is not there is installed, and missed by its name where it cannot be."""
+    (ready.bin / "clang").unlink()
+    done = ready.run("test", CI="true")
+    assert done.returncode == 1
+    packages = {word for line in ready.asked for word in line.split()}
+    assert {"cbmc", "clang", "shellcheck", "libcoap3-bin", "nodejs"} <= packages
+    assert "shellcheck (Debian: shellcheck);" in done.stderr.splitlines()[-1]
+
+
 # --- a Python that was chosen ---------------------------------------------------------------------
 
 
