@@ -40,6 +40,7 @@ COMMANDS = {
     "probe": Command("audit a DTLS server from outside", ".cli.probe.command"),
     "diff": Command("compare an implementation with libgnutls", ".cli.diff"),
     "vectors": Command("print chosen cases with libgnutls' answers", ".cli.vectors"),
+    "learn": Command("learn a server's cookie stage as a state machine", ".cli.learn"),
     "run": Command("run an unmodified server with the gate in front", ".cli.run"),
     "stats": Command("print the counters of a server under `run --stats`", ".cli.stats"),
 }

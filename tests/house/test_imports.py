@@ -98,7 +98,11 @@ IMPURE = {"asyncio", "select", "selectors", "socket", "subprocess", "threading",
 THIRD_PARTIES = {"typing_extensions"}  # for type checkers alone; cffi comes in by _ffi
 
 # What a module that nobody has to import needs: an extra, or who calls it brings it.
-EXTRAS = {"strategies.py": {"hypothesis"}, "pytest_plugin.py": {"pytest"}}
+EXTRAS = {
+    "strategies.py": {"hypothesis"},
+    "pytest_plugin.py": {"pytest"},
+    "learn.py": {"aalpy"},
+}
 
 
 def rooms() -> dict[str, list[Path]]:

@@ -1,0 +1,181 @@
+"""gnutls-cookie learn: the cookie stage of a server as a state machine, and what is wrong in it."""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("aalpy", reason="pip install aalpy")
+
+from gnutls_cookie.cli import main
+from gnutls_cookie.differential.learn import Silent, Unsteady, learn, reference_machine
+from gnutls_cookie.differential.machine import (
+    LETTERS,
+    OTHER_NUMBER,
+    ReferenceServer,
+    differences,
+)
+from gnutls_cookie.reference import cookie as reference
+from tests.support.common import peer_required
+from tests.support.serve import serving
+
+HELLO_VERIFY_REQUEST = reference.hello_verify_request(b"key", b"client", reference.Prestate())
+ALERT = b"\x15\xfe\xfd" + bytes(8) + b"\0\2\2\x0a"
+
+
+def test_the_reference_has_three_states() -> None:
+    """Nothing known, a cookie known, a session; and it differs in nothing from itself."""
+    machine = reference_machine()
+    assert len(machine.steps) == 3
+    assert differences(machine, machine) == []
+    for letter in LETTERS:
+        output, after = machine.steps[0][letter]
+        hello = letter in ("hello", "cookie", "wrong cookie")
+        assert (output, after) == (("HelloVerifyRequest", 1) if hello else ("-", 0))
+    assert machine.steps[1]["cookie"] == ("ServerHello", 2)
+    assert "cookie: ServerHello, then state 2" in machine.table()
+    assert '1 -> 2 [label="cookie / ServerHello"]' in machine.dot()
+
+
+class Faulty(ReferenceServer):
+    """The reference with one fault of FAULTS."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__()
+        self._fault = fault
+        self._asked = 0
+
+    def answer(self, datagram: bytes, expected: int | None = None) -> list[bytes]:
+        """The reference's answer, or the fault's."""
+        found = super().answer(datagram, expected)
+        kind = datagram[:1]
+        if self._fault == "application data is challenged" and kind == b"\x17":
+            return [] if self._connected else [HELLO_VERIFY_REQUEST]
+        if self._fault == "application data ends a handshake" and kind == b"\x17":
+            return [ALERT] if self._connected else []
+        if self._fault == "two answers" and len(found) == 1 and not self._connected:
+            return found * 2
+        if self._fault == "the second cookie alone is good":
+            self._asked += self._connected
+            if self._asked == 1:
+                self._connected, self._asked = False, 2
+                return []
+        if self._fault == "message_seq is always 0" and found:
+            return [found[0][:17] + bytes(2) + found[0][19:]]
+        return found
+
+
+@pytest.mark.parametrize(
+    ("fault", "letters", "output"),
+    [
+        ("application data is challenged", ("application data",), "HelloVerifyRequest"),
+        ("application data ends a handshake", ("hello", "cookie", "application data"), "alert 10"),
+        ("two answers", ("hello",), "2 times HelloVerifyRequest"),
+        ("the second cookie alone is good", ("hello", "cookie"), "-"),
+        ("message_seq is always 0", ("hello", "hello"), OTHER_NUMBER),
+    ],
+)
+def test_a_fault_is_the_shortest_sequence_that_shows_it(
+    fault: str, letters: tuple[str, ...], output: str
+) -> None:
+    """Each by what is sent, in its order, and what comes in the place of the right answer."""
+    found = differences(reference_machine(), learn(lambda: Faulty(fault).answer))
+    assert (letters, output) in {(one.letters, one.output) for one in found}
+    assert str(found[0]).startswith("after ")
+
+
+def test_a_server_that_falls_silent_is_told() -> None:
+    """With what was sent last."""
+    fallen: list[bytes] = []
+
+    def connect() -> Callable[[bytes, int | None], list[bytes]]:
+        server = ReferenceServer()
+
+        def exchange(datagram: bytes, expected: int | None) -> list[bytes]:
+            fallen.extend([datagram] if len(datagram) == 1 else [])
+            return [] if fallen else server.answer(datagram, expected)
+
+        return exchange
+
+    with pytest.raises(Silent, match="one byte"):
+        learn(connect)
+    with pytest.raises(Silent, match="no answer to a first"):
+        learn(connect)
+
+
+def test_a_server_that_answers_by_chance_is_told() -> None:
+    """And one that loses a datagram now and then is learned all the same."""
+    chance = random.Random(3)
+
+    def losing(rate: float) -> Callable[[], Callable[[bytes, int | None], list[bytes]]]:
+        def connect() -> Callable[[bytes, int | None], list[bytes]]:
+            server = ReferenceServer()
+            return lambda datagram, _: [] if chance.random() < rate else server.answer(datagram)
+
+        return connect
+
+    assert differences(reference_machine(), learn(losing(0.01))) == []
+    with pytest.raises((Unsteady, Silent)):
+        learn(losing(0.6))
+
+
+@pytest.mark.slow
+def test_our_server_is_the_reference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 0, the machine as text, as JSON and for Graphviz."""
+    passwords = tmp_path / "psk"
+    passwords.write_text("a:30313233343536373839616263646566\n")
+    passwords.chmod(0o600)
+    with serving("--pskpasswd", str(passwords)) as served:
+        arguments = ["learn", "127.0.0.1", str(served.port), "--walks", "5"]
+        assert main([*arguments, "--json", "--dot", str(tmp_path / "machine.dot")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["differences"] == []
+    assert len(found["states"]) == 3
+    assert (tmp_path / "machine.dot").read_text().startswith("digraph")
+
+
+@pytest.mark.slow
+@pytest.mark.peer
+def test_fault_of_libcoap_is_found(capsys: pytest.CaptureFixture[str]) -> None:
+    """It answers a record of application data by a HelloVerifyRequest, and numbers each with 0."""
+    program = peer_required("coap-server-gnutls", "apt install libcoap3-bin")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]  # DTLS is on the next one
+    options = ["-A", "127.0.0.1", "-p", str(port), "-k", "secret"]
+    with subprocess.Popen(
+        [program, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as server:
+        try:
+            time.sleep(1)
+            assert main(["learn", "127.0.0.1", str(port + 1), "--walks", "5"]) == 1
+        finally:
+            server.kill()
+    said = capsys.readouterr().out
+    assert "application data: 'HelloVerifyRequest" in said
+    assert f"after hello, hello: {OTHER_NUMBER!r}" in said
+
+
+def test_nobody_there(capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 2 and one line; a bad option likewise; so without AALpy."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        port = str(silent.getsockname()[1])
+        assert main(["learn", "127.0.0.1", port, "--wait", "0.01"]) == 2
+    assert "no answer to a first ClientHello" in capsys.readouterr().err
+    assert main(["learn", "127.0.0.1", port, "--wait", "-1"]) == 2
+    assert "--wait" in capsys.readouterr().err
+
+
+def test_without_aalpy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is an extra: the command says how to install it."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert main(["learn", "127.0.0.1", "1"]) == 2
+    assert "gnutls-cookie[learn]" in capsys.readouterr().err
