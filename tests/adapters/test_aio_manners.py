@@ -177,7 +177,7 @@ async def test_waiting_is_asyncio_s_own() -> None:
 
     async def handler(connection: Connection) -> None:
         variable.set(variable.get() + 1)
-        seen: list[Any] = []
+        seen: list[Any] = [await connection.receive()]
         try:
             async with asyncio.timeout(0.05):
                 async for message in connection:
