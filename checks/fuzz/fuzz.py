@@ -78,6 +78,10 @@ SYSTEM = {
     "flight.c": ["malloc"],
     "seat.c": ["realloc"],
     "guard.c": ["malloc", "calloc"],
+    "opening.c": ["calloc"],
+    "turn.c": ["malloc", "realloc"],
+    "connections.c": ["realloc"],
+    "shares.c": ["calloc"],
     "preload/hooks.c": ["gnutls_dtls_cookie_verify", "gnutls_dtls_cookie_send"],
 }
 
@@ -112,6 +116,19 @@ TARGETS = {
             "transport.c",
         ],
         Fault("guard.c", "one->length == fragment->length)", "1)"),
+    ),
+    "server": Target(
+        "server.c",
+        [
+            *("server.c", "connections.c", "admission.c", "shares.c", "turn.c", "address.c"),
+            *("table.c", "wire.c", "flight.c", "seat.c", "opening.c", "settings.c", "guard.c"),
+            *("gate.c", "transport.c"),
+        ],
+        Fault(
+            "connections.c",
+            "    unschedule(all, one);\n    gcookie_ring_take_out",
+            "    gcookie_ring_take_out",
+        ),
     ),
     "preload": Target(
         "preload.c",
@@ -155,7 +172,7 @@ def build(compiler: list[str], name: str, folder: Path, planted: bool) -> Path:
     common += [f"-D{macro}" for macro in target.macros]
     objects = []
     sources = [HERE / target.source, *(native / file for file in target.native)]
-    if target.source != "session.c":  # that one stands in for Python itself
+    if target.source not in ("session.c", "server.c"):  # that one stands in for Python itself
         sources.append(HERE.parent / "sanitize" / "no_python.c")
     for number, source in enumerate(sources):
         inside = source.is_relative_to(native)
@@ -269,6 +286,25 @@ def session_seeds() -> Iterator[bytes]:
         yield bytes([options, 0x82, 0, 60, 4, 1, 2, 3, 4, 3, 0x80, 30, 0x88, 0, 0, 13, 0xFF, 15])
 
 
+def server_seeds() -> Iterator[bytes]:
+    """Clients that connect, talk, start again, keep silent and part, by every option."""
+
+    def all_of(kind: int, *more: int) -> bytes:
+        return b"".join(bytes([peer << 4 | kind, *more]) for peer in range(6))
+
+    connect = all_of(0) + all_of(1)
+    talk = all_of(10, 1, 44) + all_of(1) + bytes([12, 1, 1, 0, 40, 12, 2, 3, 1, 0]) + all_of(1)
+    for options in range(128):
+        yield bytes([options]) + connect + talk + all_of(11) + all_of(1) + bytes([9, 60])
+        yield bytes([options]) + connect + all_of(0) + all_of(8, 20) + connect + talk + b"\xff"
+        yield bytes([options]) + all_of(0) + all_of(3) + all_of(14, 1, 9, 2) + all_of(1) + connect
+        yield bytes([options]) + connect + bytes([13, 1, 0x8D, 1, 0x8D, 2, 0xEF]) + connect + talk
+        yield bytes([options]) + all_of(0) + all_of(1) + all_of(9, 5) + bytes([0x1F, 1, 0x9F]) * 4
+    for flight in real_hellos():
+        for one in flight:
+            yield b"\0" + connect + bytes([7, min(len(one), 255)]) + one[:255] + talk
+
+
 def preload_seeds() -> Iterator[bytes]:
     """Each hello, alone and with room for a cookie, in each way to call."""
 
@@ -290,6 +326,7 @@ SEEDS = {
     "listener": listener_seeds,
     "listener-portable": listener_seeds,
     "session": session_seeds,
+    "server": server_seeds,
 }
 
 

@@ -6,6 +6,7 @@ python checks/valgrind/program.py [CASES [SEED]]: no threads, and few calls, for
 from __future__ import annotations
 
 import contextlib
+import logging
 import random
 import socket
 import sys
@@ -17,10 +18,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 from gnutls_cookie import (
     BadCookieError,
     Challenge,
+    Client,
+    Connected,
     CookieGate,
     CookieListener,
     GnuTLSError,
     KeyRing,
+    MessageReady,
     Prestate,
     PSKCredentials,
     Session,
@@ -30,6 +34,7 @@ from gnutls_cookie import (
     cookie_verify,
     prestate_set,
 )
+from gnutls_cookie.endpoint import Endpoint
 from gnutls_cookie.listener import send_each
 from gnutls_cookie.reference import wire
 from tests.support.gate_cases import cases
@@ -151,6 +156,49 @@ def sessions(chance: random.Random) -> None:
             server.receive()
 
 
+def served() -> None:
+    """A turn of a served socket: clients of both kinds of end, a lookup that fails, junk, time."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.setblocking(False)
+        lookup = PSKCredentials(lookup=lambda identity: {"sensor": b"0123456789abcdef"}[identity])
+        endpoint = Endpoint(sock, CookieGate(KEY), lookup, max_handshakes=3, idle_timeout=50.0)
+        now, open_connections = 0.0, []
+        for identity in ("sensor", "stranger", "sensor", "sensor"):
+            client = Client(PSKCredentials(identity, b"0123456789abcdef"), handshake_timeout=20.0)
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as theirs:
+                theirs.connect(sock.getsockname())
+                theirs.setblocking(False)
+                client.connect(now)
+                for _ in range(40):
+                    for datagram in client.datagrams_to_send():
+                        theirs.send(datagram)
+                    theirs.send(b"junk")
+                    endpoint.wait(0.01)
+                    for event in endpoint.turn(now):
+                        if isinstance(event, Connected):
+                            open_connections.append(event.connection)
+                        elif isinstance(event, MessageReady):
+                            message = event.connection.receive()
+                            assert message is not None
+                            endpoint.send(event.connection, message, now)
+                            assert event.connection.session.psk_identity == "sensor"
+                    endpoint.settle(now)
+                    with contextlib.suppress(BlockingIOError):
+                        while True:
+                            client.receive_datagram(theirs.recv(2000), now)
+                    if client.session.established and client.receive() is None:
+                        client.send(b"hello")
+            now += 9.0
+        endpoint.end(open_connections[0])
+        endpoint.turn(now + 60.0)
+        endpoint.end_all()
+        endpoint.settle(now)
+        endpoint.close()
+        assert len(open_connections) == 3
+        assert open_connections[1].session.description  # after its end
+
+
 def changed(chance: random.Random, datagram: bytes) -> bytes:
     """A datagram cut off, or with another byte."""
     if chance.random() < 0.5:
@@ -164,6 +212,7 @@ def main() -> None:
     """All of it."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 300
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else 1
+    logging.disable()  # the lookup that fails is logged
     wrapper()
     gate(count, seed)
     listener("127.0.0.1")
@@ -171,6 +220,7 @@ def main() -> None:
         with contextlib.suppress(OSError):
             listener("::1")
     sessions(random.Random(seed))
+    served()
     print("all was called")
 
 

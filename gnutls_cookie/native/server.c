@@ -167,7 +167,8 @@ static int go_on(struct gcookie_server *server, struct gcookie_connection *one,
     for (int step = 0; step < STEPS && code == GNUTLS_E_AGAIN; step++) {
         code = gcookie_wire_handshake(wire, &server->turn->seat, server->handle,
                                       *left > 0 ? *at : NULL, *left, server->now);
-        *at += *left - wire->left;
+        if (*left > 0)
+            *at += *left - wire->left;
         *left = wire->left;
         if (code == GNUTLS_E_AGAIN &&
             (!wire->starved || (*left == 0 && server->now < wire->due_at)))
@@ -203,7 +204,8 @@ static int take_messages(struct gcookie_server *server, struct gcookie_connectio
         code = gcookie_wire_receive(wire, &server->turn->seat, left > 0 ? at : NULL, left);
         if (code == GCOOKIE_BUSY)
             return 1; /* who looks at the session does more than that: the datagram is lost */
-        at += left - wire->left;
+        if (left > 0)
+            at += left - wire->left;
         left = wire->left;
         if (code >= 0) {
             server->counters.messages_received++;
