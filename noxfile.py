@@ -37,10 +37,11 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def test(session: nox.Session) -> None:
-    """Run the tests, on all processors (-n 0: in one process); arguments go to pytest."""
+    """Run the tests, on up to 8 processors (-n 0: in one process); arguments go to pytest."""
     peers = ["check", "peers"] if os.environ.get("REQUIRE_PEERS") == "1" else []
     install(session, "test", *peers)
-    run(session, PYTHON, "-m", "pytest", "-n", "auto", "--dist", "loadfile", *session.posargs)
+    parallel = ["-n", "auto", "--maxprocesses", "8", "--dist", "loadfile"]
+    run(session, PYTHON, "-m", "pytest", *parallel, *session.posargs)
 
 
 @nox.session

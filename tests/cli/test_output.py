@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from gnutls_cookie.cli.console import Output, one_line, reason
+from gnutls_cookie.cli.console import Output, default_sigint, one_line, reason
 from gnutls_cookie.cli.writer import COUNTERS as COUNTER_NAMES
 from tests.support.common import free_udp_port, udp_socket
 from tests.support.serve import CERT, SECONDS, client, command, echoes, wait_until
@@ -346,6 +346,18 @@ def test_output_without_proc(size: int, monkeypatch: pytest.MonkeyPatch) -> None
     assert os.read(reading, size + 1) == line.encode()
     os.close(reading)
     os.close(writing)
+
+
+@pytest.mark.parametrize("before", [signal.SIG_IGN, signal.default_int_handler])
+def test_ignored_interrupt_stays_ignored(before: Any) -> None:
+    """As under nohup; otherwise Ctrl-C ends the process at once."""
+    former = signal.signal(signal.SIGINT, before)
+    try:
+        assert default_sigint() == before
+        wanted = before if before is signal.SIG_IGN else signal.SIG_DFL
+        assert signal.getsignal(signal.SIGINT) == wanted
+    finally:
+        signal.signal(signal.SIGINT, former)
 
 
 def test_output_to_nowhere() -> None:
