@@ -30,6 +30,7 @@ __all__ = [
     "RELATED",
     "SESSION_ID_SIZES",
     "SIZES",
+    "Presented",
 ]
 
 _HASH_BLOCK_SIZE = 64  # bytes, of SHA-1 (RFC 2104)
@@ -205,7 +206,8 @@ def _after_zero(mac: bytes) -> bytes:
     return mac[:end] + _complement(mac[end:16])
 
 
-_Made = Callable[[bytes, bytes, bytes], bytes]
+#: Makes what stands in the place of a cookie, of key, client_data and all 20 bytes of the MAC.
+Presented = Callable[[bytes, bytes, bytes], bytes]
 
 # Of a size and all 20 bytes of the MAC.
 _OF_SIZE: dict[str, Callable[[int, bytes], bytes]] = {
@@ -229,7 +231,7 @@ _OF_LARGE_SIZE: dict[str, Callable[[int, bytes], bytes]] = {
 }
 
 
-def _of_mac(made: Callable[[int, bytes], bytes], number: int) -> _Made:
+def _of_mac(made: Callable[[int, bytes], bytes], number: int) -> Presented:
     return lambda key, who, mac: made(number, mac)
 
 
@@ -237,9 +239,9 @@ def _complement(data: bytes) -> bytes:
     return bytes(one ^ 0xFF for one in data)
 
 
-def _presented() -> dict[str, _Made]:
+def _presented() -> dict[str, Presented]:
     """What a hello may hold for a cookie, of key, client_data and all 20 bytes of the MAC."""
-    found: dict[str, _Made] = {}
+    found: dict[str, Presented] = {}
 
     def add(name: str, made: Callable[[int, bytes], bytes], *numbers: int) -> None:
         for number in numbers:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Sequence
+from functools import cache
 
 from hypothesis import strategies as st
 
@@ -18,9 +19,9 @@ __all__ = ["any_cases", "client_data", "keys", "receive_cases", "send_cases", "v
 
 _SMALL = 130  # bytes: two blocks of the hash and more
 _SIZES = [*classes.SIZES, *classes.LARGE_SIZES]
-_PRESENTED = list(classes.PRESENTED.values())
 
 
+@cache  # making a strategy takes longer than a draw of it
 def keys(empty: bool = False) -> st.SearchStrategy[bytes]:
     """Cookie keys: any bytes, and sizes at which an implementation may do something else.
 
@@ -30,6 +31,7 @@ def keys(empty: bool = False) -> st.SearchStrategy[bytes]:
     return st.one_of(st.binary(min_size=0 if empty else 1, max_size=_SMALL), _sized(1))
 
 
+@cache
 def client_data() -> st.SearchStrategy[bytes | None]:
     """What identifies a client: any bytes, NULL, real sockaddrs and texts, large ones."""
     clients = st.builds(
@@ -40,14 +42,32 @@ def client_data() -> st.SearchStrategy[bytes | None]:
     return st.one_of(st.binary(max_size=_SMALL), st.none(), clients, _sized(0))
 
 
+@cache
 def _sized(least: int) -> st.SearchStrategy[bytes]:
     sizes = st.sampled_from([size for size in _SIZES if size >= least])
     return st.builds(lambda size, filling: filling * size, sizes, st.binary(min_size=1, max_size=1))
 
 
+@cache
 def _prestates() -> st.SearchStrategy[tuple[int, int, int]]:
     number = st.one_of(st.integers(0, UINT_MAX), st.sampled_from(classes.NUMBERS))
     return st.tuples(number, number, number)
+
+
+@cache
+def _pushed() -> st.SearchStrategy[int | None]:
+    integers = st.integers(-(2**63), 2**63 - 1)
+    return st.one_of(st.none(), st.sampled_from(classes.PUSHED), integers)
+
+
+@cache
+def _presented() -> st.SearchStrategy[classes.Presented]:
+    return st.sampled_from(list(classes.PRESENTED.values()))
+
+
+@cache
+def _fields() -> st.SearchStrategy[tuple[int, bytes]]:
+    return st.sampled_from(classes.FIELDS)
 
 
 @st.composite
@@ -61,9 +81,8 @@ def verify_cases(draw: st.DrawFn) -> Case:
 @st.composite
 def send_cases(draw: st.DrawFn) -> Case:
     """Cases of gnutls_dtls_cookie_send, with all that a push function may return."""
-    pushed = st.one_of(st.none(), st.sampled_from(classes.PUSHED), st.integers(-(2**63), 2**63 - 1))
     key, who = draw(keys(empty=True)), draw(client_data())
-    return Case("send", key, who, b"", draw(_prestates()), draw(pushed))
+    return Case("send", key, who, b"", draw(_prestates()), draw(_pushed()))
 
 
 @st.composite
@@ -98,7 +117,7 @@ def any_cases(operations: Sequence[str] = OPERATIONS) -> st.SearchStrategy[Case]
 
 def _cookies(key: bytes, who: bytes | None) -> st.SearchStrategy[bytes]:
     mac = hmac.digest(key, who or b"", "sha1")
-    presented = st.sampled_from(_PRESENTED).map(lambda made: made(key, who or b"", mac))
+    presented = _presented().map(lambda made: made(key, who or b"", mac))
     return st.one_of(st.just(mac[:16]), presented, st.binary(max_size=255))
 
 
@@ -121,7 +140,7 @@ def _changed(draw: st.DrawFn, message: bytes) -> bytes:
     if kind == "cut":
         return message[: draw(st.integers(0, len(message)))]
     if kind == "field":
-        place, new = draw(st.sampled_from(classes.FIELDS))
+        place, new = draw(_fields())
         return message[:place] + new + message[place + len(new) :]
     if kind == "byte" and message:
         place = draw(st.integers(0, len(message) - 1))

