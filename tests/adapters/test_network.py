@@ -55,67 +55,60 @@ def test_a_wildcard_answers_from_the_address_that_was_asked(
             hears_its_echo([*network.client, *client(there, PORT, "X.509")])
 
 
-@pytest.fixture(scope="module")
-def black_hole() -> Iterator[Network]:
-    made = Network()
-    made.black_hole(600)
+class BlackHole(Network):
+    """A path whose MTU nobody tells. 1280 bytes are the least that IPv6 allows.
+
+    Attributes:
+        host: the server's address.
+        mtu: the option of a server that believes in more.
+    """
+
+    def __init__(self, family: str) -> None:
+        super().__init__()
+        self.host = self.addresses[0 if family == "IPv4" else 2]
+        self.mtu: Words = ["--mtu", "1200" if family == "IPv4" else "1400"]
+        self.black_hole(600 if family == "IPv4" else 1280)
+
+
+@pytest.fixture(scope="module", params=["IPv4", "IPv6"])
+def black_hole(request: pytest.FixtureRequest) -> Iterator[BlackHole]:
+    made = BlackHole(request.param)
     yield made
     made.close()
 
 
 @pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with large.pem and large.key: a certificate of 9 KiB."""
+def large(tmp_path_factory: pytest.TempPathFactory) -> Words:
+    """The options for a certificate of 9 KiB."""
     folder = tmp_path_factory.mktemp("large")
     large_certificate(folder, names=200)
-    return folder
+    return ["--x509certfile", folder / "large.pem", "--x509keyfile", folder / "large.key"]
 
 
 @pytest.mark.slow
 @pytest.mark.peer
 @pytest.mark.parametrize("name", CLIENTS)
 def test_a_server_passes_a_path_that_drops_large_datagrams_in_silence(
-    black_hole: Network, large: Path, name: str
+    black_hole: BlackHole, large: Words, name: str
 ) -> None:
     """Of 9 KiB of certificate no datagram of 1200 bytes arrives; those of 508 do."""
-    there = black_hole.addresses[0]
-    files: Words = ["--x509certfile", large / "large.pem", "--x509keyfile", large / "large.key"]
+    there = black_hole.host
     commands: dict[str, Words] = {
-        "openssl": ["openssl", "s_client", "-dtls1_2", "-connect", f"{there}:{PORT}"],
+        "openssl": ["openssl", "s_client", "-dtls1_2", "-connect", interop.url(there, PORT)],
         "gnutls-cli": ["gnutls-cli", "--udp", "--insecure", "--port", str(PORT), there],
         "ours": our_connect(there, PORT, CERT, "--insecure"),
     }
     CLIENTS[name](there, PORT, "X.509")  # the program is there, or the test is skipped
-    with serving(black_hole.server, there, *files):
+    with serving(black_hole.server, there, *large, *black_hole.mtu):
         hears_its_echo([*black_hole.client, *commands[name]])
 
 
 @pytest.mark.slow
 def test_a_client_passes_a_path_that_drops_large_datagrams_in_silence(
-    black_hole: Network, large: Path
+    black_hole: BlackHole, large: Words
 ) -> None:
     """A server is the one to be reached over it, with 9 KiB of a client's certificate."""
-    there = black_hole.addresses[0]
-    own: Words = ["--x509certfile", large / "large.pem", "--x509keyfile", large / "large.key"]
-    demand: Words = ["--require-client-cert", "--x509cafile", large / "large.pem"]
-    with serving(black_hole.server, there, *LOCALHOST, *demand):
-        hears_its_echo([*black_hole.client, *our_connect(there, PORT, CERT, *own)])
-
-
-@pytest.mark.slow
-def test_an_ipv6_path_of_the_least_mtu_is_passed_in_silence(
-    network_1280: Network, large: Path
-) -> None:
-    """1280 bytes carry 1232: a server that was told 1400 finds it out."""
-    there = network_1280.addresses[2]
-    files: Words = ["--x509certfile", large / "large.pem", "--x509keyfile", large / "large.key"]
-    with serving(network_1280.server, there, *files, "--mtu", "1400"):
-        hears_its_echo([*network_1280.client, *our_connect(there, PORT, CERT, "--insecure")])
-
-
-@pytest.fixture
-def network_1280() -> Iterator[Network]:
-    made = Network()
-    made.black_hole(1280)
-    yield made
-    made.close()
+    demand: Words = ["--require-client-cert", "--x509cafile", large[1]]
+    with serving(black_hole.server, black_hole.host, *LOCALHOST, *demand):
+        own = [*large, *black_hole.mtu]
+        hears_its_echo([*black_hole.client, *our_connect(black_hole.host, PORT, CERT, *own)])
