@@ -2,9 +2,15 @@
 #include "connections.h"
 
 #include <stdlib.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include <string.h>
 
-enum { LEAST = 64 }; /* places */
+enum {
+    LEAST = 64, /* places */
+    FLOOD = 256 /* handshakes at once; their memory is some megabytes */
+};
 
 #define OF_NODE(pointer)                                                                           \
     ((struct gcookie_connection *)((char *)(pointer) - offsetof(struct gcookie_connection, node)))
@@ -142,6 +148,15 @@ void gcookie_connections_keep(struct gcookie_connections *all, struct gcookie_co
     one->kept = kept;
 }
 
+void gcookie_connections_trim(struct gcookie_connections *all) {
+    if (all->handshaking_most < FLOOD || all->handshaking_count > all->handshaking_most / 8)
+        return;
+    all->handshaking_most = all->handshaking_count;
+#ifdef __GLIBC__
+    (void)malloc_trim(0); /* it keeps what is free in the middle of the heap, else */
+#endif
+}
+
 /* --- numbers ---------------------------------------------------------------------------------- */
 
 /* Room for one more, in the heap as well. 0 where there is no memory. */
@@ -236,6 +251,8 @@ int gcookie_connections_add(struct gcookie_connections *all, struct gcookie_conn
     one->kept = 0;
     gcookie_ring_put_newest(&all->handshaking, &one->link);
     all->handshaking_count++;
+    if (all->handshaking_count > all->handshaking_most)
+        all->handshaking_most = all->handshaking_count;
     return 1;
 }
 

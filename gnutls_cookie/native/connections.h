@@ -44,6 +44,7 @@ struct gcookie_connections {
     size_t heap_count, heap_capacity;
     struct gcookie_link handshaking, established;
     size_t handshaking_count;
+    size_t handshaking_most; /* since memory was given back */
     struct gcookie_table shares;
     struct gcookie_link keeping;
     uint64_t kept; /* bytes */
@@ -89,6 +90,9 @@ void gcookie_connections_touch(struct gcookie_connections *all, struct gcookie_c
 
 /* Where one leads, from its wire. */
 const struct gcookie_path *gcookie_connection_path(const struct gcookie_wire *wire);
+
+/* Where a flood of handshakes is over: give its memory back to the system. */
+void gcookie_connections_trim(struct gcookie_connections *all);
 
 /* Those that are next: NULL where there is none. */
 struct gcookie_connection *gcookie_connections_due(const struct gcookie_connections *all);

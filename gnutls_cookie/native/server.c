@@ -384,6 +384,7 @@ int gcookie_server_handle_timeout(struct gcookie_server *server, struct gcookie_
     while ((one = gcookie_connections_idle(&server->connections)) != NULL &&
            now >= one->active + server->idle_seconds)
         end(server, one, GCOOKIE_CLOSED_IDLE, 0);
+    gcookie_connections_trim(&server->connections);
     leave(server);
     return 0;
 }

@@ -6,6 +6,8 @@ Hellos go to the Server itself: that their senders have those addresses is the g
 from __future__ import annotations
 
 import itertools
+import os
+import platform
 from collections import Counter
 from typing import Any
 
@@ -13,9 +15,9 @@ import pytest
 
 from gnutls_cookie import Arrival, CloseReason, Prestate, RefusalReason, Server
 from gnutls_cookie.reference import wire
-from tests.support.common import Address, seeded
+from tests.support.common import Address, python, seeded
 from tests.support.peers import client_of, psk
-from tests.support.servers import Bench, closed_by
+from tests.support.servers import Bench, closed_by, needs_proc
 
 FIRST = 1.0  # seconds until a flight is sent again for the first time
 
@@ -366,3 +368,46 @@ def test_no_order_of_hellos_breaks_a_limit_or_refuses_without_one() -> None:
             flood.wait(chance.random() * FIRST)
             flood.server.datagrams_to_send()
             began = {other: when for other, when in began.items() if other in flood.server}
+
+
+MEMORY = """
+import gc, resource
+from tests.server.test_fair import Arrival, Flood, fragment
+
+def resident() -> float:
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * resource.getpagesize() / 1e6
+
+flood = Flood()
+flood.hello(("192.0.9.1", 1))
+flood.wait(100.0)
+before = most = resident()
+for number in range(4000):
+    address = (f"192.0.2.{number % 250}", 1 + number)
+    flood.hello(address)
+    flood.server.receive(Arrival(address, fragment(9_000, 8_990, 2), None), flood.now)
+    flood.server.datagrams_to_send()
+    flood.now += 0.001
+    most = max(most, resident())
+flood.wait(100.0)
+flood.server.datagrams_to_send()
+flood.server.failures()
+flood.server.forgotten()
+gc.collect()
+assert len(flood.server) == 0
+print(most - before, resident() - before)
+"""
+
+
+@pytest.mark.slow
+@needs_proc
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc" or "asan" in os.environ.get("LD_PRELOAD", ""),
+    reason="it is glibc's malloc that is asked to give memory back",
+)
+def test_memory_of_a_flood_is_bounded_and_given_back() -> None:
+    """Of one network, with fragments that never become a message."""
+    done = python(MEMORY, timeout=120)
+    assert done.returncode == 0, done.stderr
+    most, left = map(float, done.stdout.split())
+    assert (most < 40, left < 12) == (True, True), (most, left)
