@@ -1,9 +1,10 @@
-"""Memory in C that belongs to Python objects, and that is known to be gone once it is.
+"""What belongs to one Python object alone.
 
 The collector calls the finalizers of a garbage cycle in any order, and the destructor of ffi.gc is
 one of them. A __del__ of the same cycle that runs later still has the pointer: it must not be used.
-So pointers stand in a box, which the destructor empties. The box itself is memory that the
-collector does not finalize: it lasts as long as anybody can look into it.
+So pointers to memory in C stand in a box, which the destructor empties. The box itself is memory
+that the collector does not finalize: it lasts as long as anybody can look into it. The destructor
+is a function in C: an exception of a signal handler cannot end it half-way.
 
 And objects that stand for something that exists once, such as a session, a socket or a table that C
 asks: a copy would share half of it.
@@ -11,27 +12,9 @@ asks: a copy would share half of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from ._ffi import ffi
-
-__all__ = ["not_copied", "owned"]
-
-
-def owned(box: Any, free: Callable[[Any], object]) -> Any:
-    """An owner of what box[0] points to: when it goes, that is freed, and box[0] is NULL.
-
-    Args:
-        box: of ffi.new(), a pointer to a pointer.
-        free: frees the latter.
-    """
-
-    def destroy(box: Any) -> None:
-        pointer, box[0] = box[0], ffi.NULL
-        free(pointer)
-
-    return ffi.gc(box, destroy)
+__all__ = ["not_copied"]
 
 
 def not_copied(self: object) -> NoReturn:

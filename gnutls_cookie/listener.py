@@ -17,7 +17,7 @@ from typing import Any
 
 from ._check import integer, seconds_to_wait
 from ._ffi import ffi, lib
-from ._owned import not_copied, owned
+from ._owned import not_copied
 from .address import SocketAddress, client_data
 from .arrival import Arrival
 from .cookie import Prestate
@@ -120,7 +120,7 @@ class CookieListener:
         box = ffi.new(_UDP)
         box[0] = native
         # Freed with the last reference: a call in another thread has one of its own.
-        self._native = box, owned(box, lib.gcookie_udp_free)
+        self._native = box, ffi.gc(box, lib.gcookie_udp_release)
 
     @property
     def gate(self) -> CookieGate:

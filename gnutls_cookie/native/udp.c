@@ -155,6 +155,13 @@ void gcookie_udp_free(struct gcookie_udp *udp) {
     free(udp);
 }
 
+void gcookie_udp_release(struct gcookie_udp **box) {
+    struct gcookie_udp *udp = *box;
+
+    *box = NULL;
+    gcookie_udp_free(udp);
+}
+
 /* --- the loop -------------------------------------------------------------------------------- */
 
 int gcookie_udp_run(struct gcookie_udp *udp, int fd, const struct gcookie_keys *keys,

@@ -54,6 +54,9 @@ struct gcookie_udp *gcookie_udp_new(unsigned int batch, size_t capacity, size_t 
 /* Wipes and frees it all. NULL is fine. */
 void gcookie_udp_free(struct gcookie_udp *udp);
 
+/* Frees what stands in the box, and empties it: a finalizer of Python that no signal interrupts. */
+void gcookie_udp_release(struct gcookie_udp **box);
+
 /* Tell it the socket, once that is bound. On the wildcard address the kernel is asked to say which
  * address each datagram was sent to; replies come from there. */
 void gcookie_udp_watch(struct gcookie_udp *udp, int fd);

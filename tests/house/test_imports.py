@@ -18,8 +18,8 @@ PACKAGE = ROOT / "gnutls_cookie"
 # From the ground up. A module may import what stands in a lower line, and nothing else of the
 # package; a folder stands here as a whole. Names of modules still to come do no harm.
 LAYERS = (
-    {"_check", "_early", "_ffi", "_version"},
-    {"_clock", "_convert", "_owned"},
+    {"_check", "_early", "_ffi", "_owned", "_version"},
+    {"_clock", "_convert"},
     {"_library", "address", "errors", "locks"},
     {"_paths", "credentials", "handles"},
     {"_settings"},
@@ -57,7 +57,6 @@ NEXT_TO_C = {
     "_settings",
     "_convert",
     "_library",
-    "_owned",
     "cookie",
     "credentials",
     "errors",
