@@ -125,8 +125,10 @@ class Endpoint:
         """Seconds until handle_timeout() wants to be called; None where no timer runs."""
         if self._serving.has_more:
             return 0.0
-        timers = [self._server.timeout(now), self._log.timeout(now)]
-        return min((one for one in timers if one is not None), default=None)
+        left, until_told = self._server.timeout(now), self._log.timeout(now)
+        if left is None or until_told is None:
+            return until_told if left is None else left
+        return min(left, until_told)
 
     def handle_timeout(self, now: float) -> list[Event]:
         """Let the sessions and the log do what is due, and send; returns what happened."""
@@ -135,7 +137,8 @@ class Endpoint:
     def settle(self, now: float) -> list[Event]:
         """Send what the sessions have to send, log what failed; returns what happened."""
         self.flush()
-        self._refusals.write(now, self._server.counters.refused_by)
+        if self._server.refused != self._refusals.told:
+            self._refusals.write(now, self._server.counters.refused_by)
         for failure in self._server.failures():
             error = failure.error
             if error is None or (isinstance(error, GnuTLSError) and error.__traceback__ is None):

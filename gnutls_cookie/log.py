@@ -56,9 +56,14 @@ class BoundedLog:
 
 
 class RefusalLog:
-    """Verified clients that a server turns away, by reason: a line a minute at most."""
+    """Verified clients that a server turns away, by reason: a line a minute at most.
+
+    Attributes:
+        told: how many the lines so far have told of.
+    """
 
     def __init__(self) -> None:
+        self.told = 0
         self._told: dict[RefusalReason, int] = {}
         self._next = -math.inf
 
@@ -74,6 +79,7 @@ class RefusalLog:
         if parts:
             LOG.warning("verified clients turned away: %s", ", ".join(parts))
             self._told = dict(refused)
+            self.told = sum(refused.values())
             self._next = now + _REFUSALS_SECONDS
 
 

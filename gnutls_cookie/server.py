@@ -68,6 +68,7 @@ _SERVER = ffi.typeof("struct gcookie_server **")
 _TURN = ffi.typeof("struct gcookie_turn *")
 _WIRE = ffi.typeof("struct gcookie_wire **")
 _EVENT_SIZE = ffi.sizeof("struct gcookie_event")  # bytes
+_REFUSED_AT = 3  # of the numbers in struct gcookie_server_counters, native/server.h
 _new_turn = ffi.new_allocator(should_clear_after_alloc=False)
 _REASONS = tuple(CloseReason)  # in the order of enum gcookie_close_reason
 _FAILED, _TIMED_OUT = _REASONS.index(CloseReason.FAILED), _REASONS.index(CloseReason.TIMED_OUT)
@@ -218,6 +219,11 @@ class Server:
             limits.sessions_of[scope] = most - most // part if share is None else _most(name, share)
 
     @property
+    def refused(self) -> int:
+        """The same as `counters.refused`, for whoever asks in every turn."""
+        return int(self._counted[_REFUSED_AT])
+
+    @property
     def counters(self) -> ServerCounters:
         """A ServerCounters, kept up to date."""
         self._count()
@@ -323,6 +329,7 @@ class Server:
             fits_in = 0 < size <= connection.session.data_mtu
             check(code, "" if fits_in else f"data of {size} bytes")
         self._gather(turn)
+        self._count()
         return code
 
     def close(self, connection: Connection) -> None:
@@ -367,7 +374,10 @@ class Server:
         turn = self._turn()
         if self._ask(function, self._native, turn, *arguments) == lib.GCOOKIE_BUSY:
             raise _busy()
-        self._take_over(turn)
+        try:
+            self._take_over(turn)
+        finally:
+            self._count()
 
     def _ask(self, function: Any, *arguments: Any) -> int:
         """A call of C, with a handle for lookups as its last argument."""
@@ -405,6 +415,7 @@ class Server:
         if function(self._native, turn, *arguments) == lib.GCOOKIE_BUSY:
             raise _busy()
         self._gather(turn)
+        self._count()
 
     def _gather(self, turn: Any) -> None:
         """Take over what a call gave."""
@@ -422,7 +433,6 @@ class Server:
             self._forgotten.add(address_text(ffi.addressof(turn.forgotten[at])))
         if turn.failure_count:
             self._gather_failures(turn)
-        self._count()
 
     def _gather_events(self, turn: Any) -> None:
         count, connections, happened = turn.event_count, self._connections, self._events
