@@ -36,6 +36,7 @@ C_SOURCES = [
     "gnutls_cookie/native/connections.c",
     "gnutls_cookie/native/admission.c",
     "gnutls_cookie/native/server.c",
+    "gnutls_cookie/native/send.c",
     "gnutls_cookie/native/serve.c",
 ]
 

@@ -100,7 +100,14 @@ class Serving:
 
     def send(self, connection: Connection, data: Buffer, now: float) -> int:
         """Send a message by the next flush(). Raises as Server.send()."""
-        if type(data) is not bytes or not self._server._takes(connection, len(data)):
+        if type(data) is not bytes or not (
+            (  # as a rule, and without a call
+                connection._session is None
+                and connection._open
+                and 0 < len(data) <= connection._data_mtu
+            )
+            or self._server._takes(connection, data)
+        ):
             return self._server.send(connection, data, now)
         self._now = now
         self._ids.append(connection._id)

@@ -401,14 +401,15 @@ class Server:
         lib.gcookie_turn_init(turn)
         return ffi.gc(turn, lib.gcookie_turn_clear)
 
-    def _takes(self, connection: Connection, size: int) -> bool:
-        """Whether a message of that size can be sent, and nothing else comes first."""
-        if self._connections.get(connection._id) is not connection:
-            return False
+    def _takes(self, connection: Connection, data: bytes) -> bool:
+        """Whether a message can be sent, and nothing else of its session comes first."""
         session = connection._session
-        if session is None:
-            return 0 < size <= connection._data_mtu
-        return 0 < size <= session.data_mtu and not session.closed and not session._outbox
+        return (
+            session is not None
+            and not (session.closed or session._outbox)
+            and self._connections.get(connection._id) is connection
+            and 0 < len(data) <= session.data_mtu
+        )
 
     def _call_alone(self, function: Any, *arguments: Any) -> None:
         turn = self._turn()

@@ -1,5 +1,6 @@
 /* A turn of a served socket. */
 #include "serve.h"
+#include "send.h"
 
 #include <errno.h>
 #include <string.h>
@@ -37,7 +38,7 @@ static void flush(struct gcookie_turn *turn, int out) {
             datagrams[count] =
                 (struct gcookie_datagram){&one->path, turn->seat.out + one->at, one->size};
         }
-        turn->send_errors += gcookie_udp_send_each(out, datagrams, count);
+        turn->send_errors += gcookie_send_each(out, datagrams, count);
     }
     gcookie_turn_sent(turn);
 }

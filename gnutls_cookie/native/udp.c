@@ -524,32 +524,6 @@ static int64_t monotonic_ns(void) {
     return (int64_t)now.tv_sec * 1000 * NS_PER_MS + (int64_t)now.tv_nsec;
 }
 
-unsigned int gcookie_udp_send_each(int fd, const struct gcookie_datagram *datagrams, size_t count) {
-    struct message messages[SENT_AT_ONCE];
-    struct iovec vectors[SENT_AT_ONCE];
-    union gcookie_control_out controls[SENT_AT_ONCE];
-    unsigned int lost = 0, batch = 0;
-
-    memset(messages, 0, sizeof messages);
-    for (size_t at = 0; at < count; at++) {
-        const struct gcookie_datagram *one = &datagrams[at];
-        struct msghdr *header = &messages[batch].msg_hdr;
-        gcookie_source_write(header, &controls[batch], one->path->source.ip,
-                             one->path->source.size);
-        vectors[batch].iov_base = (void *)one->data;
-        vectors[batch].iov_len = one->size;
-        header->msg_iov = &vectors[batch];
-        header->msg_iovlen = 1;
-        header->msg_name = (void *)&one->path->address;
-        header->msg_namelen = gcookie_address_size(&one->path->address);
-        if (++batch == SENT_AT_ONCE) {
-            lost += send_or_lose(fd, messages, batch);
-            batch = 0;
-        }
-    }
-    return lost + send_or_lose(fd, messages, batch);
-}
-
 void gcookie_udp_admit_all(struct gcookie_udp *udp) {
     udp->admits_all = 1;
 }

@@ -104,14 +104,6 @@ unsigned int gcookie_udp_send(int fd, const void *names, size_t names_size, size
                               const void *data, size_t data_size, const unsigned int *sizes,
                               const struct gcookie_source *sources, unsigned int count);
 
-/* The same for datagrams that stand anywhere. */
-struct gcookie_datagram {
-    const struct gcookie_path *path;
-    const unsigned char *data;
-    size_t size;
-};
-unsigned int gcookie_udp_send_each(int fd, const struct gcookie_datagram *datagrams, size_t count);
-
 /* A copy; from any thread. */
 void gcookie_udp_count(struct gcookie_udp *udp, struct gcookie_udp_counters *out);
 

@@ -447,6 +447,16 @@ size_t gcookie_wire_data_mtu(gnutls_session_t session) {
     return limit;
 }
 
+/* The same, asked again only where the MTU is another. */
+static size_t most_to_send(struct gcookie_wire *wire) {
+    const unsigned int mtu = gnutls_dtls_get_mtu(wire->session);
+    if (wire->fits_mtu != mtu) {
+        wire->fits = gcookie_wire_data_mtu(wire->session);
+        wire->fits_mtu = mtu;
+    }
+    return wire->fits;
+}
+
 ssize_t gcookie_wire_send(struct gcookie_wire *wire, struct gcookie_seat *seat, const void *data,
                           size_t size) {
     ssize_t code;
@@ -455,7 +465,7 @@ ssize_t gcookie_wire_send(struct gcookie_wire *wire, struct gcookie_seat *seat, 
         return entered;
     if (!wire->established || wire->failed || wire->closed)
         code = GNUTLS_E_INVALID_SESSION;
-    else if (size > gcookie_wire_data_mtu(wire->session))
+    else if (size > most_to_send(wire))
         code = GNUTLS_E_LARGE_PACKET;
     else
         code = gnutls_record_send(wire->session, data, size);

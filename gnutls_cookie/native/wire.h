@@ -49,9 +49,12 @@ struct gcookie_wire {
     int pulled;                 /* content type of the record that was read last; 0: none */
     int lookup_failed;          /* 1: Python could not say a key */
     /* after it */
-    size_t left;      /* bytes at the end of the datagram that were not read yet */
-    int starved;      /* 1: nothing is left to be read: all further calls wait for a datagram */
-    int ever_sent;    /* 1: something was sent, in whichever call */
+    size_t left;   /* bytes at the end of the datagram that were not read yet */
+    int starved;   /* 1: nothing is left to be read: all further calls wait for a datagram */
+    int ever_sent; /* 1: something was sent, in whichever call */
+    unsigned int
+        fits_mtu; /* with this MTU `fits` is what gcookie_wire_data_mtu gave; 0: not asked */
+    size_t fits;
     uint64_t dropped; /* records of a length that DTLS does not have */
     uint64_t refused; /* by the guard, once the handshake is over */
 };

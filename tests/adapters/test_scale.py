@@ -23,7 +23,8 @@ from gnutls_cookie import CertificateCredentials, Session, aio, client_data
 from gnutls_cookie._ffi import ffi, lib
 from gnutls_cookie.listener import send_each
 from tests.support.common import libgnutls, openssl, running, udp_socket
-from tests.support.peers import CERTS, client_of, established, trusting
+from tests.support.peers import CERTS, client_of, established, psk, trusting
+from tests.support.servers import asynchronous
 
 TRIES = 30  # of one echo: what UDP drops is sent again
 PATIENCE = 1.0  # seconds for one try
@@ -287,3 +288,22 @@ def test_lengths_that_disagree_are_not_read_beyond() -> None:
             assert lib.gcookie_udp_send(sock.fileno(), *given) == lost
             for at in range(len(sizes) - lost):
                 assert there.recv(100) == data[2 * at : 2 * at + 2]
+
+
+@asynchronous
+async def test_messages_of_one_size_to_one_peer_arrive_one_by_one() -> None:
+    """The kernel may cut a run of them out of one message (UDP_SEGMENT): none is joined or lost."""
+    sizes = [100] * 66 + [50] + [100] * 20 + [1, 2, 3] + [40] * 5
+
+    async def handler(connection: aio.Connection) -> None:
+        async for _ in connection:
+            for number, size in enumerate(sizes):
+                connection.send_nowait(bytes([number]) * size)
+
+    options: dict[str, Any] = {"credentials": psk()}
+    async with await aio.start_server(handler, "127.0.0.1", **options) as server:
+        async with await aio.connect(*server.address[:2], **options) as client:
+            await client.send(b"all of them")
+            arrived = [await client.receive() for _ in sizes]
+        assert arrived == [bytes([number]) * size for number, size in enumerate(sizes)]
+        assert server.counters.send_errors == 0
