@@ -19,8 +19,9 @@ from typing import Any
 
 import pytest
 
-from gnutls_cookie import CertificateCredentials, Session, aio, client_data
+from gnutls_cookie import CertificateCredentials, Client, CookieGate, Session, aio, client_data
 from gnutls_cookie._ffi import ffi, lib
+from gnutls_cookie.endpoint import Endpoint
 from gnutls_cookie.listener import send_each
 from tests.support.common import libgnutls, openssl, running, udp_socket
 from tests.support.peers import CERTS, client_of, established, psk, trusting
@@ -307,3 +308,29 @@ async def test_messages_of_one_size_to_one_peer_arrive_one_by_one() -> None:
             arrived = [await client.receive() for _ in sizes]
         assert arrived == [bytes([number]) * size for number, size in enumerate(sizes)]
         assert server.counters.send_errors == 0
+
+
+def test_new_sessions_beyond_those_of_a_turn_wait_for_the_next() -> None:
+    """Sixteen begin in a turn, and whoever drives it is told that there is more to do."""
+    with contextlib.ExitStack() as stack:
+        sock = stack.enter_context(udp_socket())
+        sock.setblocking(False)
+        endpoint = Endpoint(sock, CookieGate(b"k" * 16), psk())
+        stack.callback(endpoint.close)
+        socks = [stack.enter_context(udp_socket()) for _ in range(40)]
+        clients = [Client(psk()) for _ in socks]
+        for client, own in zip(clients, socks, strict=True):
+            own.connect(sock.getsockname())
+            client.connect(0.0)
+            own.send(client.datagrams_to_send()[0])
+        while endpoint.counters.listener.replies < len(clients):
+            assert endpoint.turn(0.0) == []
+        for client, own in zip(clients, socks, strict=True):
+            client.receive_datagram(own.recv(100), 0.0)
+            own.send(client.datagrams_to_send()[0])
+        for begun in 16, 32, 40:
+            endpoint.turn(0.0)
+            assert len(endpoint) == begun
+            left = endpoint.timeout(0.0)
+            assert left is not None
+            assert (left == 0.0) == (begun < 40)

@@ -894,6 +894,94 @@ def test_many_clients_one_after_another_leave_nothing() -> None:
     assert len(bench.server.forgotten()) == 200
 
 
+# --- what is held in C ----------------------------------------------------------------------------
+
+
+def test_session_of_a_connection_outlives_connection_and_server() -> None:
+    """What was agreed on can be asked first when all is over."""
+    bench = Bench()
+    asked_before, asked_after = bench.connected("X.509"), bench.connected("PSK")
+    one, other = (bench.connection(client) for client in (asked_before, asked_after))
+    assert isinstance(one.session, Session)
+    assert one.session is one.session
+    bench.server.close_all()
+    bench.events.clear()
+    del bench
+    gc.collect()
+    assert one.session.version == "DTLS1.2"
+    assert other.session.psk_identity == "sensor-1"
+    assert (other.session.closed, other.session.established) == (True, True)
+    assert "closed" in repr(other)
+
+
+def test_connection_of_another_server_is_not_taken_for_one_of_its_own() -> None:
+    """Both count theirs from one number: nothing is sent, and nobody's connection ends."""
+    bench, another = Bench(), Bench()
+    client = bench.connected()
+    connection = bench.connection(client)
+    stranger = another.connection(another.connected())
+    with pytest.raises(GnuTLSError, match="closed"):
+        bench.server.send(stranger, b"to whom?", bench.now())
+    bench.server.close(stranger)
+    assert (connection.is_open, stranger.is_open) == (True, True)
+    assert bench.echoes(client)
+
+
+@pytest.mark.parametrize("call", ["close_all", "handle_timeout", "receive", "send", "credentials"])
+def test_lookup_that_calls_its_own_server_fails_alone(call: str) -> None:
+    """A RuntimeError for that handshake; the server is as it was."""
+
+    def lookup(identity: str) -> bytes:
+        if not held:
+            return PSK_KEY
+        server, now = bench.server, bench.now()
+        if call == "close_all":
+            server.close_all()
+        elif call == "handle_timeout":
+            server.handle_timeout(now)
+        elif call == "receive":
+            server.receive(bench.arrivals[-1], now)
+        elif call == "send":
+            server.send(held[0], b"x", now)
+        else:
+            server.credentials = psk()
+        return PSK_KEY
+
+    held: list[Any] = []
+    bench = Bench(PSKCredentials(lookup=lookup))
+    other = bench.connected()
+    held.append(bench.connection(other))
+    with pytest.raises(FatalAlertError):
+        bench.talk(bench.client())
+    error = bench.server.counters.last_error
+    assert type(error) is RuntimeError
+    assert str(error) == "another call of this server is under way"
+    assert closed_by(bench.server) == {CloseReason.FAILED: 1}
+    held.clear()
+    assert bench.echoes(other)
+    assert bench.echoes(bench.connected())
+
+
+def test_credentials_live_as_long_as_sessions_that_use_them() -> None:
+    """Half-open ones as well: a lookup that was replaced meanwhile still answers theirs."""
+    asked: list[str] = []
+
+    def lookup(identity: str) -> bytes:
+        asked.append(identity)
+        return PSK_KEY
+
+    bench = Bench(PSKCredentials(lookup=lookup))
+    client = bench.client()
+    bench.at_server_hello(client)
+    for _ in range(20):
+        bench.server.credentials = certificate()
+    gc.collect()
+    bench.talk(client)
+    assert asked == ["sensor-1"]
+    assert bench.echoes(client)
+    assert len(bench.server._known) <= 3
+
+
 # --- a client that starts again -------------------------------------------------------------------
 
 
