@@ -447,9 +447,12 @@ class Server:
         ):
             if kind == _MESSAGE:
                 end = begin + value
-                connection = connections[number]
-                is_first = connection._queue(text[begin:end], most, most_bytes)
+                message = text[begin:end]
                 begin = end
+                connection = connections.get(number)
+                if connection is None:  # there was no memory to tell of it
+                    continue
+                is_first = connection._queue(message, most, most_bytes)
                 if is_first:
                     ready = connection._ready
                     if ready is None:  # one for all of its messages
@@ -461,7 +464,9 @@ class Server:
                 connection = self._connect(turn, at, number, value)
                 happened.append(Connected(connection))
             else:
-                connection = connections.pop(number)
+                connection = connections.pop(number, None)
+                if connection is None:
+                    continue
                 connection._open = False
                 connection._ready = None  # they hold one another
                 error = _error_of(detail)
