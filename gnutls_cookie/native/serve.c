@@ -9,6 +9,7 @@
 enum {
     MOST_NEW = 16,         /* sessions that begin in a turn: of that many the others wait */
     MOST_TEXT = 256 << 10, /* bytes of messages in a turn, and of what waits to be sent */
+    MOST_DUE = 256,        /* timers: the others are still due, and wait for the next turn */
     SENT_AT_ONCE = 256,    /* datagrams */
     NS_A_MS = 1000000,
 };
@@ -133,6 +134,7 @@ int gcookie_serve_turn(struct gcookie_serve *serve, int fd, int out,
         are_left = work(serve, counters, turn, now, handle, &begun);
         flush(turn, out);
     } while (is_full && !are_left && turn->text_size < MOST_TEXT && monotonic_ns() < end);
+    serve->server->most_due = MOST_DUE;
     if (code == 0)
         code = gcookie_server_handle_timeout(serve->server, turn, now, handle);
     flush(turn, out);

@@ -367,13 +367,16 @@ int gcookie_server_receive(struct gcookie_server *server, struct gcookie_turn *t
 
 int gcookie_server_handle_timeout(struct gcookie_server *server, struct gcookie_turn *turn,
                                   double now, uintptr_t handle) {
+    const size_t most = server->most_due == 0 ? SIZE_MAX : server->most_due;
     struct gcookie_connection *one;
+    size_t done = 0;
 
     if (enter(server, turn, now, handle) != 0)
         return GCOOKIE_BUSY;
     /* The sums are those by which the timers were set: a difference could be rounded to less than
      * the timeout, and the same timer would be due for ever. */
-    while ((one = gcookie_connections_due(&server->connections)) != NULL && one->due <= now) {
+    while (done++ < most && (one = gcookie_connections_due(&server->connections)) != NULL &&
+           one->due <= now) {
         if (now >= one->started + one->wire.settings->handshake_seconds)
             end(server, one, GCOOKIE_CLOSED_TIMED_OUT, 0);
         else if (one->is_doomed) /* its flight would go to the client that has started again */
@@ -381,7 +384,7 @@ int gcookie_server_handle_timeout(struct gcookie_server *server, struct gcookie_
         else
             advance(server, one, NULL, 0);
     }
-    while ((one = gcookie_connections_idle(&server->connections)) != NULL &&
+    while (done++ < most && (one = gcookie_connections_idle(&server->connections)) != NULL &&
            now >= one->active + server->idle_seconds)
         end(server, one, GCOOKIE_CLOSED_IDLE, 0);
     gcookie_connections_trim(&server->connections);

@@ -49,6 +49,7 @@ struct gcookie_server {
     /* for a PSK lookup: which connection and which settings ask */
     uint64_t asking_id;
     uintptr_t asking_settings;
+    size_t most_due; /* timers in one call of gcookie_server_handle_timeout; 0: all that are due */
     /* inside */
     int busy;
     struct gcookie_connections connections;
