@@ -103,11 +103,12 @@ def test_serve_and_connect_of_the_readme(shell: Shell) -> None:
 def test_probes_of_the_guide(shell: Shell) -> None:
     """Our own server, asked in the ways that the page shows; its third host is an example."""
     (server, _) = commands("README.md", "gnutls-cookie serve")
-    careful, hurtful, elsewhere = commands("docs/peers.md", "gnutls-cookie probe")
+    careful, hurtful, elsewhere, alive = commands("docs/peers.md", "gnutls-cookie probe")
     assert "sensor.example" in elsewhere
     third = elsewhere.replace("sensor.example", "127.0.0.1")
-    said = shell(serving(server, "\n".join((careful, hurtful, third))))
-    assert "127.0.0.1 port 5684: 12 good" in said
+    said = shell(serving(server, "\n".join((careful, hurtful, third, alive))))
+    assert "127.0.0.1 port 5684: 4 info, 12 good" in said
+    assert "127.0.0.1 port 5684: alive, HelloVerifyRequest after " in said
     assert "good    handshake" in said
     assert '"findings"' in said or '"checks"' in said, said
 
