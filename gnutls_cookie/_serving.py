@@ -137,6 +137,8 @@ class Serving:
         )
         del udp
         self.send_errors += turn.send_errors
+        if code in _BUSY:  # they wait for the next flush
+            self._ids[:0], self._messages[:0] = ids, messages
         self._check(code)
 
     # --- helpers ----------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ from ._paths import address_text, native_address, native_path, source_text
 from ._settings import Credentials, Settings
 from .arrival import Arrival
 from .credentials import identity_text, psk_key
-from .errors import check, error_from_code
+from .errors import GnuTLSError, check, error_from_code
 from .handles import TABLE, Transport
 from .session import LATEST
 
@@ -140,6 +140,8 @@ class Server:
         max_queue_bytes: int = 256 << 10,
         retransmit_timeout: float = 1.0,
     ) -> None:
+        if hasattr(self, "_box"):  # what C works on would be taken away under a call
+            raise RuntimeError("a Server is made once")
         integer("max_sessions", max_sessions, 1)
         integer("max_queue", max_queue, 1)
         integer("max_queue_bytes", max_queue_bytes, 1)
@@ -221,7 +223,7 @@ class Server:
     @property
     def refused(self) -> int:
         """The same as `counters.refused`, for whoever asks in every turn."""
-        return int(self._counted[_REFUSED_AT])
+        return int(self._counts[_REFUSED_AT])
 
     @property
     def counters(self) -> ServerCounters:
@@ -364,10 +366,15 @@ class Server:
         """The struct gcookie_server."""
         native = self._box[0]
         if not native:
-            raise error_from_code(
-                lib.GNUTLS_E_INVALID_SESSION, "the garbage collector has freed the server"
-            )
+            raise _gone()
         return native
+
+    @property
+    def _counts(self) -> memoryview:
+        """What C has counted; it is read without a call, so that it must be there."""
+        if not self._box[0]:
+            raise _gone()
+        return self._counted
 
     def _call(self, function: Any, *arguments: Any) -> None:
         """A call of C that may ask for pre-shared keys; what it gives is taken over."""
@@ -496,7 +503,7 @@ class Server:
 
     def _count(self) -> None:
         """What C has counted, into the counters that users see."""
-        counted, counters = self._counted.tolist(), self._counters
+        counted, counters = self._counts.tolist(), self._counters
         (
             counters.sessions,
             counters.handshaking,
@@ -575,6 +582,12 @@ class _Lookups(Transport):
 
 def _most(name: str, value: int) -> int:
     return min(integer(name, value, 1), _UNLIMITED)
+
+
+def _gone() -> GnuTLSError:
+    return error_from_code(
+        lib.GNUTLS_E_INVALID_SESSION, "the garbage collector has freed the server"
+    )
 
 
 def _busy() -> RuntimeError:

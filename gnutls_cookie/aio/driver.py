@@ -34,6 +34,7 @@ class SocketDriver:
 
     Attributes:
         endpoint: the socket and its sessions.
+        is_busy: whether a call of the endpoint is under way: a PSK lookup, or a signal handler.
         is_open: whether it is served.
         loop: the event loop.
     """
@@ -42,6 +43,7 @@ class SocketDriver:
         self, loop: asyncio.AbstractEventLoop, endpoint: Endpoint | ClientEndpoint
     ) -> None:
         self.endpoint = endpoint
+        self.is_busy = False
         self.is_open = True
         self.loop = loop
         self._pid = os.getpid()
@@ -123,8 +125,13 @@ class SocketDriver:
         """
         # Kept until each is dealt with: a handler that runs at once may close its connection
         # meanwhile, and may raise SystemExit.
+        was_busy, self.is_busy = self.is_busy, True
         try:
-            self._events += step(_monotonic())
+            try:
+                happened = step(_monotonic())
+            finally:
+                self.is_busy = was_busy
+            self._events += happened
         except OSError as error:
             self._on_failure(error)
             return

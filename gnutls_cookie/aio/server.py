@@ -173,6 +173,10 @@ class DTLSServer(ServerBase, asyncio.AbstractServer):
         """
         if self._closed.is_set():
             return
+        if any(driver.is_busy for driver in self._drivers):
+            # A PSK lookup calls this, or a signal handler in one: its own handshake comes first.
+            self._loop.call_soon(self.close)
+            return
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._closed.set()
         for driver in self._drivers:

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from gnutls_cookie import GnuTLSError, aio
+from gnutls_cookie import GnuTLSError, PSKCredentials, aio
 from gnutls_cookie.aio import Connection
 from gnutls_cookie.aio.waiter import Waiter
 from tests.support.common import free_udp_port, seeded
-from tests.support.peers import psk
+from tests.support.peers import PSK_KEY, psk
 from tests.support.servers import asynchronous, echo
 
 
@@ -335,3 +335,55 @@ async def test_waiter_is_not_used_again_before_its_task_has_gone_on() -> None:
         await asyncio.wait([task])
         assert is_free()
         assert task.cancelled() == (how == "cancelled")
+
+
+@asynchronous
+async def test_a_lookup_may_close_its_server() -> None:
+    """The server ends when the call is over in which the lookup was asked: all hear the goodbye."""
+    asked = 0
+
+    def lookup(identity: str) -> bytes:
+        nonlocal asked
+        asked += 1
+        if asked == 2:
+            server.close()
+        return PSK_KEY
+
+    server = await aio.start_server(
+        echo, "127.0.0.1", credentials=PSKCredentials(lookup=lookup), grace=5.0
+    )
+    first = await connect(server)
+    with contextlib.suppress(GnuTLSError):  # it is connected or not, as its last flight comes
+        await connect(server, handshake_timeout=2.0)
+    assert await asyncio.wait_for(first.receive(), 20) is None
+    await asyncio.wait_for(server.wait_closed(), 20)
+    assert [sock.fileno() for sock in server.sockets] == [-1]
+
+
+@asynchronous
+async def test_what_was_sent_before_a_call_in_a_lookup_is_not_lost() -> None:
+    """close() of a connection is refused there; a message that was taken goes out all the same."""
+    served: list[Connection] = []
+    refused: list[RuntimeError] = []
+
+    def lookup(identity: str) -> bytes:
+        if served:
+            served[0].send_nowait(b"from the lookup")
+            try:
+                served[0].close()
+            except RuntimeError as error:
+                refused.append(error)
+        return PSK_KEY
+
+    async def handler(connection: Connection) -> None:
+        served.append(connection)
+        await connection.wait_closed()
+
+    credentials = PSKCredentials(lookup=lookup)
+    async with (
+        aio.start_server(handler, "127.0.0.1", credentials=credentials) as server,
+        connect(server) as first,
+        connect(server),
+    ):
+        assert await asyncio.wait_for(first.receive(), 20) == b"from the lookup"
+    assert len(refused) == 1

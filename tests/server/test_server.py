@@ -1180,3 +1180,40 @@ def test_reprs_tell_whom_and_what() -> None:
     bench = Bench()
     connection = bench.connection(bench.connected())
     assert repr(connection).startswith("<Connection ('192.0.2.1', 40000) <Session server (DTLS1.2")
+
+
+def test_a_server_is_made_once() -> None:
+    """What C works on would be taken away, under a call too; and it serves on."""
+    bench = Bench()
+    client = bench.connected("psk")
+    with pytest.raises(RuntimeError, match="made once"):
+        bench.server.__init__(psk())  # type: ignore[misc]
+    assert bench.echoes(client, b"still here")
+
+
+def test_a_finalizer_of_the_same_garbage_is_told_that_the_server_is_freed() -> None:
+    """Of whatever it asks, and reads no memory that was given back."""
+    said: list[str] = []
+
+    class User:
+        server: Server
+
+        def __del__(self) -> None:
+            for ask in (
+                lambda: self.server.counters,
+                lambda: self.server.refused,
+                lambda: len(self.server),
+            ):
+                try:
+                    said.append(repr(ask()))
+                except GnuTLSError as error:
+                    said.append(str(error))
+
+    server = Server(psk())  # before the user, so that the collector takes it first
+    user = User()
+    user.server = server
+    server.user = user  # type: ignore[attr-defined]
+    del server, user
+    gc.collect()
+    assert len(said) == 3
+    assert all("freed the server" in one for one in said), said

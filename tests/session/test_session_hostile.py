@@ -446,7 +446,8 @@ def test_fifty_handshakes_over_a_network_that_drops_doubles_and_delays(rate: flo
         going = [one for one in going if not (one[0].established and one[1].established)]
         time.sleep(0.001)
 
-    assert sum(network.lost for _, _, network in networks) > 50
+    # Some four datagrams a handshake, and what was lost again.
+    assert sum(network.lost for _, _, network in networks) > 200 * rate
     for client, server, network in networks:
         arrived: dict[str, list[bytes]] = {"client": [], "server": []}
         for message in numbered(20):
