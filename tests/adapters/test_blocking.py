@@ -581,7 +581,11 @@ def handler(connection):
         connection.send(message)
 def work(client):
     while True:
-        client.send(b"x")
+        try:
+            client.send(b"x")
+        except ConnectionError:  # the goodbye came with the last echo
+            assert stop.is_set()
+            return
         if client.receive(20) != b"x":
             assert stop.is_set()
             return
