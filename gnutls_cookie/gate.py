@@ -256,7 +256,7 @@ def _native(keys: Keys) -> tuple[Any, Any]:
     """The keys, wiped with the last reference to them, and their memory, which can be looked at
     after that: see _owned."""
     memory = ffi.new(_KEYS)
-    native = ffi.gc(memory, _wipe)
+    native = ffi.gc(memory, lib.gcookie_keys_wipe)
     for field, key in (native.current, keys[0]), (native.previous, keys[1]):
         if key is not None:
             if len(key) > lib.GCOOKIE_KEY_CAPACITY:
@@ -264,7 +264,3 @@ def _native(keys: Keys) -> tuple[Any, Any]:
             ffi.memmove(field.data, key, len(key))
             field.size = len(key)
     return native, memory
-
-
-def _wipe(native: Any) -> None:
-    lib.gnutls_memset(native, 0, ffi.sizeof("struct gcookie_keys"))

@@ -40,4 +40,9 @@ static inline int gcookie_gate_counted(const struct gcookie_keys *keys, const vo
     return out->kind;
 }
 
+/* What is left of keys whose last user is done. */
+static inline void gcookie_keys_wipe(struct gcookie_keys *keys) {
+    gnutls_memset(keys, 0, sizeof *keys);
+}
+
 #endif

@@ -374,6 +374,18 @@ def test_c_calls_back_in_one_module_only() -> None:
             assert not re.search(r"\bffi\.(callback|new_handle|from_handle)\b", text), path
 
 
+def test_destructors_are_functions_of_c() -> None:
+    """What a signal handler raises would end one in Python half-way, and be lost there."""
+    calls = [
+        (path.name, call)
+        for paths in ROOMS.values()
+        for path in paths
+        for call in re.findall(r"\bffi\.gc\(.*", path.read_text(encoding="utf-8"))
+    ]
+    assert calls
+    assert [call for call in calls if not re.search(r", lib\.gcookie_\w+\)", call[1])] == []
+
+
 def test_one_section_of_the_cdef_is_extern_python() -> None:
     """All that C can call stands together."""
     text = (PACKAGE / "native" / "ffi.cdef").read_text(encoding="utf-8")
