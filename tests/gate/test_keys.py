@@ -121,14 +121,14 @@ def test_copies_of_keys_in_c_are_wiped() -> None:
     ring = KeyRing(b"the first key")
     gate = CookieGate(ring)
 
-    def memory() -> Any:
+    def memory(gate: CookieGate) -> Any:
         gate.receive(b"", None)
         return gate._made[2]  # outlives the pointer that wipes it
 
-    first = memory()
+    first = memory(gate)
     assert ffi.buffer(first)[:].count(b"the first key") == 1
     ring.rotate(b"the second key")
-    second = memory()
+    second = memory(gate)
     gc.collect()
     assert not any(ffi.buffer(first)[:])
     assert ffi.buffer(second)[:].count(b"the first key") == 1
