@@ -164,6 +164,11 @@ def test_value_that_cannot_be(words: str, capfd: pytest.CaptureFixture[str]) -> 
 )
 def test_value_with_a_meaning(options: list[str], address: str) -> None:
     """As the page says: it serves, where it says so."""
+    if "localhost" in options:
+        try:
+            socket.getaddrinfo("localhost", 0)
+        except socket.gaierror:
+            pytest.skip("this machine does not know localhost: no /etc/hosts, and an old C library")
     with serving(*options, *CERT) as served:
         assert re.search(rf"serving on {address} port".encode(), served.said)
         host = "::1" if b"serving on ::1" in served.said else "127.0.0.1"
