@@ -15,9 +15,19 @@ from ._ffi import ffi, lib
 from .credentials import CertificateCredentials, PSKCredentials
 from .errors import check
 
-__all__ = ["MTU_MAX", "MTU_MIN", "TICK", "Credentials", "Role", "Settings", "new_session"]
+__all__ = [
+    "MTU_MAX",
+    "MTU_MIN",
+    "TICK",
+    "ClientCertificate",
+    "Credentials",
+    "Role",
+    "Settings",
+    "new_session",
+]
 
 Role = Literal["client", "server"]
+ClientCertificate = Literal["ignore", "request", "require"]
 Credentials = CertificateCredentials | PSKCredentials
 
 MTU_MIN, MTU_MAX = 128, 65507  # bytes of a UDP payload; below, no handshake fragment would fit
@@ -36,6 +46,11 @@ _PRIORITY = {
     (lib.GNUTLS_CRD_CERTIFICATE,): _NORMAL,
     (lib.GNUTLS_CRD_PSK,): f"{_NORMAL}:-KX-ALL:{_PSK}",
     (lib.GNUTLS_CRD_CERTIFICATE, lib.GNUTLS_CRD_PSK): f"{_NORMAL}:{_PSK}",
+}
+_REQUESTS = {
+    "ignore": lib.GNUTLS_CERT_IGNORE,
+    "request": lib.GNUTLS_CERT_REQUEST,
+    "require": lib.GNUTLS_CERT_REQUIRE,
 }
 _DTLS = {lib.GNUTLS_DTLS0_9, lib.GNUTLS_DTLS1_0, lib.GNUTLS_DTLS1_2}
 _EXCHANGES = {  # GNUTLS_KX_* that need credentials of a kind
@@ -78,6 +93,7 @@ class Settings:
         priority: str | None,
         server_name: str | None,
         verify_peer: bool | None,
+        client_certificate: ClientCertificate | None,
         mtu: int | None,
         retransmit_timeout: float,
         handshake_timeout: float,
@@ -105,6 +121,7 @@ class Settings:
         kinds = [self._add_credentials(one) for one in listed]
         self._add_priority(priority, tuple(sorted(kinds)))
         self._set_verification(server_name, verify_peer, lib.GNUTLS_CRD_CERTIFICATE in kinds)
+        self._set_request(client_certificate, lib.GNUTLS_CRD_CERTIFICATE in kinds)
         if mtu is not None:
             native.mtu = integer("mtu", mtu, MTU_MIN, MTU_MAX)
 
@@ -163,6 +180,21 @@ class Settings:
         if verify_peer and self.role == "client" and server_name is None:
             raise ValueError("server_name is needed to verify the server (or verify_peer=False)")
         native.verify_peer = verify_peer
+
+    def _set_request(self, wanted: ClientCertificate | None, certificates: bool) -> None:
+        native = self._box[0]
+        if wanted is None:
+            wanted = "require" if self.role == "server" and native.verify_peer else "ignore"
+        elif self.role == "client":
+            raise ValueError("client_certificate is for a server")
+        if not isinstance(wanted, str) or wanted not in _REQUESTS:
+            names = ", ".join(map(repr, _REQUESTS))
+            raise ValueError(f"client_certificate must be one of {names}, not {wanted!r}")
+        if wanted != "ignore" and not certificates:
+            raise ValueError("client_certificate needs CertificateCredentials")
+        if wanted == "ignore" and native.verify_peer and self.role == "server":
+            raise ValueError("verify_peer needs client_certificate 'request' or 'require'")
+        native.request = _REQUESTS[wanted]
 
 
 def new_session(settings: Settings) -> tuple[Any, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypedDict
 
+from ._settings import ClientCertificate
+
 __all__ = ["ClientOptions", "ServerOptions", "check_names"]
 
 
@@ -24,6 +26,7 @@ class ServerOptions(TypedDict, total=False):
 
     priority: str | None
     verify_peer: bool
+    client_certificate: ClientCertificate | None
     mtu: int | None
     max_sessions: int
     max_sessions_per_address: int | None

@@ -32,7 +32,7 @@ from ._connection import (
 from ._ffi import ffi, lib
 from ._owned import not_copied
 from ._paths import address_text, native_address, native_path, source_text
-from ._settings import Credentials, Settings
+from ._settings import ClientCertificate, Credentials, Settings
 from .arrival import Arrival
 from .credentials import identity_text, psk_key
 from .errors import GnuTLSError, check, error_from_code
@@ -87,6 +87,7 @@ class Server:
         credentials: as for a Session.
         priority: as for a Session.
         verify_peer: as for a Session.
+        client_certificate: as for a Session.
         mtu: as for a Session.
         max_sessions: connections at once, those in their handshake included. Beyond it the oldest
             handshake gives way to a verified client; where all are established the client is
@@ -127,6 +128,7 @@ class Server:
         *,
         priority: str | None = None,
         verify_peer: bool = False,
+        client_certificate: ClientCertificate | None = None,
         mtu: int | None = None,
         max_sessions: int = 10_000,
         max_sessions_per_address: int | None = None,
@@ -151,6 +153,7 @@ class Server:
             priority=priority,
             server_name=None,
             verify_peer=verify_peer,
+            client_certificate=client_certificate,
             mtu=mtu,
             retransmit_timeout=retransmit_timeout,
             handshake_timeout=handshake_timeout,

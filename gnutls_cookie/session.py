@@ -17,7 +17,7 @@ from ._agreed import Agreed, failure
 from ._check import bytes_copy, seconds
 from ._clock import monotonic
 from ._ffi import ffi, lib
-from ._settings import TICK, Credentials, Role, Settings, new_session
+from ._settings import TICK, ClientCertificate, Credentials, Role, Settings, new_session
 from .cookie import Prestate, prestate_set
 from .credentials import CertificateCredentials, PSKCredentials, identity_text, psk_key
 from .errors import check, error_from_code
@@ -62,7 +62,10 @@ class Session(Agreed):
         server_name: for a client: the name in the server's certificate, and in the server name
             extension (RFC 6066) unless it is an IP address.
         verify_peer: whether the peer's certificate must be trusted. None: yes for a client, no for
-            a server; a server that verifies asks the client for a certificate.
+            a server.
+        client_certificate: for a server: "ignore": do not ask the client for a certificate;
+            "request": ask for one, which the client need not have; "require": it must. None:
+            "require" with verify_peer, else "ignore". Without verify_peer any certificate will do.
         mtu: bytes of the largest datagram to send, 128..65507; None: libgnutls' default (1200).
         prestate: for a server: what cookie_verify() gave, as by prestate_set(). The verified
             datagram must then be the first that receive_datagram() is given.
@@ -98,6 +101,7 @@ class Session(Agreed):
         priority: str | None = None,
         server_name: str | None = None,
         verify_peer: bool | None = None,
+        client_certificate: ClientCertificate | None = None,
         mtu: int | None = None,
         prestate: Prestate | None = None,
         retransmit_timeout: float = 1.0,
@@ -113,6 +117,7 @@ class Session(Agreed):
             priority=priority,
             server_name=server_name,
             verify_peer=verify_peer,
+            client_certificate=client_certificate,
             mtu=mtu,
             retransmit_timeout=retransmit_timeout,
             handshake_timeout=handshake_timeout,

@@ -1,10 +1,35 @@
 /* How a session begins, by its settings, and how it ends with its last holder. */
 #include "wire.h"
 
+#include <gnutls/x509.h>
 #include <math.h>
 #include <stdlib.h>
 
 enum { TRIES = 100 }; /* to make a session; each fails where it is interrupted at one moment */
+
+/* gnutls_certificate_verify_function. A client that is only asked for a certificate may send none;
+ * where it must, libgnutls has looked already. */
+static int verify(gnutls_session_t session) {
+    struct gcookie_wire *wire = gnutls_transport_get_ptr(session);
+    const struct gcookie_settings *settings = wire->settings;
+    gnutls_typed_vdata_st data[2] = {
+        {GNUTLS_DT_KEY_PURPOSE_OID, NULL, 0},
+        {GNUTLS_DT_DNS_HOSTNAME, (unsigned char *)settings->name, 0},
+    };
+    unsigned int size = 0, status = 0;
+    int code;
+
+    if (settings->is_server && gnutls_certificate_get_peers(session, &size) == NULL)
+        return 0;
+    /* RFC 5280 4.2.1.12: what the certificate may be used for, if it says so. */
+    data[0].data = (unsigned char *)(settings->is_server ? GNUTLS_KP_TLS_WWW_CLIENT
+                                                         : GNUTLS_KP_TLS_WWW_SERVER);
+    code = gnutls_certificate_verify_peers(session, data, settings->name == NULL ? 1 : 2, &status);
+    if (code < 0)
+        return GNUTLS_E_CERTIFICATE_ERROR;
+    wire->error_detail = (int)status;
+    return status == 0 ? 0 : GNUTLS_E_CERTIFICATE_VERIFICATION_ERROR;
+}
 
 static int configure(const struct gcookie_wire *wire, const char **what) {
     static const gnutls_credentials_type_t kinds[] = {
@@ -32,11 +57,11 @@ static int configure(const struct gcookie_wire *wire, const char **what) {
     if (code < 0)
         return code;
     *what = "";
-    if (settings->verify_peer && settings->is_server)
-        gnutls_certificate_server_set_request(wire->session, GNUTLS_CERT_REQUIRE);
+    if (settings->is_server)
+        gnutls_certificate_server_set_request(wire->session,
+                                              (gnutls_certificate_request_t)settings->request);
     if (settings->verify_peer)
-        gnutls_session_set_verify_cert(wire->session, settings->is_server ? NULL : settings->name,
-                                       0);
+        gnutls_session_set_verify_function(wire->session, verify);
     return 0;
 }
 

@@ -33,6 +33,7 @@ enum { GCOOKIE_CREDENTIALS = 2 }; /* certificates and shared keys */
 struct gcookie_settings {
     int is_server;
     int verify_peer;  /* the peer's certificate must be trusted */
+    int request;      /* of a server: gnutls_certificate_request_t */
     unsigned int mtu; /* bytes; 0: libgnutls' default */
     uintptr_t number; /* never given before: which lookup a server asks */
     double retransmit_seconds;

@@ -241,8 +241,6 @@ static int fail(struct gcookie_wire *wire, int code) {
     if (code == GNUTLS_E_FATAL_ALERT_RECEIVED) {
         wire->error_detail = (int)gnutls_alert_get(wire->session);
     } else if (code != GNUTLS_E_TIMEDOUT) {
-        if (code == GNUTLS_E_CERTIFICATE_VERIFICATION_ERROR)
-            wire->error_detail = (int)gnutls_session_get_verify_cert_status(wire->session);
         if (wire->lookup_failed)
             (void)gnutls_alert_send(wire->session, GNUTLS_AL_FATAL, GNUTLS_A_INTERNAL_ERROR);
         else
