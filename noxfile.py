@@ -60,6 +60,17 @@ def check(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """Make the pages of docs/ in build/docs; a warning is an error."""
+    install(session, "docs", "hypothesis", "learn", "test")
+    out = ROOT / "build" / "docs"
+    run(session, PYTHON, "docs/pictures.py")
+    options = ["-q", "-W", "--keep-going", "-E", "-d", "build/doctrees", "-c", "docs"]
+    run(session, PYTHON, "-m", "sphinx", *options, *session.posargs, ".", str(out))
+    session.log(f"open {out / 'index.html'}")
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure beside the peers; arguments go to `python -m benchmarks`."""
     install(session, "bench")

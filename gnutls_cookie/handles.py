@@ -103,7 +103,7 @@ class HandleTable:
         self._objects.pop(handle, None)
 
     def lending(self, value: object, function: Any, *arguments: Any) -> Any:
-        """Return function(*arguments, handle), with `value` lent for the length of the call.
+        """Return `function(*arguments, handle)`, with `value` lent for the length of the call.
 
         No signal handler that raises can leave the loan open. CPython runs signal handlers as a
         function is entered and after a call: so the store stands inside the try block, and the

@@ -81,7 +81,8 @@ class Report:
     """What a comparison found.
 
     Attributes:
-        target, oracle: their names.
+        target: its name.
+        oracle: its name.
         seed: of the cases.
         compared: how many cases were.
         findings: at most as many as were asked for, each of another kind.

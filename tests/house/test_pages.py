@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.common import ROOT
 
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 FOLDERS = (
     "gnutls_cookie",
     "gnutls_cookie/native",
