@@ -8,21 +8,37 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import select
+import shlex
 import socket
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
-from gnutls_cookie.differential.machine import LETTERS, Difference, Machine, differences
+from gnutls_cookie.differential.machine import (
+    LETTERS,
+    Client,
+    Difference,
+    Machine,
+    differences,
+    is_server_hello,
+)
+from gnutls_cookie.differential.outcomes import Unusable
+from gnutls_cookie.differential.processes import Warden, program_warden
 
-from .console import complain, reason
+from .console import complain, one_line, reason
 
 __all__ = ["add_arguments", "run"]
 
 _PROGRAM = "gnutls-cookie learn"
 _DATAGRAM_SIZE_MAX = 65536
+_START_SECONDS = 20.0  # for a server to answer its first hello
+_AGAIN_SECONDS = 0.05  # between two hellos to one that starts
+_SAID_MAX = 2000  # bytes of what it printed, where it does not start
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("host", metavar="HOST", help="name or address")
     add("port", metavar="PORT", type=int, help="of UDP")
+    add("--start", metavar="COMMAND",
+        help="starts the server, and again each time that it answers no hello")  # fmt: skip
     add("--wait", metavar="SECONDS", type=float, default=0.2,
         help="after which no answer is none (0.2)")  # fmt: skip
     add("--walks", metavar="N", type=int, default=25, help="random sequences at the end (25)")
@@ -53,17 +71,24 @@ def run(options: argparse.Namespace) -> int:
         return 2
     started = time.monotonic()
     network = _Network(options.wait)
+    server: _Server | None = None
     try:
         network.find(options.host, options.port)
+        if options.start is not None:
+            command = options.start.replace("{port}", str(options.port))
+            server = _Server(command.replace("{host}", options.host), network)
         reference = reference_machine()
-        machine = learn(network.client, options.walks, reference=reference)
+        connect = network.client if server is None else server.client
+        machine = learn(connect, options.walks, reference=reference)
         if options.dot is not None:
             options.dot.write_text(machine.dot() + "\n", encoding="utf-8")
-    except (Silent, Unsteady, OSError) as error:
+    except (Silent, Unsteady, Unusable, OSError) as error:
         complain(_PROGRAM, reason(error) if isinstance(error, OSError) else str(error))
         return 2
     finally:
         network.close()
+        if server is not None:
+            server.close()
     found = differences(reference, machine)
     where = f"{options.host} {options.port}"
     if options.json:
@@ -74,9 +99,10 @@ def run(options: argparse.Namespace) -> int:
             print(f"differs {one}")
         seconds = time.monotonic() - started
         count = f"{len(found) or 'no'} difference{'' if len(found) == 1 else 's'}"
+        starts = "" if server is None else f", {server.starts} starts of the server"
         print(
             f"{where}: {len(machine.steps)} states, {count}; "
-            f"{network.sent} datagrams in {seconds:.0f} s"
+            f"{network.sent} datagrams in {seconds:.0f} s{starts}"
         )
     return 1 if found else 0
 
@@ -128,6 +154,18 @@ class _Network:
             self._socket.close()
             self._socket = None
 
+    def answers_hello(self) -> bool:
+        """Whether the server says anything to the first hello of a client of its own."""
+        with socket.socket(self._family, socket.SOCK_DGRAM) as made:
+            poll = select.poll()
+            poll.register(made, select.POLLIN)
+            try:
+                made.connect(self._address)
+                made.send(Client().datagram("hello"))
+                return bool(poll.poll(self._wait * 1000)) and made.recv(1) != b""
+            except ConnectionRefusedError:
+                return False
+
     def _exchange(self, datagram: bytes, expected: int | None) -> list[bytes]:
         assert self._socket is not None
         found: list[bytes] = []
@@ -151,3 +189,77 @@ class _Network:
             if expected is None or expected < 0:
                 deadline = min(deadline, time.monotonic() + self._wait / 4)
         return found
+
+
+class _Server:
+    """A server that is started by a command, and again whenever it answers nobody else any more.
+
+    Some serve one client and end, or wait for it; others end or hang at what a client sends.
+
+    Raises:
+        Unusable: the command cannot be run, or somebody answers there already.
+    """
+
+    def __init__(self, command: str, network: _Network) -> None:
+        self.starts = 0
+        self._network = network
+        self._had_session = False  # in the present run
+        self._ends_with_session = False  # seen before: then there is no need to ask
+        try:
+            words = shlex.split(command)
+        except ValueError as error:
+            raise Unusable(f"--start: {error}") from None
+        if not words or "\0" in command:
+            raise Unusable("--start: no command")
+        if network.answers_hello():
+            raise Unusable("--start: a server answers there already")
+        self._said: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - until close()
+        self._warden: Warden | None = None
+        self._words = ["sh", "-c", 'exec "$@" 2>&1', "sh", *words]
+        self._open = os.pipe()  # its stdin: at the end of it some servers end
+
+    def client(self) -> Callable[[bytes, int | None], list[bytes]]:
+        """A new client, of a server that serves it."""
+        known_gone = self._had_session and self._ends_with_session
+        if known_gone or not self.starts or not self._network.answers_hello():
+            self._ends_with_session |= self._had_session
+            self._start()
+        self._had_session = False
+        exchange = self._network.client()
+
+        def noting(datagram: bytes, expected: int | None) -> list[bytes]:
+            found = exchange(datagram, expected)
+            self._had_session |= any(map(is_server_hello, found))
+            return found
+
+        return noting
+
+    def close(self) -> None:
+        """End the server, and all that it has started."""
+        if self._warden is not None:
+            self._warden.close()
+        self._said.close()
+        for one in self._open:
+            os.close(one)
+
+    def _start(self) -> None:
+        if self._warden is None:
+            self._warden = program_warden(self._words, 0)
+        os.ftruncate(self._said.fileno(), 0)
+        self._said.seek(0)
+        number = self._warden.start(self._open[0], self._said.fileno())
+        if number:
+            raise Unusable(f"--start: {os.strerror(number)}")
+        self.starts += 1
+        deadline = time.monotonic() + _START_SECONDS
+        while not self._network.answers_hello():
+            how = self._warden.ended(_AGAIN_SECONDS)
+            if how or time.monotonic() > deadline:
+                how = how or f"no answer to a hello in {_START_SECONDS:g} s"
+                raise Unusable(f"--start: {how}{self._last_words()}")
+
+    def _last_words(self) -> str:
+        said = self._said.fileno()
+        size = os.fstat(said).st_size
+        lines = os.pread(said, _SAID_MAX, max(0, size - _SAID_MAX)).decode(errors="replace")
+        return f"; it printed: {one_line(lines.strip())}" if lines.strip() else ""

@@ -22,6 +22,7 @@ __all__ = [
     "Machine",
     "ReferenceServer",
     "differences",
+    "is_server_hello",
 ]
 
 #: What a client may send, by name.
@@ -119,7 +120,7 @@ class Client:
             return f"alert {datagram[14]}" if len(datagram) == 15 else "alert"
         if datagram[0] != wire.CONTENT_HANDSHAKE:
             return f"content type {datagram[0]}"
-        if datagram[13] == _SERVER_HELLO:
+        if is_server_hello(datagram):
             return "ServerHello"
         if datagram[13] != wire.HELLO_VERIFY_REQUEST or len(datagram) < 28:
             return f"handshake type {datagram[13]}"
@@ -130,6 +131,13 @@ class Client:
         self._message_seq = message_seq + 1
         # A client that was asked before waits for the next number, and drops another.
         return "HelloVerifyRequest" if message_seq == due else OTHER_NUMBER
+
+
+def is_server_hello(datagram: bytes) -> bool:
+    """Whether a datagram opens a session."""
+    return datagram[:1] == bytes([wire.CONTENT_HANDSHAKE]) and datagram[13:14] == bytes(
+        [_SERVER_HELLO]
+    )
 
 
 class ReferenceServer:

@@ -113,11 +113,11 @@ class Warden:
         """Whether it can be told anything."""
         return bool(self.close.alive)
 
-    def ended(self) -> str:
-        """How the target has ended; "" where it has not."""
+    def ended(self, wait: float = _STATUS_SECONDS) -> str:
+        """How the target has ended; "" where it has not, nor does in the seconds of `wait`."""
         if self._ended is None:
             try:
-                self._answer(_STATUS_SECONDS, until_ended=True)
+                self._answer(wait, until_ended=True)
             except OSError:
                 return "the process that watches over it was killed"
         return self._ended or ""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import socket
-import subprocess
-import time
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +23,8 @@ from gnutls_cookie.differential.machine import (
     differences,
 )
 from gnutls_cookie.reference import cookie as reference
-from tests.support.common import peer_required
+from tests.support.common import compile_peer, free_udp_port, peer_required, udp_socket
+from tests.support.probe_peers import CERT, KEY
 from tests.support.serve import serving
 
 HELLO_VERIFY_REQUEST = reference.hello_verify_request(b"key", b"client", reference.Prestate())
@@ -146,21 +147,64 @@ def test_our_server_is_the_reference(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_fault_of_libcoap_is_found(capsys: pytest.CaptureFixture[str]) -> None:
     """It answers a record of application data by a HelloVerifyRequest, and numbers each with 0."""
     program = peer_required("coap-server-gnutls", "apt install libcoap3-bin")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]  # DTLS is on the next one
-    options = ["-A", "127.0.0.1", "-p", str(port), "-k", "secret"]
-    with subprocess.Popen(
-        [program, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as server:
-        try:
-            time.sleep(1)
-            assert main(["learn", "127.0.0.1", str(port + 1), "--walks", "5"]) == 1
-        finally:
-            server.kill()
+    port = free_udp_port()  # DTLS is on the next one
+    start = f"{program} -A {{host}} -p {port} -k secret"
+    options = ["--wait", "0.1", "--walks", "5", "--start", start]
+    assert main(["learn", "127.0.0.1", str(port + 1), *options]) == 1
     said = capsys.readouterr().out
     assert "application data: 'HelloVerifyRequest" in said
     assert f"after hello, hello: {OTHER_NUMBER!r}" in said
+
+
+@pytest.mark.slow
+@pytest.mark.peer
+def test_a_server_of_one_client_is_started_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The recipe of GnuTLS' manual answers anything, and nobody else while it has a client."""
+    server = compile_peer("stock_server.c")
+    port = free_udp_port()
+    command = f"env PORT={{port}} {server} {CERT} {KEY} 0"
+    options = ["--wait", "0.1", "--walks", "3", "--start", command]
+    assert main(["learn", "127.0.0.1", str(port), *options]) == 1
+    said = capsys.readouterr().out
+    assert "after one byte: 'HelloVerifyRequest' where '-' is right" in said
+    assert "  cookie: ServerHello, then state 2" in said
+    assert int(re.findall(r"(\d+) starts of the server", said)[0]) > 5
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as again:
+        again.bind(("127.0.0.1", port))  # the last one has ended
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("sh -c 'echo no such key; exit 3'", "exit code 3; it printed: no such key"),
+        ("no-such-program {port}", "no-such-program: not found"),
+        ("", "no command"),
+        ("'", "No closing quotation"),
+    ],
+)
+def test_a_server_that_does_not_start_is_told(
+    command: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 2, with what it printed."""
+    port = str(free_udp_port())
+    assert main(["learn", "127.0.0.1", port, "--wait", "0.01", "--start", command]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_server_that_is_there_already_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """It would be learned in the place of the one that is started."""
+    with udp_socket() as there:
+        there.settimeout(20)
+        answer = threading.Thread(target=lambda: there.sendto(b"x", there.recvfrom(2048)[1]))
+        answer.start()
+        try:
+            port = str(there.getsockname()[1])
+            assert main(["learn", "127.0.0.1", port, "--wait", "5", "--start", "true"]) == 2
+        finally:
+            answer.join()
+    assert "a server answers there already" in capsys.readouterr().err
 
 
 def test_nobody_there(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@
 #include <gnutls/gnutls.h>
 #include <poll.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -40,12 +41,14 @@ static int pull_timeout(gnutls_transport_ptr_t ptr, unsigned int milliseconds) {
     return poll(&polled, 1, milliseconds > 20000 ? 20000 : (int)milliseconds);
 }
 
-/* A socket on loopback in peer->fd; its port, or -1. */
+/* A socket on loopback, at the environment's PORT where it has one; its port, or -1. */
 static int listen_on_loopback(struct peer *peer) {
+    const char *port = getenv("PORT");
     memset(peer, 0, sizeof *peer);
     peer->fd = socket(AF_INET, SOCK_DGRAM, 0);
     peer->size = sizeof peer->address;
     peer->address.sin_family = AF_INET;
+    peer->address.sin_port = htons((uint16_t)(port == NULL ? 0 : atoi(port)));
     peer->address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     if (peer->fd < 0 || bind(peer->fd, (struct sockaddr *)&peer->address, peer->size) != 0 ||
         getsockname(peer->fd, (struct sockaddr *)&peer->address, &peer->size) != 0)

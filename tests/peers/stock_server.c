@@ -4,8 +4,6 @@
  * handshake, echo. */
 #include "recipe.h"
 
-#include <stdlib.h>
-
 int main(int argc, char **argv) {
     gnutls_certificate_credentials_t credentials;
     gnutls_datum_t key;
