@@ -18,7 +18,7 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from gnutls_cookie.keys import KeyRing
 from gnutls_cookie.server import Server
 from gnutls_cookie.sockets import bound
 
+from .board import Board
 from .console import (
     Output,
     complain,
@@ -46,7 +47,8 @@ from .credentials import (
     warn_of_times,
 )
 from .options import add_session_arguments, key_life, number_in
-from .workers import Signals, Worker, Workers
+from .systemd import Notifier, activated, activated_count
+from .workers import Reporter, Signals, Worker, Workers
 
 __all__ = ["add_arguments", "run"]
 
@@ -64,7 +66,7 @@ _SHARES = {  # with Server's own defaults
     "max_handshakes_per_prefix": (1024, "of one network (1024)"),
 }
 _STATS_MIN_SECONDS = 0.01
-_LISTEN_FDS_START = 3  # sd_listen_fds(3)
+_BEATS = 4  # signs of life of a worker in the seconds of the service manager's watchdog
 
 
 class _Unusable(Exception):
@@ -147,9 +149,10 @@ def run(options: argparse.Namespace) -> int:
     former = default_sigint()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     sockets: list[socket.socket] = []
+    notifier = Notifier(os.environ)
     code = 2
     try:
-        service = _Service(options, out, err)
+        service = _Service(options, out, err, notifier)
         sockets = _sockets(options)
         service.warn()  # now: who fails says why in one line
         if len(sockets) == 1:
@@ -167,6 +170,7 @@ def run(options: argparse.Namespace) -> int:
     finally:
         for sock in sockets:
             sock.close()
+        notifier.close()
         err.close()
         out.close()
     signal.signal(signal.SIGINT, former)
@@ -180,11 +184,14 @@ def run(options: argparse.Namespace) -> int:
 class _Service:
     """What is served: credentials, cookie keys, limits."""
 
-    def __init__(self, options: argparse.Namespace, out: Output, err: Output) -> None:
+    def __init__(
+        self, options: argparse.Namespace, out: Output, err: Output, notifier: Notifier
+    ) -> None:
         self.options = options
         self._out = out
         self._err = err
         self._is_worker = False
+        self._notifier = notifier
         self._told = False  # that what is printed cannot be written
         self._made_psk: tuple[str, bytes] | None = None
         if not (options.x509certfile or options.x509keyfile or options.pskpasswd):
@@ -210,24 +217,30 @@ class _Service:
     def serve_alone(self, sock: socket.socket) -> int:
         """Serve a socket in this process; returns the exit code."""
         with closing(Signals({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})) as signals:
-            return asyncio.run(self._serve(sock, signals, lambda: self._announce(sock)))
+            return asyncio.run(self._serve(sock, signals, self._notifier))
 
     def serve_by_workers(self, sockets: list[socket.socket]) -> int:
         """Serve each socket in a process of its own; returns the exit code."""
         workers = Workers(
-            sockets, self._be_worker, self._read_again, lambda: self._announce(sockets[0])
+            sockets,
+            self._be_worker,
+            self._read_again,
+            lambda: self._announce(sockets[0]),
+            self._notifier,
+            Board(len(sockets)),
         )
         for output in self._out, self._err:
             output.watch_with(workers.watch_writer, workers.unwatch_writer)
         return workers.run()
 
-    def _be_worker(self, worker: Worker, lifeline: int, ready: Callable[[], None]) -> int:
+    def _be_worker(self, worker: Worker, lifeline: int, reporter: Reporter) -> int:
         signals = Signals({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
         self._is_worker = True
         for output in self._out, self._err:
             output.forget()  # the parent prints it
         try:
-            return asyncio.run(self._serve(worker.socket, signals, ready, worker.number, lifeline))
+            serving = self._serve(worker.socket, signals, reporter, worker.number, lifeline)
+            return asyncio.run(serving)
         except Exception as error:
             _log.error("worker %d: %s: %s", worker.number, type(error).__name__, reason(error))
             return 1
@@ -239,7 +252,7 @@ class _Service:
         self,
         sock: socket.socket,
         signals: Signals,
-        ready: Callable[[], None],
+        notifier: Notifier | Reporter,
         worker: int = 0,
         lifeline: int = -1,
     ) -> int:
@@ -252,17 +265,22 @@ class _Service:
             self._echo, sock=sock, credentials=self.credentials, keys=self.keys, **self._limits
         )
         asked = False
+        status = "serving on {} port {}".format(*sock.getsockname()[:2])
 
         def on_signals() -> None:
             nonlocal asked
             came = signals.take()
             if came & {signal.SIGTERM, signal.SIGINT}:
                 asked = True
+                notifier.stopping()
                 server.close()
-            elif signal.SIGHUP in came and self._read_again():
-                server.set_credentials(self.credentials)
-                server.keys = self.keys
-                _log.info("read anew" if lifeline < 0 else f"worker {worker}: read anew")
+            elif signal.SIGHUP in came:
+                notifier.reloading()
+                if self._read_again():
+                    server.set_credentials(self.credentials)
+                    server.keys = self.keys
+                    _log.info("read anew" if lifeline < 0 else f"worker {worker}: read anew")
+                notifier.ready(status)
 
         def on_orphaned() -> None:
             loop.remove_reader(lifeline)
@@ -271,11 +289,16 @@ class _Service:
         loop.add_reader(signals.fileno(), on_signals)
         if lifeline >= 0:
             loop.add_reader(lifeline, on_orphaned)
-        ready()
+        if lifeline < 0:
+            self._announce(sock)
+        notifier.ready(status)
+        beat = loop.create_task(_beat(notifier)) if notifier.watchdog_seconds else None
         stats = loop.create_task(self._stats(server, worker)) if self.options.stats else None
         try:
             await server.serve_forever()
         finally:
+            if beat is not None:
+                beat.cancel()
             if stats is not None:
                 stats.cancel()
                 self._print_stats(server, worker)
@@ -405,6 +428,13 @@ class _Service:
             _log.warning("stdout: %s: serving goes on without it", reason(self._out.failed))
 
 
+async def _beat(notifier: Notifier | Reporter) -> None:
+    """Show that this loop turns."""
+    while notifier.watchdog_seconds:
+        notifier.watchdog()
+        await asyncio.sleep(notifier.watchdog_seconds / _BEATS)
+
+
 def _log_trouble(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     _log.error("%s", context["message"], exc_info=context.get("exception"))
 
@@ -414,8 +444,9 @@ def _log_trouble(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
 
 def _sockets(options: argparse.Namespace) -> list[socket.socket]:
     """A socket for each worker: from systemd, or bound here."""
-    if os.environ.get("LISTEN_PID") == str(os.getpid()):
-        return [_activated(options)]
+    count = activated_count(os.environ)
+    if count is not None:
+        return _activated(options, count)
     host = options.host
     try:
         if not host.strip():
@@ -449,30 +480,17 @@ def _bound(found: Any, workers: int) -> list[socket.socket]:
     return sockets
 
 
-def _activated(options: argparse.Namespace) -> socket.socket:
-    """The socket that systemd has bound (sd_listen_fds(3))."""
-    count = os.environ.get("LISTEN_FDS", "")
-    if options.workers != 1 or count != "1":
+def _activated(options: argparse.Namespace, count: str) -> list[socket.socket]:
+    """The sockets that systemd has bound, one for each worker."""
+    if count != str(options.workers):
         raise _Unusable(
-            "socket activation goes with one socket and --workers 1, "
-            f"not with LISTEN_FDS={count!r} and --workers {options.workers}"
+            "socket activation wants a socket for each worker, "
+            f"not LISTEN_FDS={count!r} and --workers {options.workers}"
         )
     try:
-        sock = socket.socket(fileno=_LISTEN_FDS_START)
-    except OSError as error:
-        what = f"descriptor {_LISTEN_FDS_START} is not a socket: {reason(error)}"
-        raise _Unusable(f"socket activation: {what}") from None
-    family, kind = (getattr(one, "name", one) for one in (sock.family, sock.type))
-    wrong: str | None = None
-    if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.type != socket.SOCK_DGRAM:
-        wrong = f"a UDP socket is needed (ListenDatagram=), not {family} {kind}"
-    elif sock.getsockname()[1] == 0:
-        wrong = "the socket is not bound to a port"
-    if wrong is not None:
-        sock.close()
-        raise _Unusable(f"socket activation: {wrong}")
-    sock.set_inheritable(False)
-    return sock
+        return activated(options.workers)
+    except ValueError as error:
+        raise _Unusable(f"socket activation: {error}") from None
 
 
 # --- numbers --------------------------------------------------------------------------------------

@@ -10,14 +10,16 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
+from .board import Board
 from .console import reason
+from .systemd import Notifier
 
-__all__ = ["Signals", "Worker", "Workers"]
+__all__ = ["Companion", "Reporter", "Signals", "Worker", "Workers"]
 
 _log = logging.getLogger("gnutls_cookie")
 
@@ -85,6 +87,7 @@ class Worker:
         started: when it was started; time.monotonic().
         due: when it is to be started again.
         failures: how often in a row it ended at its start, or could not be started.
+        restarts: how often its process was replaced.
     """
 
     number: int
@@ -94,6 +97,64 @@ class Worker:
     started: float = 0.0
     due: float = 0.0
     failures: int = 0
+    restarts: int = 0
+
+
+class Companion:
+    """What the watching process does beside watching; it must not wait."""
+
+    def events(self) -> dict[int, int]:
+        """Descriptors, and what poll(2) is asked of each."""
+        return {}
+
+    def due(self) -> float:
+        """When turn() is to be called at the latest; time.monotonic()."""
+        return math.inf
+
+    def turn(self, ready: dict[int, int]) -> None:
+        """Do what is due, and what poll(2) said of descriptors."""
+
+    def on_end(self, worker: Worker) -> None:
+        """The process of a worker has ended."""
+
+    def close(self) -> None:
+        """Close its descriptors: at the end, and in each worker."""
+
+
+class Reporter:
+    """Tells the watching process how a worker is, in the place of a Notifier.
+
+    Attributes:
+        watchdog_seconds: the worker counts as stuck if watchdog() is not called for half of it;
+            None: it does not.
+    """
+
+    def __init__(
+        self, board: Board, row: int, descriptor: int, watchdog_seconds: float | None
+    ) -> None:
+        self._board = board
+        self._row = row
+        self._descriptor = descriptor
+        self._asked: int | None = None
+        self.watchdog_seconds = watchdog_seconds
+
+    def ready(self, _status: str) -> None:
+        """It serves, for the first time or after reloading()."""
+        if self._asked is not None:
+            self._board.note_read(self._row, self._asked)
+        with suppress(OSError):  # the other process has gone: the lifeline says so
+            os.write(self._descriptor, _READY.pack(os.getpid()))
+
+    def reloading(self) -> None:
+        """It reads its files again; ready() says that this is done."""
+        self._asked = self._board.asked
+
+    def stopping(self) -> None:
+        """It has begun to end."""
+
+    def watchdog(self) -> None:
+        """It is alive."""
+        self._board.beat(self._row)
 
 
 class Workers:
@@ -105,21 +166,33 @@ class Workers:
 
     Args:
         sockets: one for each worker.
-        serve: called in the new process as serve(worker, lifeline, ready); returns its exit code.
-            `lifeline` is a descriptor that is at end of file once this process is gone; ready() is
-            to be called when the worker serves clients.
+        serve: called in the new process as serve(worker, lifeline, reporter); returns its exit
+            code. `lifeline` is a descriptor that is at end of file once this process is gone.
         reload: called in this process at SIGHUP; if it returns True, SIGHUP goes to the workers.
         announce: called once, when all workers serve.
+        notifier: tells the service manager.
+        board: a row for each worker.
+        companions: what this process does besides.
     """
 
     def __init__(
         self,
         sockets: Iterable[socket.socket],
-        serve: Callable[[Worker, int, Callable[[], None]], int],
+        serve: Callable[[Worker, int, Reporter], int],
         reload: Callable[[], bool],
         announce: Callable[[], None],
+        notifier: Notifier | None = None,
+        board: Board | None = None,
+        companions: Sequence[Companion] = (),
     ) -> None:
         self._workers = [Worker(number, sock) for number, sock in enumerate(sockets)]
+        self._notifier = Notifier({}) if notifier is None else notifier
+        self._board = Board(len(self._workers)) if board is None else board
+        self._companions = companions
+        self._status = ""  # as the service manager was told
+        self._reloading = False  # it was told, and waits for the end of that
+        self._watchdog_due = math.inf
+        self._stuck = False
         self._serve = serve
         self._reload = reload
         self._announce = announce
@@ -143,20 +216,25 @@ class Workers:
             self._watch(signals)
         for descriptor in self._lifeline, self._held, self._ready, self._say_ready:
             os.close(descriptor)
+        for one in self._companions:
+            one.close()
         return self._code
 
     def _watch(self, signals: Signals) -> None:
         self._start_due()
         while self._ending is None or any(worker.pid is not None for worker in self._workers):
-            self._wait(signals)
+            ready = self._wait(signals)
             came = signals.take()
             if came & {signal.SIGTERM, signal.SIGINT}:
                 self._end()
-            if signal.SIGHUP in came and self._ending is None and self._reload():
-                self._tell(signal.SIGHUP)
+            if signal.SIGHUP in came and self._ending is None:
+                self._read_again()
             self._note_ready()
             self._reap()
             self._start_due()
+            for one in self._companions:
+                one.turn(ready)
+            self._notify()
             if self._ending is not None and time.monotonic() >= self._ending:
                 self._kill()
 
@@ -170,23 +248,76 @@ class Workers:
 
     # --- one turn ---------------------------------------------------------------------------------
 
-    def _wait(self, signals: Signals) -> None:
-        """Wait for a signal, a worker that serves, an output that is read, or the next timer."""
+    def _wait(self, signals: Signals) -> dict[int, int]:
+        """Wait for a signal, a worker that serves, an output that is read, or the next timer.
+        Returns what poll(2) said of descriptors."""
         if self._ending is not None:
             times = [self._ending]
         else:
             times = [worker.due for worker in self._workers if worker.pid is None]
+        times += [one.due() for one in self._companions]
         due = min(times, default=math.inf)
+        due = min(due, self._watchdog_due)
         wait = None if due == math.inf else max(0, int((due - time.monotonic()) * 1000)) + 1
         poll = select.poll()
         poll.register(signals.fileno(), select.POLLIN)
         poll.register(self._ready, select.POLLIN)
         for descriptor in self._writers:
             poll.register(descriptor, select.POLLOUT)
-        for descriptor, _ in poll.poll(wait):
+        for one in self._companions:
+            for descriptor, events in one.events().items():
+                poll.register(descriptor, events)
+        ready = dict(poll.poll(wait))
+        for descriptor in ready:
             callback = self._writers.get(descriptor)
             if callback is not None:
                 callback()
+        return ready
+
+    def _read_again(self) -> None:
+        """SIGHUP: have everything read again, here and in the workers."""
+        if self._announced:
+            self._notifier.reloading()
+            self._reloading = True
+        if self._reload():
+            self._board.ask()
+            self._tell(signal.SIGHUP)
+
+    def _notify(self) -> None:
+        """Tell the service manager what has changed, and that all are alive."""
+        if not self._announced:
+            return
+        now = time.monotonic()
+        if self._ending is None:
+            serving = sum(worker.serves for worker in self._workers)
+            status = f"{serving} of {len(self._workers)} workers serve"
+            if self._reloading and all(
+                worker.pid is None or self._board.has_read(worker.number)
+                for worker in self._workers
+            ):
+                self._reloading = False
+                self._notifier.ready(status)
+            elif status != self._status:
+                self._notifier.status(status)
+            self._status = status
+        if now >= self._watchdog_due:
+            assert self._notifier.watchdog_seconds is not None
+            half = self._notifier.watchdog_seconds / 2
+            self._watchdog_due = now + half
+            if self._all_turn(half):
+                self._notifier.watchdog()
+
+    def _all_turn(self, seconds: float) -> bool:
+        """Whether no worker is stuck. One that is being replaced is not, while others serve."""
+        stuck = [
+            worker.number
+            for worker in self._workers
+            if worker.pid is not None and self._board.silent_seconds(worker.number) > seconds
+        ]
+        if stuck and not self._stuck:
+            _log.error("worker %d is stuck: the service manager's watchdog is not told", stuck[0])
+        self._stuck = bool(stuck)
+        return not stuck and any(worker.pid is not None for worker in self._workers)
 
     def _note_ready(self) -> None:
         try:
@@ -199,6 +330,10 @@ class Workers:
         if not self._announced and all(worker.serves for worker in self._workers):
             self._announced = True
             self._announce()
+            self._status = f"{len(self._workers)} of {len(self._workers)} workers serve"
+            self._notifier.ready(self._status)
+            if self._notifier.watchdog_seconds is not None:
+                self._watchdog_due = 0.0
         if pids:
             self._last_served = time.monotonic()
 
@@ -217,6 +352,8 @@ class Workers:
 
     def _bury(self, worker: Worker, code: int) -> None:
         served, worker.pid, worker.serves = worker.serves, None, False
+        for one in self._companions:
+            one.on_end(worker)
         if served:
             self._last_served = time.monotonic()
         if self._ending is not None:
@@ -261,6 +398,7 @@ class Workers:
         # No signal may reach the child before it has handlers of its own: they stay pending until
         # then, and what this process receives is passed on to the child afterwards.
         signal.pthread_sigmask(signal.SIG_BLOCK, self._numbers)
+        self._board.start(worker.number)
         try:
             pid = os.fork()
         except OSError as error:
@@ -269,6 +407,7 @@ class Workers:
             return
         if pid == 0:
             self._become(worker)
+        worker.restarts += worker.started > 0
         worker.pid, worker.started = pid, time.monotonic()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, self._numbers)
 
@@ -279,15 +418,15 @@ class Workers:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.close(self._held)
             os.close(self._ready)
+            self._notifier.close()
+            for one in self._companions:
+                one.close()
             for other in self._workers:
                 if other is not worker:
                     other.socket.close()
-
-            def ready() -> None:
-                os.write(self._say_ready, _READY.pack(os.getpid()))
-                os.close(self._say_ready)
-
-            code = self._serve(worker, self._lifeline, ready)
+            seconds = self._notifier.watchdog_seconds
+            reporter = Reporter(self._board, worker.number, self._say_ready, seconds)
+            code = self._serve(worker, self._lifeline, reporter)
         finally:
             os._exit(code)
 
@@ -297,6 +436,7 @@ class Workers:
         """Have all workers end."""
         if self._ending is None:
             self._ending = time.monotonic() + _END_SECONDS
+            self._notifier.stopping()
         self._tell(signal.SIGTERM)
 
     def _kill(self) -> None:
