@@ -9,6 +9,7 @@ from array import array
 from typing import TYPE_CHECKING, Any
 
 from ._ffi import ffi, lib
+from ._turns import new_turn
 from .listener import CookieListener
 from .server import Connection, Server
 
@@ -83,14 +84,14 @@ class Serving:
             BaseException: what a PSK lookup raised beyond Exception.
         """
         serve, udp = self._opened()
-        turn = self._server._turn()
+        turn = self._server._turns.new()
         fd = self._listener.fileno()
         code = self._server._ask(
             lib.gcookie_serve_turn, serve, fd, out, *self._keys(), _WORK_MS, turn, now
         )
         del udp
         self.send_errors += turn.send_errors
-        self._server._take_over(turn)
+        self._server._take_over()
         self._check(code)
 
     @property
@@ -123,7 +124,7 @@ class Serving:
         data = b"".join(messages)
         sizes = array("I", map(len, messages))
         serve, udp = self._opened()
-        turn = self._server._turn()
+        turn = new_turn()
         code = lib.gcookie_serve_send(
             serve,
             out,

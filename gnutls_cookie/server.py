@@ -11,13 +11,10 @@ from __future__ import annotations
 import functools
 import math
 import sys
-from collections import deque
 from collections.abc import Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ._agreed import failure as session_failure
-from ._check import UINT_MAX, bytes_copy, integer, seconds
+from ._check import bytes_copy, integer, seconds
 from ._connection import (
     Closed,
     CloseReason,
@@ -31,8 +28,9 @@ from ._connection import (
 )
 from ._ffi import ffi, lib
 from ._owned import not_copied
-from ._paths import address_text, native_address, native_path, source_text
+from ._paths import native_address, native_path
 from ._settings import ClientCertificate, Credentials, Settings
+from ._turns import REASONS, Turns
 from .arrival import Arrival
 from .credentials import identity_text, psk_key
 from .errors import GnuTLSError, check, error_from_code
@@ -59,21 +57,11 @@ __all__ = [
     "ServerCounters",
 ]
 
-_FAILURES_LIMIT = 256  # failed handshakes that wait for failures(); the oldest give way
 _UNLIMITED = (1 << 64) - 1
 _MOST_KEPT = 8 << 20  # bytes of messages that are not whole yet, of all handshakes
-_PACKAGE = __name__.partition(".")[0]
 
 _SERVER = ffi.typeof("struct gcookie_server **")
-_TURN = ffi.typeof("struct gcookie_turn *")
-_WIRE = ffi.typeof("struct gcookie_wire **")
-_EVENT_SIZE = ffi.sizeof("struct gcookie_event")  # bytes
 _REFUSED_AT = 3  # of the numbers in struct gcookie_server_counters, native/server.h
-_new_turn = ffi.new_allocator(should_clear_after_alloc=False)
-_REASONS = tuple(CloseReason)  # in the order of enum gcookie_close_reason
-_FAILED, _TIMED_OUT = _REASONS.index(CloseReason.FAILED), _REASONS.index(CloseReason.TIMED_OUT)
-_MESSAGE: int = lib.GCOOKIE_MESSAGE
-_CONNECTED: int = lib.GCOOKIE_CONNECTED
 
 
 class Server:
@@ -159,14 +147,6 @@ class Server:
             handshake_timeout=handshake_timeout,
         )
         idle_seconds = seconds("idle_timeout", idle_timeout, sys.float_info.min, math.inf)
-        self._max_queue = max_queue
-        self._max_queue_bytes = max_queue_bytes
-        self._connections: dict[int, Connection] = {}  # by their number in C
-        self._outgoing: list[tuple[bytes, SocketAddress, str | None]] = []
-        self._events: list[Event] = []
-        self._failures: deque[HandshakeFailure] = deque(maxlen=_FAILURES_LIMIT)
-        self._forgotten: set[SocketAddress] = set()
-        self._counters = ServerCounters()
         self._box = ffi.new(_SERVER)
         check(lib.gcookie_server_new(self._box))
         self._owner = ffi.gc(self._box, lib.gcookie_server_free)
@@ -182,6 +162,8 @@ class Server:
             ("max_sessions_per_prefix", max_sessions_per_prefix, 64),
         )
         self._lookups = _Lookups(self._native)
+        self._turns = Turns(max_queue, max_queue_bytes, self._lookups.error_of)
+        self._connections = self._turns.connections
         self._known: dict[int, Settings] = {}  # that sessions may have
         self.max_sessions = max_sessions
         self.credentials = credentials  # what is wrong with the arguments is said here
@@ -232,7 +214,7 @@ class Server:
     def counters(self) -> ServerCounters:
         """A ServerCounters, kept up to date."""
         self._count()
-        return self._counters
+        return self._turns.counters
 
     # --- in and out -------------------------------------------------------------------------------
 
@@ -268,12 +250,16 @@ class Server:
     def outgoing(self) -> list[tuple[bytes, SocketAddress, str | None]]:
         """The same as datagrams_to_send(), each with the address to send from: Arrival.local of
         the hello that opened its session."""
-        outgoing, self._outgoing = self._outgoing, []
+        turns = self._turns
+        turns.take_over()
+        outgoing, turns.outgoing = turns.outgoing, []
         return outgoing
 
     def events(self) -> list[Event]:
         """Take what happened since the last time, in order."""
-        events, self._events = self._events, []
+        turns = self._turns
+        turns.take_over()
+        events, turns.events = turns.events, []
         return events
 
     def failures(self) -> list[HandshakeFailure]:
@@ -281,14 +267,18 @@ class Server:
 
         At most the last 256; ServerCounters has the number of all.
         """
-        failures = list(self._failures)
-        self._failures.clear()
+        turns = self._turns
+        turns.take_over()
+        failures = list(turns.failures)
+        turns.failures.clear()
         return failures
 
     def forgotten(self) -> list[SocketAddress]:
         """Take the addresses that have no connection any more, for a listener's forget()."""
-        forgotten = [address for address in self._forgotten if address not in self]
-        self._forgotten.clear()
+        turns = self._turns
+        turns.take_over()
+        forgotten = [address for address in turns.forgotten if address not in self]
+        turns.forgotten.clear()
         return forgotten
 
     def timeout(self, now: float) -> float | None:
@@ -324,8 +314,8 @@ class Server:
         session = connection._session
         if session is not None and session._outbox:  # what was said past the server comes first
             for datagram in session.datagrams_to_send():
-                self._outgoing.append((datagram, connection.address, connection.local))
-        turn = self._turn()
+                self._turns.outgoing.append((datagram, connection.address, connection.local))
+        turn = self._turns.new()
         size = len(message)
         code: int = lib.gcookie_server_send(self._native, turn, number, message, size, now)
         if code < 0:
@@ -333,7 +323,7 @@ class Server:
                 raise _busy()
             fits_in = 0 < size <= connection.session.data_mtu
             check(code, "" if fits_in else f"data of {size} bytes")
-        self._gather(turn)
+        self._turns.take_over()
         self._count()
         return code
 
@@ -381,11 +371,11 @@ class Server:
 
     def _call(self, function: Any, *arguments: Any) -> None:
         """A call of C that may ask for pre-shared keys; what it gives is taken over."""
-        turn = self._turn()
+        turn = self._turns.new()
         if self._ask(function, self._native, turn, *arguments) == lib.GCOOKIE_BUSY:
             raise _busy()
         try:
-            self._take_over(turn)
+            self._take_over()
         finally:
             self._count()
 
@@ -397,19 +387,10 @@ class Server:
             code = TABLE.lending(self._lookups, function, *arguments)
         return code
 
-    def _take_over(self, turn: Any) -> None:
-        """What a call gave, and what a lookup raised beyond Exception."""
-        try:
-            self._gather(turn)
-        finally:
-            self._lookups.raise_what_is_left()
-
-    @staticmethod
-    def _turn() -> Any:
-        """What a call gives; wiped when it is freed."""
-        turn = _new_turn(_TURN)
-        lib.gcookie_turn_init(turn)
-        return ffi.gc(turn, lib.gcookie_turn_clear)
+    def _take_over(self) -> None:
+        """What calls gave, and what a lookup raised beyond Exception."""
+        self._turns.take_over()
+        self._lookups.raise_what_is_left()
 
     def _takes(self, connection: Connection, data: bytes) -> bool:
         """Whether a message can be sent, and nothing else of its session comes first."""
@@ -422,91 +403,15 @@ class Server:
         )
 
     def _call_alone(self, function: Any, *arguments: Any) -> None:
-        turn = self._turn()
+        turn = self._turns.new()
         if function(self._native, turn, *arguments) == lib.GCOOKIE_BUSY:
             raise _busy()
-        self._gather(turn)
+        self._turns.take_over()
         self._count()
-
-    def _gather(self, turn: Any) -> None:
-        """Take over what a call gave."""
-        if turn.event_count:
-            self._gather_events(turn)
-        for at in range(turn.outgoing_count):
-            one = turn.outgoing[at]
-            connection = self._connections.get(one.id)
-            if connection is None:
-                way = address_text(ffi.addressof(one.path, "address")), source_text(one.path)
-            else:
-                way = connection.address, connection.local
-            self._outgoing.append((ffi.buffer(turn.seat.out + one.at, one.size)[:], *way))
-        for at in range(turn.forgotten_count):
-            self._forgotten.add(address_text(ffi.addressof(turn.forgotten[at])))
-        if turn.failure_count:
-            self._gather_failures(turn)
-
-    def _gather_events(self, turn: Any) -> None:
-        count, connections, happened = turn.event_count, self._connections, self._events
-        most, most_bytes = self._max_queue, self._max_queue_bytes
-        numbers = memoryview(ffi.buffer(turn.events, count * _EVENT_SIZE)).cast("q").tolist()
-        text = ffi.buffer(turn.text, turn.text_size)[:] if turn.text_size else b""
-        begin = 0
-        rows = iter(numbers)
-        for at, (number, kind, value, detail) in enumerate(
-            zip(rows, rows, rows, rows, strict=True)
-        ):
-            if kind == _MESSAGE:
-                end = begin + value
-                message = text[begin:end]
-                begin = end
-                connection = connections.get(number)
-                if connection is None:  # there was no memory to tell of it
-                    continue
-                is_first = connection._queue(message, most, most_bytes)
-                if is_first:
-                    ready = connection._ready
-                    if ready is None:  # one for all of its messages
-                        ready = connection._ready = MessageReady(connection)
-                    happened.append(ready)
-                elif is_first is None:
-                    self._counters.messages_dropped += 1
-            elif kind == _CONNECTED:
-                connection = self._connect(turn, at, number, value)
-                happened.append(Connected(connection))
-            else:
-                connection = connections.pop(number, None)
-                if connection is None:
-                    continue
-                connection._open = False
-                connection._ready = None  # they hold one another
-                error = _error_of(detail)
-                happened.append(Closed(connection, _REASONS[value], error))
-                self._note_error(error)
-
-    def _connect(self, turn: Any, at: int, number: int, data_mtu: int) -> Connection:
-        box = ffi.new(_WIRE)
-        lib.gcookie_turn_take_wire(turn, at, box)
-        owner = ffi.gc(box, lib.gcookie_wire_release)
-        path = lib.gcookie_connection_path(box[0])
-        address, local = address_text(ffi.addressof(path, "address")), source_text(path)
-        connection = Connection._of_server(address, local, number, box, owner, data_mtu)
-        self._connections[number] = connection
-        return connection
-
-    def _gather_failures(self, turn: Any) -> None:
-        count = turn.failure_count
-        for at in range(max(0, count - _FAILURES_LIMIT), count):
-            one = turn.failures[at % _FAILURES_LIMIT]
-            error = self._lookups.error_of(one.id, one.lookup_failed)
-            if error is None and one.error and not one.lookup_failed:
-                error = session_failure(one.error, one.error_detail)
-            address = address_text(ffi.addressof(one, "address"))
-            self._failures.append(HandshakeFailure(address, _REASONS[one.reason], error))
-            self._note_error(error)
 
     def _count(self) -> None:
         """What C has counted, into the counters that users see."""
-        counted, counters = self._counts.tolist(), self._counters
+        counted, counters = self._counts.tolist(), self._turns.counters
         (
             counters.sessions,
             counters.handshaking,
@@ -520,20 +425,10 @@ class Server:
             counters.messages_sent,
             *by_reason,
         ) = counted
-        number = len(_REASONS)
-        counters.closed.update(zip(_REASONS, by_reason[:number], strict=True))
+        number = len(REASONS)
+        counters.closed.update(zip(REASONS, by_reason[:number], strict=True))
         counters.displaced = by_reason[number]
         counters.refused_by.update(zip(RefusalReason, by_reason[number + 1 :], strict=True))
-
-    def _note_error(self, error: Exception | None) -> None:
-        if error is None:
-            return
-        # Frames of ours would keep the session alive as long as the error; those of a lookup stay.
-        trace = error.__traceback__
-        while trace is not None and _is_ours(trace):
-            trace = trace.tb_next
-        error.__traceback__ = trace
-        self._counters.last_error = error
 
 
 class _Lookups(Transport):
@@ -559,16 +454,11 @@ class _Lookups(Transport):
             raise
 
     def error_of(self, number: int, lookup_failed: int) -> Exception | None:
-        """What the lookup of a session raised; what is no Exception stays."""
+        """What the lookup of a session raised, if that is an Exception."""
         error = self._raised_by.get(number)
         if error is None and lookup_failed:
             error = self.raised  # it struck outside of the lookup
-        if not isinstance(error, Exception):
-            return None
-        self._raised_by.pop(number, None)
-        if self.raised is error:
-            self.raised = None
-        return error
+        return error if isinstance(error, Exception) else None
 
     def raise_what_is_left(self) -> None:
         """Raise what no session was ended by, or should be alone: KeyboardInterrupt, say."""
@@ -595,17 +485,6 @@ def _gone() -> GnuTLSError:
 
 def _busy() -> RuntimeError:
     return RuntimeError("another call of this server is under way")
-
-
-def _error_of(detail: int) -> Exception | None:
-    """The error of a CLOSED event."""
-    if detail == 0:
-        return None
-    return session_failure(detail >> 32, detail & UINT_MAX)
-
-
-def _is_ours(trace: TracebackType) -> bool:
-    return str(trace.tb_frame.f_globals.get("__name__")).partition(".")[0] == _PACKAGE
 
 
 def _check_now(now: float) -> None:

@@ -167,11 +167,10 @@ static void connected(struct gcookie_turn *turn, size_t at) {
         seen[ids++] = (struct seen){id, 1};
     }
     if (calls++ % 2) {
-        return; /* nobody takes it: the turn releases it */
+        return; /* nobody holds it: the turn lets it go */
     }
-    MUST(gcookie_turn_take_wire(turn, at, &wire) && wire->established);
-    MUST(!gcookie_turn_take_wire(turn, at, &held[0]) && held[0] == NULL);
-    for (unsigned int place = 1; place < MOST_HELD && wire != NULL; place++) {
+    MUST(gcookie_turn_hold_wire(turn, at, &wire) && wire->established);
+    for (unsigned int place = 0; place < MOST_HELD && wire != NULL; place++) {
         if (held[place] == NULL) {
             held[place] = wire;
             wire = NULL;
@@ -198,6 +197,7 @@ static void heard(struct gcookie_turn *turn) {
             }
         } else {
             MUST(event->kind == GCOOKIE_MESSAGE && event->value >= 0);
+            MUST(event->detail == (int64_t)text);
             for (int64_t byte = 0; byte < event->value; byte++) {
                 MUST(turn->text[text + (size_t)byte] == (uint8_t)(byte + event->value));
             }
@@ -205,6 +205,7 @@ static void heard(struct gcookie_turn *turn) {
         }
     }
     MUST(text == turn->text_size);
+    MUST(gcookie_turn_state(turn) == GCOOKIE_TURN_DONE);
     MUST(turn->collected == turn->seat.out_size);
     for (at = 0; at < turn->outgoing_count; at++) {
         const struct gcookie_outgoing *one = &turn->outgoing[at];

@@ -126,6 +126,7 @@ int gcookie_serve_turn(struct gcookie_serve *serve, int fd, int out,
 
     if (enter(serve) != 0)
         return -EBUSY;
+    gcookie_turn_enter(turn);
     do {
         code = receive(serve, fd, keys, counters, 0, work_ms);
         if (code < 0)
@@ -140,6 +141,7 @@ int gcookie_serve_turn(struct gcookie_serve *serve, int fd, int out,
     flush(turn, out);
     if (code == 0)
         code = serve->taken < serve->arrived;
+    gcookie_turn_leave(turn);
     leave(serve);
     return code;
 }

@@ -71,6 +71,8 @@ static int enter(struct gcookie_server *server, struct gcookie_turn *turn, doubl
                  uintptr_t handle) {
     if (__atomic_exchange_n(&server->busy, 1, __ATOMIC_ACQUIRE) != 0)
         return GCOOKIE_BUSY;
+    if (turn != NULL)
+        gcookie_turn_enter(turn);
     server->turn = turn;
     server->now = now;
     server->handle = handle;
@@ -78,6 +80,8 @@ static int enter(struct gcookie_server *server, struct gcookie_turn *turn, doubl
 }
 
 static void leave(struct gcookie_server *server) {
+    if (server->turn != NULL)
+        gcookie_turn_leave(server->turn);
     server->turn = NULL;
     server->handle = 0;
     __atomic_store_n(&server->busy, 0, __ATOMIC_RELEASE);

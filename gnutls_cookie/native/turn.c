@@ -36,11 +36,17 @@ void gcookie_turn_init(struct gcookie_turn *turn) {
     memset((char *)turn + sizeof turn->seat, 0, sizeof *turn - sizeof turn->seat);
 }
 
+/* NULL: the event is another one. */
+static struct gcookie_wire *wire_of(const struct gcookie_turn *turn, size_t at) {
+    if (at >= turn->event_count || turn->events[at].kind != GCOOKIE_CONNECTED)
+        return NULL;
+    return (struct gcookie_wire *)(uintptr_t)turn->events[at].detail;
+}
+
 void gcookie_turn_clear(struct gcookie_turn *turn) {
     for (size_t at = 0; at < turn->event_count; at++) {
-        struct gcookie_wire *wire;
-        if (gcookie_turn_take_wire(turn, at, &wire))
-            gcookie_wire_release(&wire);
+        struct gcookie_wire *wire = wire_of(turn, at);
+        gcookie_wire_release(&wire);
     }
     if (turn->text != NULL)
         gnutls_memset(turn->text, 0, turn->text_size);
@@ -52,6 +58,20 @@ void gcookie_turn_clear(struct gcookie_turn *turn) {
     turn->seat.gathers = 0;
     gcookie_seat_clear(&turn->seat);
     gcookie_turn_init(turn);
+}
+
+int gcookie_turn_state(const struct gcookie_turn *turn) {
+    return __atomic_load_n(&turn->state, __ATOMIC_ACQUIRE);
+}
+
+void gcookie_turn_enter(struct gcookie_turn *turn) {
+    if (turn->calls++ == 0)
+        __atomic_store_n(&turn->state, GCOOKIE_TURN_WORKING, __ATOMIC_RELAXED);
+}
+
+void gcookie_turn_leave(struct gcookie_turn *turn) {
+    if (--turn->calls == 0)
+        __atomic_store_n(&turn->state, GCOOKIE_TURN_DONE, __ATOMIC_RELEASE);
 }
 
 int gcookie_turn_event(struct gcookie_turn *turn, uint64_t id, int kind, int64_t value,
@@ -96,7 +116,7 @@ int gcookie_turn_message(struct gcookie_turn *turn, uint64_t id, size_t size) {
         turn->lost++;
         return 0;
     }
-    if (!gcookie_turn_event(turn, id, GCOOKIE_MESSAGE, (int64_t)size, 0))
+    if (!gcookie_turn_event(turn, id, GCOOKIE_MESSAGE, (int64_t)size, (int64_t)turn->text_size))
         return 0;
     if (size > 0)
         memcpy(turn->text + turn->text_size, turn->seat.message, size);
@@ -156,12 +176,10 @@ void gcookie_turn_sent(struct gcookie_turn *turn) {
     turn->collected = turn->seat.out_size = 0;
 }
 
-int gcookie_turn_take_wire(struct gcookie_turn *turn, size_t at, struct gcookie_wire **box) {
-    struct gcookie_event *event = &turn->events[at];
-    *box = NULL;
-    if (at >= turn->event_count || event->kind != GCOOKIE_CONNECTED)
+int gcookie_turn_hold_wire(const struct gcookie_turn *turn, size_t at, struct gcookie_wire **box) {
+    *box = wire_of(turn, at);
+    if (*box == NULL)
         return 0;
-    *box = (struct gcookie_wire *)(uintptr_t)event->detail;
-    event->detail = 0;
-    return *box != NULL;
+    gcookie_wire_hold(*box);
+    return 1;
 }

@@ -7,7 +7,7 @@
 #include "seat.h"
 
 enum gcookie_event_kind {
-    GCOOKIE_MESSAGE = 0,   /* value: bytes; they stand in `text`, one message after the other */
+    GCOOKIE_MESSAGE = 0,   /* value: bytes; detail: where they stand in `text` */
     GCOOKIE_CONNECTED = 1, /* value: data_mtu; detail: the wire, with one holder more */
     GCOOKIE_CLOSED = 2,    /* value: why; detail: the error and what is known about it */
 };
@@ -45,6 +45,12 @@ struct gcookie_outgoing {
 
 enum { GCOOKIE_FAILURES = 256 }; /* the oldest give way */
 
+enum gcookie_turn_state {
+    GCOOKIE_TURN_NEW = 0,     /* no call has had it */
+    GCOOKIE_TURN_WORKING = 1, /* one is writing it */
+    GCOOKIE_TURN_DONE = 2,    /* it may be read, in any thread */
+};
+
 struct gcookie_turn {
     struct gcookie_seat seat; /* gathers */
     struct gcookie_event *events;
@@ -60,12 +66,20 @@ struct gcookie_turn {
     size_t failure_count, failure_capacity;
     unsigned int send_errors; /* datagrams that the kernel did not take */
     uint64_t lost;            /* messages, events and datagrams that there was no memory for */
+    int state, calls;         /* an enum gcookie_turn_state; calls within calls */
 };
 
 void gcookie_turn_init(struct gcookie_turn *turn);
 
-/* Wipes and frees what it holds; wires that nobody took are released. */
+/* Wipes and frees what it holds, and lets go of the wires. */
 void gcookie_turn_clear(struct gcookie_turn *turn);
+
+/* An enum gcookie_turn_state. */
+int gcookie_turn_state(const struct gcookie_turn *turn);
+
+/* For the server: a call begins to write, and has ended. */
+void gcookie_turn_enter(struct gcookie_turn *turn);
+void gcookie_turn_leave(struct gcookie_turn *turn);
 
 /* For the server. 0 where there is no memory. */
 int gcookie_turn_event(struct gcookie_turn *turn, uint64_t id, int kind, int64_t value,
@@ -80,8 +94,9 @@ void gcookie_turn_collect(struct gcookie_turn *turn, const struct gcookie_path *
 /* Nothing is to be sent any more: it was. */
 void gcookie_turn_sent(struct gcookie_turn *turn);
 
-/* The wire of the CONNECTED event `at`, for the caller to release; NULL once it was taken. */
+/* The wire of the CONNECTED event `at`, with one holder more, which the caller releases; 0 and
+ * NULL: that is another event. */
 struct gcookie_wire;
-int gcookie_turn_take_wire(struct gcookie_turn *turn, size_t at, struct gcookie_wire **box);
+int gcookie_turn_hold_wire(const struct gcookie_turn *turn, size_t at, struct gcookie_wire **box);
 
 #endif

@@ -1,0 +1,240 @@
+"""What calls of a server's core gave, taken over: each thing once, whatever is raised meanwhile.
+
+CPython runs signal handlers as a function is entered, after a call and where a loop goes back. What
+one raises may so strike between C's return and the end of this. A turn therefore is noted before
+the call, and stays until all of it was taken over; where that broke off, the next call goes on. A
+step works out first what it needs, and then takes effect, by statements that call nothing: all of
+them are run or none.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from ._agreed import failure as session_failure
+from ._check import UINT_MAX
+from ._connection import (
+    Closed,
+    CloseReason,
+    Connected,
+    Connection,
+    Event,
+    HandshakeFailure,
+    MessageReady,
+    ServerCounters,
+)
+from ._ffi import ffi, lib
+from ._paths import address_text, source_text
+
+if TYPE_CHECKING:
+    from .address import SocketAddress
+
+__all__ = ["REASONS", "Turns", "new_turn"]
+
+_FAILURES_LIMIT: int = lib.GCOOKIE_FAILURES  # that wait for failures(); the oldest give way
+REASONS = tuple(CloseReason)  # in the order of enum gcookie_close_reason
+
+_TURN = ffi.typeof("struct gcookie_turn *")
+_WIRE = ffi.typeof("struct gcookie_wire **")
+_EVENT_SIZE = ffi.sizeof("struct gcookie_event")  # bytes
+_MESSAGE: int = lib.GCOOKIE_MESSAGE
+_CONNECTED: int = lib.GCOOKIE_CONNECTED
+_WORKING: int = lib.GCOOKIE_TURN_WORKING
+_DONE: int = lib.GCOOKIE_TURN_DONE
+_PACKAGE = __name__.partition(".")[0]
+_new_turn = ffi.new_allocator(should_clear_after_alloc=False)
+
+
+def new_turn() -> Any:
+    """What a call gives that has nothing to tell of; wiped when it is freed."""
+    turn = _new_turn(_TURN)
+    lib.gcookie_turn_init(turn)
+    return ffi.gc(turn, lib.gcookie_turn_clear)
+
+
+class _Noted:
+    """A turn, and how many of its events, datagrams and failures were taken over."""
+
+    __slots__ = ("events", "failures", "outgoing", "turn")
+
+    def __init__(self, turn: Any) -> None:
+        self.turn = turn
+        self.events = 0
+        self.outgoing = 0
+        self.failures = 0
+
+
+class Turns:
+    """The turns of one server that were not taken over yet, and what the others gave.
+
+    Args:
+        max_queue: messages that wait in a connection.
+        max_queue_bytes: bytes of them; one message always has room.
+        error_of: what the lookup of a failed handshake raised: of its number, and whether C knows
+            that it did.
+
+    Attributes:
+        connections: those that are there, by their number in C.
+        events, failures, forgotten, outgoing: what Server's methods of these names give.
+        counters: messages that a full queue did not take are counted there, and the last error.
+    """
+
+    def __init__(
+        self,
+        max_queue: int,
+        max_queue_bytes: int,
+        error_of: Callable[[int, int], Exception | None],
+    ) -> None:
+        self.connections: dict[int, Connection] = {}
+        self.events: list[Event] = []
+        self.failures: deque[HandshakeFailure] = deque(maxlen=_FAILURES_LIMIT)
+        self.forgotten: set[SocketAddress] = set()
+        self.outgoing: list[tuple[bytes, SocketAddress, str | None]] = []
+        self.counters = ServerCounters()
+        self._max_queue = max_queue
+        self._max_queue_bytes = max_queue_bytes
+        self._error_of = error_of
+        self._noted: dict[_Noted, None] = {}  # in order
+
+    def new(self) -> Any:
+        """What a call gives, noted; wiped when it is freed."""
+        turn = new_turn()
+        self._noted[_Noted(turn)] = None
+        return turn
+
+    def take_over(self) -> None:
+        """Take over all that calls gave, in order."""
+        for noted in [*self._noted]:
+            state = lib.gcookie_turn_state(noted.turn)
+            if state == _WORKING:  # another thread's, or around a lookup
+                continue
+            if state == _DONE:
+                self._take(noted)
+            self._noted.pop(noted, None)
+
+    # --- helpers ----------------------------------------------------------------------------------
+
+    def _take(self, noted: _Noted) -> None:
+        turn = noted.turn
+        if noted.events < turn.event_count:
+            self._take_events(noted)
+        if turn.outgoing_count:
+            self._take_outgoing(noted)
+        for at in range(turn.forgotten_count):
+            self.forgotten.add(address_text(ffi.addressof(turn.forgotten[at])))
+        if turn.failure_count:
+            self._take_failures(noted)
+
+    def _take_events(self, noted: _Noted) -> None:
+        turn, connections = noted.turn, self.connections
+        most, most_bytes = self._max_queue, self._max_queue_bytes
+        size = turn.event_count * _EVENT_SIZE
+        rows = iter(memoryview(ffi.buffer(turn.events, size)).cast("q").tolist())
+        text = ffi.buffer(turn.text, turn.text_size)[:] if turn.text_size else b""
+        begun = noted.events
+        events = itertools.islice(zip(rows, rows, rows, rows, strict=True), begun, None)
+        for at, (number, kind, value, detail) in enumerate(events, begun):
+            connection = connections.get(number)
+            if kind == _MESSAGE and connection is not None:
+                message = text[detail : detail + value]
+                waiting = connection._messages
+                if not waiting:
+                    queue = deque() if waiting is None else waiting
+                    ready = connection._ready  # one for all of its messages
+                    if ready is None:
+                        ready = MessageReady(connection)
+                    if noted.events == at:
+                        connection._messages = queue
+                        queue += (message,)
+                        connection._queued_bytes = value
+                        connection._ready = ready
+                        self.events += (ready,)
+                elif len(waiting) < most and connection._queued_bytes + value <= most_bytes:
+                    if noted.events == at:
+                        waiting += (message,)
+                        connection._queued_bytes += value
+                elif noted.events == at:
+                    self.counters.messages_dropped += 1
+            elif kind == _CONNECTED:
+                connection = _connection_of(turn, at, number, value)
+                connected = Connected(connection)
+                if noted.events == at:
+                    connections[number] = connection
+                    self.events += (connected,)
+            elif kind != _MESSAGE and connection is not None:
+                error = _error_of(detail)
+                closed = Closed(connection, REASONS[value], error)
+                self._note(error)
+                if noted.events == at and number in connections:
+                    del connections[number]
+                    connection._open = False
+                    connection._ready = None  # they hold one another
+                    self.events += (closed,)
+            # Else there was no memory to tell of the connection.
+            if noted.events == at:
+                noted.events = at + 1
+            else:  # a signal handler has called this server, which went on from here
+                return
+
+    def _take_outgoing(self, noted: _Noted) -> None:
+        turn = noted.turn
+        for at in range(noted.outgoing, turn.outgoing_count):
+            one = turn.outgoing[at]
+            connection = self.connections.get(one.id)
+            if connection is None:
+                way = address_text(ffi.addressof(one.path, "address")), source_text(one.path)
+            else:
+                way = connection.address, connection.local
+            datagram = (ffi.buffer(turn.seat.out + one.at, one.size)[:], *way)
+            if noted.outgoing == at:
+                self.outgoing += (datagram,)
+                noted.outgoing = at + 1
+
+    def _take_failures(self, noted: _Noted) -> None:
+        turn = noted.turn
+        count = turn.failure_count
+        for at in range(max(noted.failures, count - _FAILURES_LIMIT), count):
+            one = turn.failures[at % _FAILURES_LIMIT]
+            error = self._error_of(one.id, one.lookup_failed)
+            if error is None and one.error and not one.lookup_failed:
+                error = session_failure(one.error, one.error_detail)
+            address = address_text(ffi.addressof(one, "address"))
+            failure = HandshakeFailure(address, REASONS[one.reason], error)
+            self._note(error)
+            if noted.failures <= at:
+                self.failures += (failure,)
+                noted.failures = at + 1
+
+    def _note(self, error: Exception | None) -> None:
+        if error is None:
+            return
+        # Frames of ours would keep the session alive as long as the error; those of a lookup stay.
+        trace = error.__traceback__
+        while trace is not None and _is_ours(trace):
+            trace = trace.tb_next
+        error.__traceback__ = trace
+        self.counters.last_error = error
+
+
+def _connection_of(turn: Any, at: int, number: int, data_mtu: int) -> Connection:
+    box = ffi.new(_WIRE)
+    owner = ffi.gc(box, lib.gcookie_wire_release)
+    lib.gcookie_turn_hold_wire(turn, at, box)
+    path = lib.gcookie_connection_path(box[0])
+    address, local = address_text(ffi.addressof(path, "address")), source_text(path)
+    return Connection._of_server(address, local, number, box, owner, data_mtu)
+
+
+def _error_of(detail: int) -> Exception | None:
+    """The error of a CLOSED event."""
+    if detail == 0:
+        return None
+    return session_failure(detail >> 32, detail & UINT_MAX)
+
+
+def _is_ours(trace: TracebackType) -> bool:
+    return str(trace.tb_frame.f_globals.get("__name__")).partition(".")[0] == _PACKAGE

@@ -1,0 +1,148 @@
+"""What a signal handler raises costs the call that it strikes, and nothing that C has given."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from gnutls_cookie import Arrival, PSKCredentials
+from gnutls_cookie.server import Closed, CloseReason, Connected, MessageReady
+from tests.support.peers import psk
+from tests.support.servers import Bench, Client
+
+MESSAGES = [b"one", b"two", b"three"]
+
+
+class Interrupt(BaseException):
+    """What the handler raises."""
+
+
+class Strikes:
+    """Raises where a signal handler would be run, once: as a function is entered, and after a call.
+
+    Args:
+        after: how many of these places are left out.
+    """
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def __call__(self, frame: FrameType, what: str, argument: Any) -> None:
+        if what == "c_call" or not str(frame.f_globals.get("__name__")).startswith("gnutls_cookie"):
+            return
+        within: FrameType | None = frame
+        while within is not None:
+            if within.f_code.co_name == "gcookie_py_psk":
+                return  # what strikes in a lookup is what the lookup raises
+            within = within.f_back
+        self.left -= 1
+        if self.left == -1:
+            raise Interrupt
+
+    def call(self, function: Callable[..., object], *arguments: object) -> bool:
+        """Call it; whether that was struck."""
+        former = sys.getprofile()
+        sys.setprofile(self)
+        try:
+            function(*arguments)
+        except Interrupt:
+            return True
+        finally:
+            sys.setprofile(former)
+        return False
+
+
+def last_flight(bench: Bench) -> tuple[Client, bytes]:
+    """A client, and what makes its handshake complete at the server."""
+    client = bench.client()
+    while len(bench.arrivals) < 1:
+        bench.send(client)
+        bench.deliver(client)
+    client.session.handshake()
+    return client, b"".join(client.session.datagrams_to_send())
+
+
+def struck(after: int) -> bool:
+    """A handshake, three messages and a goodbye, with a strike; whether there was one."""
+    bench = Bench(psk())
+    server, strikes = bench.server, Strikes(after)
+    client, flight = last_flight(bench)
+    seen = False
+
+    def receive(datagram: bytes, is_taken: Callable[[], bool]) -> None:
+        nonlocal seen
+        for _ in range(2):
+            if is_taken():
+                return
+            arrival = Arrival(client.address, datagram, None)
+            seen |= strikes.call(server.receive, arrival, bench.now())
+        assert is_taken()
+
+    receive(flight, lambda: server.counters.connected == 1)
+    assert len(server) == 1
+    bench.deliver(client)
+    if not client.session.established:
+        client.session.handshake()
+    assert client.session.established
+    for message in MESSAGES:
+        client.session.send(message)
+    client.session.close()
+    receive(b"".join(client.session.datagrams_to_send()), lambda: len(server) == 0)
+    bench.deliver(client)
+
+    assert [type(event) for event in bench.events] == [Connected, MessageReady, Closed]
+    connection = bench.connection(client)
+    assert bench.events[1:] == [MessageReady(connection), Closed(connection, CloseReason.PEER)]
+    assert [connection.receive() for _ in range(4)] == [*MESSAGES, None]
+    assert not connection.is_open
+    assert server.counters.closed[CloseReason.PEER] == 1
+    assert server.counters.messages_received == 3
+    assert connection.session.psk_identity == "sensor-1"
+    return seen
+
+
+def test_events_of_a_call_that_was_struck_are_told_by_the_next() -> None:
+    """Each once and in order, wherever the strike was."""
+    after = 0
+    while struck(after):
+        after += 1
+    assert after > 60
+
+
+def test_failure_of_a_call_that_was_struck_is_told_with_what_its_lookup_raised() -> None:
+    """Once, wherever the strike was outside of the lookup."""
+
+    def lookup(identity: str) -> bytes | None:
+        raise LookupError(identity)
+
+    credentials = PSKCredentials(lookup=lookup)
+    after, was_struck = 0, True
+    while was_struck:
+        bench = Bench(credentials)
+        client, flight = last_flight(bench)
+        arrival = Arrival(client.address, flight, None)
+        strikes, was_struck = Strikes(after), False
+        for _ in range(2):
+            was_struck |= strikes.call(bench.server.receive, arrival, bench.now())
+        failures = bench.server.failures()
+        assert [failure.address for failure in failures] == [client.address]
+        assert bench.server.failures() == []
+        assert bench.server.forgotten() == [client.address]
+        assert isinstance(failures[0].error, LookupError)
+        after += 1
+    assert after > 60
+
+
+def test_turns_are_let_go_once_they_are_taken_over() -> None:
+    """Also those of calls that were struck before or after C."""
+    bench = Bench(psk())
+    client = bench.connected()
+    arrival = Arrival(client.address, b"\x17" + bytes(40), None)
+    after = 0
+    while Strikes(after).call(bench.server.receive, arrival, bench.now()):
+        after += 1
+    assert after > 10
+    assert bench.server.events() == []
+    assert not bench.server._turns._noted
