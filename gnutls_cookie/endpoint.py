@@ -223,7 +223,9 @@ class Endpoint:
     def credentials(self, credentials: Credentials | Sequence[Credentials]) -> None:
         self._server.credentials = credentials
 
-    def trouble(self, what: str, address: SocketAddress, error: BaseException, now: float) -> None:
+    def trouble(
+        self, what: str, address: SocketAddress | None, error: BaseException, now: float
+    ) -> None:
         """Log a fault of this side that a peer met, with its traceback; at a bounded rate."""
         self._log.write(now, logging.ERROR, address, what, error)
 

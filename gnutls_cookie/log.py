@@ -30,16 +30,18 @@ class BoundedLog:
         self,
         now: float,
         level: int,
-        address: SocketAddress,
+        address: SocketAddress | None,
         what: str,
         error: BaseException | None = None,
     ) -> None:
-        """Log that something happened at a peer's address, with the traceback of an error."""
+        """Log that something happened at a peer's address (None: it is not known), with the
+        traceback of an error."""
         self.handle_timeout(now)
         budget = self._budgets.setdefault(level, _Budget(now))
         budget.lines += 1
         if budget.lines <= _LOG_LINES:
-            LOG.log(level, "%s port %d: %s", *address[:2], what, exc_info=error)
+            where = "" if address is None else f"{address[0]} port {address[1]}: "
+            LOG.log(level, "%s%s", where, what, exc_info=error)
 
     def timeout(self, now: float) -> float | None:
         """Seconds until handle_timeout() has something to say; None where it has not."""

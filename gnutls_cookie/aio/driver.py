@@ -135,9 +135,15 @@ class SocketDriver:
         except OSError as error:
             self._on_failure(error)
             return
-        except BaseException:  # KeyboardInterrupt in a PSK lookup: the others are served
+        except BaseException as error:  # of a PSK lookup, beyond Exception: the others are served
             self.loop.call_soon(self._settle)
-            raise
+            endpoint = self.endpoint
+            is_exit = isinstance(error, (KeyboardInterrupt, SystemExit))
+            if is_exit or isinstance(endpoint, ClientEndpoint):
+                raise  # these end the loop, as of every callback
+            # Else the loop would tell its exception handler, as often as clients like.
+            endpoint.trouble("raised by a lookup", None, error, _monotonic())
+            return
         was_settling, self._is_settling = self._is_settling, True
         self._has_sent = False
         events = self._events

@@ -112,6 +112,7 @@ class Connection(ConnectionBase):
 
         Raises:
             TimeoutError: it has not ended in time.
+            RuntimeError: the caller is a PSK lookup of the connection's server.
             ValueError, TypeError: timeout is NaN, or not a number.
         """
 

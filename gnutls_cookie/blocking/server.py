@@ -193,6 +193,7 @@ class DTLSServer(ServerBase):
 
         Raises:
             OSError: a socket failed, which closed the server.
+            RuntimeError: the caller is a PSK lookup of this server.
         """
         self._work.leave_out_present_thread()
         self._work.wait(None)

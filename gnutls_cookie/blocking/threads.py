@@ -74,7 +74,13 @@ class ServerThreads:
             _thread.start_new_thread(driver.begin, (thread,))
 
     def wait(self, seconds: float | None) -> bool:
-        """Whether the server has ended within so many seconds; None: for ever."""
+        """Whether the server has ended within so many seconds; None: for ever.
+
+        Raises:
+            RuntimeError: the caller is a PSK lookup of this server.
+        """
+        for driver in self.drivers:
+            driver.check_not_its_thread()
         deadline = None if seconds is None else time.monotonic() + seconds
         token = self.news.token()
         try:
@@ -160,6 +166,7 @@ class ServerDriver:
         self.threads: set[threading.Thread] = set()
         self._work = work
         self._pid = os.getpid()
+        self._ident: int | None = None  # of the thread at the socket
         self._lock = OwnedLock()  # of the sessions
         self._connections: dict[CoreConnection, ServerConnection] = {}  # those with a handler
         self._is_open = True  # whether sessions are served
@@ -190,6 +197,7 @@ class ServerDriver:
         """Serve until the end, and then close."""
         if not self.takes_duty():
             return
+        self._ident = threading.get_ident()
         error: BaseException | None = None
         try:
             while not self._work.is_to_end():
@@ -201,6 +209,7 @@ class ServerDriver:
         except BaseException as raised:
             error = error or raised
         finally:
+            self._ident = None  # the system may give it to another thread
             self._work.end(error)
 
     def _turn(self) -> None:
@@ -336,6 +345,15 @@ class ServerDriver:
         finally:
             self._lock.give(token)
 
+    def check_not_its_thread(self) -> None:
+        """A PSK lookup runs in the thread at the socket, which would wait for itself.
+
+        Raises:
+            RuntimeError: the caller is such a lookup.
+        """
+        if threading.get_ident() == self._ident:
+            raise RuntimeError("a PSK lookup cannot wait for the server that called it")
+
     def end(self, core: CoreConnection) -> None:
         """Say goodbye to a peer."""
         if os.getpid() != self._pid:
@@ -390,6 +408,7 @@ class ServerConnection(Connection):
 
     def wait_closed(self, timeout: float | None = None) -> None:
         """As of Connection."""
+        self._driver.check_not_its_thread()
         deadline = Deadline(timeout)
         token = self._news.token()
         try:

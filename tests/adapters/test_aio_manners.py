@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import inspect
+import logging
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from gnutls_cookie.aio import Connection
 from gnutls_cookie.aio.waiter import Waiter
 from tests.support.common import free_udp_port, seeded
 from tests.support.peers import PSK_KEY, psk
-from tests.support.servers import asynchronous, echo
+from tests.support.servers import asynchronous, bounded, echo, heard_errors
 
 
 def start(handler: Any = echo, **options: Any) -> Any:
@@ -25,7 +26,7 @@ def start(handler: Any = echo, **options: Any) -> Any:
 
 def connect(server: aio.DTLSServer, **options: Any) -> Any:
     """What connect() returns, for a client of it."""
-    return aio.connect(*server.address[:2], credentials=psk(), **options)
+    return aio.connect(*server.address[:2], **{"credentials": psk(), **options})
 
 
 @asynchronous
@@ -337,6 +338,10 @@ async def test_waiter_is_not_used_again_before_its_task_has_gone_on() -> None:
         assert task.cancelled() == (how == "cancelled")
 
 
+class Strange(BaseException):
+    """No Exception, and nothing that ends a program."""
+
+
 @asynchronous
 async def test_a_lookup_may_close_its_server() -> None:
     """The server ends when the call is over in which the lookup was asked: all hear the goodbye."""
@@ -387,3 +392,71 @@ async def test_what_was_sent_before_a_call_in_a_lookup_is_not_lost() -> None:
     ):
         assert await asyncio.wait_for(first.receive(), 20) == b"from the lookup"
     assert len(refused) == 1
+
+
+@pytest.mark.parametrize("kind", [asyncio.CancelledError, GeneratorExit, Strange])
+def test_what_a_lookup_raises_beyond_exception_is_logged_and_not_each(
+    kind: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The loop's exception handler would hear of each; the others are served."""
+
+    def lookup(identity: str) -> bytes:
+        if identity == "good":
+            return PSK_KEY
+        raise kind(identity)
+
+    @asynchronous
+    async def run() -> None:
+        with heard_errors() as heard:
+            credentials = PSKCredentials(lookup=lookup)
+            async with aio.start_server(echo, "127.0.0.1", credentials=credentials) as server:
+                for _ in range(20):
+                    with pytest.raises(GnuTLSError):
+                        await connect(server, credentials=PSKCredentials("bad", PSK_KEY))
+                good = PSKCredentials("good", PSK_KEY)
+                async with connect(server, credentials=good) as client:
+                    await client.send(b"and I?")
+                    assert await asyncio.wait_for(client.receive(), 20) == b"and I?"
+        assert heard == []
+
+    with caplog.at_level(logging.ERROR, "gnutls_cookie"):
+        run()
+    logged = [one for one in caplog.records if one.exc_info and one.exc_info[0] is kind]
+    assert 5 <= len(logged) < 20  # five a second
+
+
+def test_exit_in_a_lookup_ends_the_loop_which_serves_on_when_it_is_run_again() -> None:
+    """As in every callback of the loop."""
+    asked: list[str] = []
+
+    def lookup(identity: str) -> bytes:
+        asked.append(identity)
+        if len(asked) == 1:
+            raise SystemExit(3)
+        return PSK_KEY
+
+    async def meet(server: aio.DTLSServer) -> bytes | None:
+        async with connect(server, handshake_timeout=20.0) as client:
+            await client.send(b"hello")
+            return await asyncio.wait_for(client.receive(), 20)
+
+    async def start() -> aio.DTLSServer:
+        return await aio.start_server(echo, "127.0.0.1", credentials=PSKCredentials(lookup=lookup))
+
+    async def end(server: aio.DTLSServer) -> None:
+        server.close()
+        await server.wait_closed()
+
+    loop = asyncio.new_event_loop()
+    try:
+        with bounded(60):
+            server = loop.run_until_complete(start())
+            first = loop.create_task(meet(server))
+            with pytest.raises(SystemExit):
+                loop.run_until_complete(first)
+            with pytest.raises(GnuTLSError):  # its handshake has failed
+                loop.run_until_complete(first)
+            assert loop.run_until_complete(meet(server)) == b"hello"
+            loop.run_until_complete(end(server))
+    finally:
+        loop.close()

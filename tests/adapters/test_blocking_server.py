@@ -6,15 +6,16 @@ import contextlib
 import os
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from gnutls_cookie import blocking
+from gnutls_cookie import GnuTLSError, PSKCredentials, blocking
 from gnutls_cookie.blocking import Connection, DTLSServer
 from gnutls_cookie.endpoint import Endpoint
 from tests.support.common import python_in_silence
-from tests.support.peers import psk
+from tests.support.peers import PSK_KEY, psk
 from tests.support.servers import SECONDS, bounded, open_files
 
 
@@ -201,3 +202,39 @@ def test_many_threads_close_at_once() -> None:
     deadline = time.monotonic() + SECONDS
     while server.sockets[0].fileno() != -1:
         assert time.monotonic() < deadline
+
+
+def test_lookup_that_waits_for_its_server_is_refused() -> None:
+    """It runs in the thread that would have to end; close() is done once the lookup is over."""
+    refused: list[str] = []
+    served: list[Connection] = []
+
+    def refuses(wait: Callable[[], object]) -> None:
+        with pytest.raises(RuntimeError) as error:
+            wait()
+        refused.append(str(error.value))
+
+    def lookup(identity: str) -> bytes:
+        if served:
+            (connection,) = served
+            waits = (server.wait_closed, server.serve_forever, connection.wait_closed)
+            calls = (connection.close, connection.receive, lambda: connection.send(b"x"))
+            for call in (*calls, *waits):
+                refuses(call)
+            server.close()
+        return PSK_KEY
+
+    def handler(connection: Connection) -> None:
+        served.append(connection)
+        connection.wait_closed()
+
+    with bounded():
+        server = start(handler, credentials=PSKCredentials(lookup=lookup))
+        first = connect(server)
+        with contextlib.suppress(GnuTLSError):  # it is connected or not, as its last flight comes
+            connect(server).close()
+        assert first.receive(SECONDS) is None
+        first.close()
+        server.wait_closed()
+    assert len(refused) == 6
+    assert set(refused[3:]) == {"a PSK lookup cannot wait for the server that called it"}
