@@ -34,7 +34,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "demo": Command("show the exchange step by step on loopback", ".cli.demo"),
+    "demo": Command("show the exchange, a key change and a flood on loopback", ".cli.demo.command"),
     "serve": Command("a DTLS echo server, as gnutls-serv --udp", ".cli.serve"),
     "connect": Command("a DTLS client, a line at a time", ".cli.connect"),
     "probe": Command("audit a DTLS server from outside", ".cli.probe.command"),

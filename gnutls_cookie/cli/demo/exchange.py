@@ -1,19 +1,11 @@
-"""gnutls-cookie demo: the cookie exchange step by step on loopback.
-
-The server is CookieGate and Server on one socket, and prints what it does. Its clients are the
-package's own, `openssl s_client` and `gnutls-cli`, one after the other.
-"""
+"""The exchange step by step: a server that prints what it does, and its clients."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import os
-import secrets
 import shutil
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -24,96 +16,91 @@ from gnutls_cookie import (
     Challenge,
     CookieGate,
     Discarded,
-    GnuTLSError,
     KeyRing,
     Prestate,
     PSKCredentials,
     Server,
+    Verified,
     client_data,
-    library_version,
 )
 from gnutls_cookie.blocking import connect
 from gnutls_cookie.reference.wire import HelloVerifyRequest, WireError, decode_client_hello
 from gnutls_cookie.server import CloseReason, Connected, MessageReady
 
-__all__ = ["add_arguments", "run"]
+from .screen import CYAN, GREEN, YELLOW, say
 
-_HOST = "127.0.0.1"
+__all__ = ["HOST", "DemoError", "DemoServer", "Judge", "clients", "own_client", "serve", "show"]
+
+HOST = "127.0.0.1"
+STEPS = ("challenged", "verified", "handshake", "echo", "closed")
 _LINE = b"hello, cookie\n"
 _CLIENT_SECONDS = 20.0  # a client that takes longer has failed
+_ECHO_SECONDS = 0.5  # then a line was lost
 _RECEIVE_SECONDS = 0.05  # wait for a datagram, before timers are served
-_STEPS = ("challenged", "verified", "handshake", "echo", "closed")
 
-_BOLD, _RED, _GREEN, _YELLOW, _CYAN = 1, 31, 32, 33, 36  # SGR parameters, ECMA-48 8.3.117
+# What becomes of a datagram of an unknown client: called with its client_data and itself.
+Judge = Callable[[bytes, bytes], Challenge | Verified | Discarded]
 
 
 class DemoError(Exception):
     """A step that did not happen."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command has no options."""
-
-
-def run(options: argparse.Namespace) -> int:
-    """Show the exchange with each client.
-
-    Returns:
-        The exit code: 0 if every step of every client happened, otherwise 1.
-    """
-    identity, key = "demo", secrets.token_bytes(32)
-    credentials = PSKCredentials(identity, key)
-    clients: dict[str, Callable[[int], None]] = {
-        "our own client": lambda port: _run_own_client(port, credentials),
+def clients(identity: str, key: bytes) -> dict[str, Callable[[int], None]]:
+    """The clients by name; each is called with the server's port, and has then had its echo."""
+    return {
+        "our own client": lambda port: own_client(port, PSKCredentials(identity, key)),
         "openssl s_client": lambda port: _run_program(
-            "openssl", "s_client", "-dtls1_2", "-connect", f"{_HOST}:{port}",
+            "openssl", "s_client", "-dtls1_2", "-connect", f"{HOST}:{port}",
             "-psk_identity", identity, "-psk", key.hex(),
         ),
         "gnutls-cli": lambda port: _run_program(
             "gnutls-cli", "--udp", "--port", str(port), "--priority", "NORMAL:-KX-ALL:+PSK",
-            "--pskusername", identity, "--pskkey", key.hex(), _HOST,
+            "--pskusername", identity, "--pskkey", key.hex(), HOST,
         ),
     }  # fmt: skip
-    failed = []
-    _say(f"The DTLS cookie exchange, libgnutls {library_version()}", _BOLD)
-    for name, client in clients.items():
-        _say(f"\nClient: {name}", _BOLD)
-        try:
-            _serve_client(client, credentials)
-            _say("  served", _GREEN)
-        except (DemoError, GnuTLSError, OSError) as error:
-            _say(f"  {error}", _RED)
-            failed.append(name)
-    if failed:
-        _say(f"\nNot served: {', '.join(failed)}", _RED)
-        return 1
-    _say("\nAll three clients were challenged, verified and served.", _GREEN)
-    return 0
 
 
-def _serve_client(client: Callable[[int], None], credentials: PSKCredentials) -> None:
+def show(client: Callable[[int], None], credentials: PSKCredentials) -> None:
+    """Serve one client, and print each step.
+
+    Raises:
+        DemoError: a step did not happen.
+    """
+    gate = CookieGate(KeyRing.random())
+    server = serve(client, credentials, lambda who, datagram: gate.receive(datagram, who))
+    steps = tuple(dict.fromkeys(server.steps))  # a retransmission repeats a step
+    if steps != STEPS:
+        raise DemoError(f"the steps were {', '.join(steps)}; expected: {', '.join(STEPS)}")
+    say("  served", GREEN)
+
+
+def serve(client: Callable[[int], None], credentials: PSKCredentials, judge: Judge) -> DemoServer:
+    """Serve until the client has ended.
+
+    Raises:
+        Exception: what the client raised.
+    """
     with (
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,
         ThreadPoolExecutor(1) as executor,
     ):
-        sock.bind((_HOST, 0))
+        sock.bind((HOST, 0))
         sock.settimeout(_RECEIVE_SECONDS)
-        server = _DemoServer(sock, credentials)
+        server = DemoServer(sock, credentials, judge)
         future = executor.submit(client, sock.getsockname()[1])
         server.serve_until_done(future)
         future.result()
-    steps = tuple(dict.fromkeys(server.steps))  # a retransmission repeats a step
-    if steps != _STEPS:
-        raise DemoError(f"the steps were {', '.join(steps)}; expected: {', '.join(_STEPS)}")
+    return server
 
 
-class _DemoServer:
+class DemoServer:
     """An echo server that prints each step, and keeps their names in `steps`."""
 
-    def __init__(self, sock: socket.socket, credentials: PSKCredentials) -> None:
+    def __init__(self, sock: socket.socket, credentials: PSKCredentials, judge: Judge) -> None:
         self.steps: list[str] = []
         self._sock = sock
-        self._gate = CookieGate(KeyRing.random())
+        self._judge = judge
         self._server = Server(credentials)
 
     def serve_until_done(self, client: Future[None]) -> None:
@@ -134,7 +121,7 @@ class _DemoServer:
 
     def _check_cookie(self, datagram: bytes, address: tuple[str, int]) -> Prestate | None:
         """Answer a ClientHello without a valid cookie; the prestate of a verified client."""
-        verdict = self._gate.receive(datagram, client_data.sockaddr(address))
+        verdict = self._judge(client_data.sockaddr(address), datagram)
         if isinstance(verdict, Discarded):
             return None
         try:
@@ -143,15 +130,16 @@ class _DemoServer:
             detail += f"cookie {hello.cookie.hex()}" if hello.cookie else "no cookie"
         except WireError:
             detail = "its first fragment"
-        _say(f"  client -> server  ClientHello        {len(datagram):4} bytes  {detail}", _CYAN)
+        say(f"  client -> server  ClientHello        {len(datagram):4} bytes  {detail}", CYAN)
         if not isinstance(verdict, Challenge):
             self._step("verified", f"cookie of {address[0]}:{address[1]}; {verdict.prestate}")
             return verdict.prestate
         reply = verdict.datagram
         self._sock.sendto(reply, address)
         self.steps.append("challenged")
-        detail = f"{len(reply):4} bytes  cookie {HelloVerifyRequest.decode(reply).cookie.hex()}"
-        _say(f"  client <- server  HelloVerifyRequest {detail}", _YELLOW)
+        request = HelloVerifyRequest.decode(reply)
+        detail = f"message_seq {request.message_seq}, cookie {request.cookie.hex()}"
+        say(f"  client <- server  HelloVerifyRequest {len(reply):4} bytes  {detail}", YELLOW)
         return None
 
     def _settle(self) -> None:
@@ -173,15 +161,26 @@ class _DemoServer:
 
     def _step(self, name: str, detail: str) -> None:
         self.steps.append(name)
-        _say(f"  {name:<16}  {detail}")
+        say(f"  {name:<16}  {detail}")
 
 
-def _run_own_client(port: int, credentials: PSKCredentials) -> None:
-    timeout = _CLIENT_SECONDS
-    with connect(_HOST, port, credentials=credentials, handshake_timeout=timeout) as connection:
-        connection.send(_LINE)
-        if connection.receive(timeout) != _LINE:
-            raise DemoError("our own client got no echo")
+def own_client(port: int, credentials: PSKCredentials, seconds: float = _CLIENT_SECONDS) -> None:
+    """Connect, and have one line echoed; said again where it is lost, as any UDP datagram may be.
+
+    Args:
+        seconds: of the handshake.
+
+    Raises:
+        GnuTLSError: TimedOutError, for instance.
+    """
+    with connect(HOST, port, credentials=credentials, handshake_timeout=seconds) as connection:
+        end = time.monotonic() + _CLIENT_SECONDS
+        while time.monotonic() < end:
+            connection.send(_LINE)
+            with contextlib.suppress(TimeoutError):
+                if connection.receive(_ECHO_SECONDS) == _LINE:
+                    return
+        raise DemoError("our own client got no echo")
 
 
 def _run_program(*command: str) -> None:
@@ -209,12 +208,3 @@ def _run_program(*command: str) -> None:
     if _LINE not in output or process.returncode != 0:
         last_lines = "\n".join(output.decode("utf-8", "replace").splitlines()[-8:])
         raise DemoError(f"{command[0]} failed, exit code {process.returncode}:\n{last_lines}")
-
-
-def _say(text: str, colour: int = 0) -> None:
-    """Print a line; in colour if stdout is a terminal."""
-    if sys.stdout is None:  # closed
-        return
-    if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
-        text = f"\033[{colour}m{text}\033[0m"
-    print(text, flush=True)
