@@ -52,7 +52,7 @@ class ServerPlan:
         handlers: Mapping[str, Callable[..., object] | None],
         host: str | None,
         port: int,
-        sock: socket.socket | None,
+        sock: socket.socket | Sequence[socket.socket] | None,
         reuse_port: bool,
         keys: CookieGate | KeyRing | Buffer | None,
         grace: float | None,
@@ -73,12 +73,10 @@ class ServerPlan:
             raise ValueError("either host (and port) or sock is needed")
         if host is not None:
             host_and_port(host, port)
-        if sock is not None:
-            family_of(sock)
+        self._socks = None if sock is None else _listed(sock)
         self.host = host
         self.port = port
         self.grace = seconds_to_wait("grace", grace)
-        self._sock = sock
         self._reuse_port = reuse_port
         self._gate = gate_for(keys)
         self._credentials = credentials
@@ -86,13 +84,13 @@ class ServerPlan:
         Server(credentials, **limits)  # what is wrong with them is said before anything is bound
 
     def endpoints(self, found: Sequence[Any]) -> list[Endpoint]:
-        """An Endpoint for each address that getaddrinfo found, or one for the given socket.
+        """An Endpoint for each address that getaddrinfo found, or for each of the given sockets.
 
         Raises:
             OSError: an address cannot be bound; then none is.
-            ValueError: the given socket is not a bound UDP socket; it stays open.
+            ValueError: a given socket is not a bound UDP socket; all of them stay open.
         """
-        sockets = bound(found, self._reuse_port) if self._sock is None else [self._sock]
+        sockets = bound(found, self._reuse_port) if self._socks is None else self._socks
         try:
             endpoints = [
                 Endpoint(sock, self._gate, self._credentials, **self._limits) for sock in sockets
@@ -100,11 +98,20 @@ class ServerPlan:
             for sock in sockets:
                 sock.setblocking(False)
         except BaseException:
-            if self._sock is None:
+            if self._socks is None:
                 for sock in sockets:
                     sock.close()
             raise
         return endpoints
+
+
+def _listed(sock: socket.socket | Sequence[socket.socket]) -> list[socket.socket]:
+    listed = list(sock) if isinstance(sock, Sequence) else [sock]
+    if not listed:
+        raise ValueError("sock must be a socket or several, not none")
+    for one in listed:
+        family_of(one)
+    return listed
 
 
 class ClientPlan:

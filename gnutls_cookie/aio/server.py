@@ -42,7 +42,7 @@ def start_server(
     *,
     credentials: Credentials | Sequence[Credentials],
     keys: CookieGate | KeyRing | Buffer | None = None,
-    sock: socket.socket | None = None,
+    sock: socket.socket | Sequence[socket.socket] | None = None,
     reuse_port: bool = False,
     grace: float = 5.0,
     start_serving: bool = True,
@@ -65,8 +65,8 @@ def start_server(
         credentials: as for a Session.
         keys: the cookie key, a KeyRing, or a CookieGate that several servers share (in any threads;
             its counters are then of all); None makes a random key.
-        sock: a bound UDP socket in place of host and port (from systemd, say); it is made
-            non-blocking, and closed with the server.
+        sock: a bound UDP socket, or several, in place of host and port (from systemd, say); they
+            are made non-blocking, and closed with the server.
         reuse_port: set SO_REUSEPORT, for several processes on one port.
         grace: seconds that handlers have to return once the server is closed; then they are
             cancelled. Infinity waits for ever.

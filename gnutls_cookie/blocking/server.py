@@ -33,7 +33,7 @@ def serve(
     *,
     credentials: Credentials | Sequence[Credentials],
     keys: CookieGate | KeyRing | Buffer | None = None,
-    sock: socket.socket | None = None,
+    sock: socket.socket | Sequence[socket.socket] | None = None,
     reuse_port: bool = False,
     stop: threading.Event | None = None,
     started: Callable[[SocketAddress], object] | None = None,
@@ -81,7 +81,7 @@ def start_server(
     *,
     credentials: Credentials | Sequence[Credentials],
     keys: CookieGate | KeyRing | Buffer | None = None,
-    sock: socket.socket | None = None,
+    sock: socket.socket | Sequence[socket.socket] | None = None,
     reuse_port: bool = False,
     grace: float = 5.0,
     **limits: Unpack[ServerOptions],
@@ -98,8 +98,8 @@ def start_server(
         credentials: as for a Session. A PSK lookup is called in a thread of the server's own.
         keys: the cookie key, a KeyRing, or a CookieGate that several servers share (in any threads;
             its counters are then of all); None makes a random key.
-        sock: a bound UDP socket in place of host and port (from systemd, say); it is made
-            non-blocking, and closed with the server.
+        sock: a bound UDP socket, or several, in place of host and port (from systemd, say); they
+            are made non-blocking, and closed with the server.
         reuse_port: set SO_REUSEPORT, for several processes or servers on one port.
         grace: seconds that handlers have to return once the server is closed; then they are
             abandoned. Infinity waits for ever.

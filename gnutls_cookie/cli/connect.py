@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import errno
+import contextlib
 import logging
 import math
 import os
 import select
 import signal
+import socket
 import sys
 import threading
 import time
@@ -27,14 +28,17 @@ from .console import (
     open_standard_files,
     reason,
 )
-from .credentials import client_credentials
+from .credentials import Credentials, client_credentials, verifies
+from .gnutls_options import CLI, add_others
 from .options import add_psk_arguments, add_session_arguments, number_in
+from .report import Report, wait_for, write_all
 
 __all__ = ["add_arguments", "run"]
 
 _log = logging.getLogger("gnutls_cookie")
 
 _PROGRAM = "gnutls-cookie connect"
+_PORT = 443  # gnutls-cli's
 _LOOK_SECONDS = 0.1  # between two looks whether stdin has ended
 _TIMEOUT_MIN_SECONDS, _TIMEOUT_MAX_SECONDS = 0.001, 4_000_000
 
@@ -42,12 +46,37 @@ _TIMEOUT_MIN_SECONDS, _TIMEOUT_MAX_SECONDS = 0.001, 4_000_000
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command; their names are gnutls-cli's."""
     add = parser.add_argument
-    add("host", metavar="HOST")
-    add("port", metavar="PORT", type=number_in("a port", 1, 65535))
+    add("host", metavar="HOST", help="name or address; NAME:PORT too")
+    add("port", metavar="PORT", nargs="?", type=number_in("a port", 1, 65535), help=f"({_PORT})")
+    add(
+        "-p",
+        "--port",
+        dest="service",
+        metavar="PORT",
+        type=_service,
+        help="the same; a service's name too",
+    )
+    add(
+        "-u",
+        "--udp",
+        action="store_true",
+        help="print what gnutls-cli --udp prints of a session",
+    )
+    add("--logfile", metavar="FILE", type=Path, help="print that to FILE, not to stdout")
+    add("-V", "--verbose", action="store_true", help="with -u: print sizes and certificates, too")
     add("--x509cafile", metavar="FILE", type=Path, help="trusted authorities (the system's)")
     add("--x509certfile", metavar="FILE", type=Path, help="own certificate")
     add("--x509keyfile", metavar="FILE", type=Path, help="its private key")
     add("--insecure", action="store_true", help="take any certificate")
+    add(
+        "--ca-verification",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="the server's certificate is verified; --no-ca-verification: as --insecure",
+    )
+    add("--print-cert", action="store_true", help="print the server's certificate in PEM")
+    add("--save-cert", metavar="FILE", type=Path, help="write the server's certificate to FILE")
+    add("--crlf", action="store_true", help="send CR LF at the end of a line")
     add("--verify-hostname", metavar="NAME", help="the name in the server's certificate (HOST)")
     add_psk_arguments(parser)
     add_session_arguments(parser)
@@ -59,6 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=1.0,
         help="for further messages, once stdin has ended; inf: until the server ends it (1)",
     )
+    add_others(parser, CLI)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -76,34 +106,49 @@ def run(options: argparse.Namespace) -> int:
     error_output = Output(None if sys.stderr is None else 2)
     log_to(error_output, level, tracebacks=options.debug > 0)
     try:
-        _check(options)
+        host, port = _check(options)
         credentials = client_credentials(options)
+        report = Report(options)
     except (OSError, ValueError, GnuTLSError) as error:
         return _failed(2, error)
+    with report:
+        return _connected(options, host, port, credentials, report)
+
+
+def _connected(
+    options: argparse.Namespace,
+    host: str,
+    port: int,
+    credentials: list[Credentials],
+    report: Report,
+) -> int:
+    """Connect, and pass lines on. Returns the exit code."""
     # Until there is a server to say goodbye to, Ctrl-C ends this process at once, a look-up of a
     # name in C included.
     former = default_sigint()
     try:
+        report.say(f"Connecting to '{host}:{port}'...")
         connection = connect(
-            options.host,
-            options.port,
+            host,
+            port,
             credentials=credentials,
             server_name=options.verify_hostname,
-            verify_peer=False if options.insecure else None,
+            verify_peer=None if verifies(options) else False,
             priority=options.priority,
             mtu=options.mtu,
             handshake_timeout=options.timeout,
         )
     except (OSError, GnuTLSError) as error:
-        return _failed(1, error, f"{options.host} port {options.port}: ")
+        report.failed(error)
+        return _failed(1, error, f"{host} port {port}: ")
     except (TypeError, ValueError, OverflowError) as error:
         return _failed(2, error)
     finally:
         signal.signal(signal.SIGINT, former)
     with connection:
-        _log.info("connected: %s", connection.session.description)
         try:
-            return _talk(connection, options.wait)
+            report.connected(connection.session)
+            return _talk(connection, options.wait, options.crlf, report)
         except BrokenPipeError:
             connection.close()
             end_by(signal.SIGPIPE)
@@ -116,8 +161,21 @@ def _failed(code: int, error: Exception, where: str = "") -> int:
     return code
 
 
-def _check(options: argparse.Namespace) -> None:
-    """Refuse what no option can be. The library judges the rest, where it is used."""
+def _service(text: str) -> int:
+    """The type of --port for argparse: a number, or the name of a service."""
+    if not text[:1].isdecimal():
+        for protocol in "udp", "tcp":
+            with contextlib.suppress(OSError, UnicodeError, ValueError):
+                return socket.getservbyname(text, protocol)
+    return number_in("a port", 1, 65535)(text)
+
+
+def _check(options: argparse.Namespace) -> tuple[str, int]:
+    """Refuse what no option can be. The library judges the rest, where it is used.
+
+    Returns:
+        Host and port.
+    """
     if not options.host.strip():
         raise ValueError(f"HOST must be a name or an address, not {options.host!r}")
     if not _TIMEOUT_MIN_SECONDS <= options.timeout <= _TIMEOUT_MAX_SECONDS:
@@ -125,10 +183,21 @@ def _check(options: argparse.Namespace) -> None:
         raise ValueError(f"--timeout must be in {limits} seconds, not {options.timeout}")
     if math.isnan(options.wait) or options.wait < 0:
         raise ValueError(f"--wait must not be below 0, not {options.wait}")
+    host, ports = options.host, [options.port, options.service]
+    if host.count(":") == 1:  # else it is an IPv6 address
+        host, _, service = host.partition(":")
+        try:
+            ports.append(_service(service))
+        except argparse.ArgumentTypeError as error:
+            raise ValueError(str(error)) from None
+    given = [port for port in ports if port is not None]
+    if len(given) > 1:
+        raise ValueError("the port is given twice")
+    return host, given[0] if given else _PORT
 
 
-def _talk(connection: Connection, wait: float) -> int:
-    sender = _Sender(connection)
+def _talk(connection: Connection, wait: float, crlf: bool, report: Report) -> int:
+    sender = _Sender(connection, crlf, report)
     sender.start()
     last = time.monotonic()
     while True:
@@ -141,29 +210,14 @@ def _talk(connection: Connection, wait: float) -> int:
                 break
             continue
         if message is None:
-            _log.info("the server said goodbye")
+            report.say("- Peer has closed the GnuTLS connection", log="the server said goodbye")
             break
         last = time.monotonic()
-        _write(message)
+        report.received(len(message))
+        write_all(1, message)
     if sender.failure is not None:
         complain(_PROGRAM, sender.failure)
     return 0 if sender.failure is None else 1
-
-
-def _write(message: bytes) -> None:
-    """Write all of it to stdout, even where that does not wait by itself."""
-    if sys.stdout is None:
-        raise OSError(errno.EBADF, os.strerror(errno.EBADF), "stdout")
-    rest = memoryview(message)
-    while rest:
-        try:
-            rest = rest[os.write(1, rest) :]
-        except BlockingIOError:
-            _poll(1, select.POLLOUT)
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, "stdout") from None
 
 
 class _Sender(threading.Thread):
@@ -176,18 +230,20 @@ class _Sender(threading.Thread):
         failure: why not all was read, or sent.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, crlf: bool, report: Report) -> None:
         super().__init__(daemon=True)
         self._connection = connection
+        self._end = b"\r\n" if crlf else b"\n"
+        self._report = report
         self.ended = threading.Event()
         self.failure: str | None = None
 
     def run(self) -> None:
         """Until stdin, or the connection, ends."""
         try:
-            for piece in _pieces(_read, lambda: self._connection.session.data_mtu):
+            for piece in _pieces(self._read, lambda: self._connection.session.data_mtu):
                 try:
-                    self._connection.send(piece)
+                    self._report.sent(self._connection.send(piece))
                 except (OSError, GnuTLSError) as error:
                     if not self._connection.session.closed:
                         self.failure = f"not sent: {reason(error)}"
@@ -196,6 +252,9 @@ class _Sender(threading.Thread):
             self.failure = f"stdin: {reason(error)}"
         finally:
             self.ended.set()
+
+    def _read(self) -> bytes:
+        return _read().replace(b"\n", self._end)
 
 
 def _pieces(read: Callable[[], bytes], most: Callable[[], int]) -> Iterator[bytes]:
@@ -222,11 +281,4 @@ def _read() -> bytes:
         try:
             return os.read(0, 65536)
         except BlockingIOError:
-            _poll(0, select.POLLIN)
-
-
-def _poll(descriptor: int, what: int) -> None:
-    """Wait where a descriptor does not: somebody else has made it non-blocking."""
-    poll = select.poll()
-    poll.register(descriptor, what)
-    poll.poll()
+            wait_for(0, select.POLLIN)

@@ -21,6 +21,7 @@ __all__ = [
     "psk_file",
     "secret_file",
     "server_credentials",
+    "verifies",
     "warn_of_readers",
     "warn_of_times",
 ]
@@ -98,6 +99,11 @@ def psk_credentials(options: argparse.Namespace) -> PSKCredentials | None:
     return PSKCredentials(options.pskusername, key)
 
 
+def verifies(options: argparse.Namespace) -> bool:
+    """Whether `connect` verifies the server's certificate."""
+    return bool(options.ca_verification) and not options.insecure
+
+
 def client_credentials(options: argparse.Namespace) -> list[Credentials]:
     """The credentials of `connect`: a pre-shared key, certificates, or both where both are given.
 
@@ -113,7 +119,7 @@ def client_credentials(options: argparse.Namespace) -> list[Credentials]:
         options.x509certfile,
         options.x509keyfile,
         trust=options.x509cafile,
-        system_trust=options.x509cafile is None and not options.insecure,
+        system_trust=options.x509cafile is None and verifies(options),
     )
     return [certificates] if psk is None else [psk, certificates]
 

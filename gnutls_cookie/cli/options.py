@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
+from gnutls_cookie import __version__, library_version
+
 __all__ = ["add_psk_arguments", "add_session_arguments", "key_life", "number_in"]
 
 _KEY_LIFE_MIN_S, _KEY_LIFE_MAX_S = 1, 0x7FFFFFFF
@@ -19,11 +21,19 @@ def add_psk_arguments(parser: argparse.ArgumentParser) -> None:
 def add_session_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of whoever has DTLS sessions; their names are gnutls-cli's and gnutls-serv's."""
     parser.add_argument("--priority", metavar="TEXT", help="GnuTLS priority string")
-    parser.add_argument("--mtu", metavar="BYTES", type=int, help="largest datagram to send (1200)")
+    parser.add_argument("--mtu", metavar="BYTES", type=_mtu, help="largest datagram to send (1200)")
     parser.add_argument(
         "-d", "--debug", metavar="LEVEL", type=int, default=0, help="above 0: log more"
     )
-    parser.add_argument("-u", "--udp", action="store_true", help=argparse.SUPPRESS)
+    version = f"gnutls-cookie {__version__}, libgnutls {library_version()}"
+    parser.add_argument(
+        "-v", "--version", action="version", version=version, help="print versions, and exit"
+    )
+
+
+def _mtu(text: str) -> int | None:
+    """The type of --mtu for argparse: 0 is the default, as GnuTLS' tools have it."""
+    return int(text) or None
 
 
 def number_in(name: str, least: int, most: int) -> Callable[[str], int]:

@@ -28,7 +28,6 @@ from gnutls_cookie.credentials import PSKCredentials
 from gnutls_cookie.errors import GnuTLSError
 from gnutls_cookie.keys import KeyRing
 from gnutls_cookie.server import Server
-from gnutls_cookie.sockets import bound
 
 from .board import Board
 from .console import (
@@ -46,6 +45,8 @@ from .credentials import (
     warn_of_readers,
     warn_of_times,
 )
+from .gnutls_options import SERV, add_others
+from .listening import Listening, listening_at, listening_everywhere
 from .options import add_session_arguments, key_life, number_in
 from .systemd import Notifier, activated, activated_count
 from .workers import Reporter, Signals, Worker, Workers
@@ -55,7 +56,7 @@ __all__ = ["add_arguments", "run"]
 _log = logging.getLogger("gnutls_cookie")
 
 _PROGRAM = "gnutls-cookie serve"
-_PORT = 5556  # gnutls-serv's
+_HOST, _PORT = "127.0.0.1", 5556  # the port is gnutls-serv's
 _MAX_WORKERS = 1024
 _MAX_SESSIONS = 0xFFFFFFFF
 _SHARES = {  # with Server's own defaults
@@ -83,7 +84,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=_PORT,
         help=f"UDP port; 0: any ({_PORT})",
     )
-    add("--host", default="127.0.0.1", help='address to serve on; "::" for all (127.0.0.1)')
+    add("--host", help='address to serve on; "::" for all (127.0.0.1; with -u all)')
+    add("-u", "--udp", action="store_true", help="be as gnutls-serv --udp: see docs/drop-in.md")
     add(
         "--x509certfile",
         metavar="FILE",
@@ -98,8 +100,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         help="private key of the certificate in the same place, PEM or DER",
     )
+    for kind in "dsa", "ecc":  # names of former times
+        for what in "cert", "key":
+            add(
+                f"--x509{kind}{what}file",
+                dest=f"x509{what}file",
+                type=Path,
+                action="append",
+                help=argparse.SUPPRESS,
+            )
     add("--x509cafile", metavar="FILE", type=Path, help="authorities of clients' certificates")
-    add("-r", "--require-client-cert", action="store_true", help="and such a one is demanded")
+    add(
+        "--verify-client-cert",
+        action="store_true",
+        help="ask for a client's certificate, and verify it if one is sent",
+    )
+    asked = parser.add_mutually_exclusive_group()
+    asked.add_argument(
+        "-r", "--require-client-cert", action="store_true", help="and one must be sent"
+    )
+    asked.add_argument(
+        "-a",
+        "--disable-client-cert",
+        action="store_true",
+        help="with -u: do not ask for a client's certificate",
+    )
     add("--pskpasswd", metavar="FILE", type=Path, help="pre-shared keys, a line identity:hex each")
     add("--pskhint", metavar="TEXT", help="identity hint to send")
     add_session_arguments(parser)
@@ -126,10 +151,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--stats", metavar="SECONDS", type=float, help="print counters every SECONDS")
     add("--json", action="store_true", help="what is printed is JSON, an object a line")
     add("-q", "--quiet", action="store_true", help="log warnings only")
-    # Options of gnutls-serv that are the default here.
-    for name in ("--echo", "--nodb", "--noticket", "--x509fmtder"):
-        add(name, action="store_true", help=argparse.SUPPRESS)
-    add("-a", "--disable-client-cert", action="store_true", help=argparse.SUPPRESS)
+    add_others(parser, SERV)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -148,7 +170,7 @@ def run(options: argparse.Namespace) -> int:
     # name in C included. SIGHUP would end it too, and waits until it can be handled.
     former = default_sigint()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-    sockets: list[socket.socket] = []
+    sockets: list[Listening] = []
     notifier = Notifier(os.environ)
     code = 2
     try:
@@ -162,14 +184,14 @@ def run(options: argparse.Namespace) -> int:
         complain(_PROGRAM, str(error))
     except OSError as error:
         code = 1
-        where = f"{options.host} port {options.port}"
+        where = f"{_host(options) or 'all addresses'} port {options.port}"
         complain(_PROGRAM, f"cannot serve on {where}: {reason(error)}")
     except Exception as error:
         code = 1
         complain(_PROGRAM, f"{type(error).__name__}: {reason(error)}")
     finally:
-        for sock in sockets:
-            sock.close()
+        for one in sockets:
+            one.close()
         notifier.close()
         err.close()
         out.close()
@@ -203,7 +225,7 @@ class _Service:
         self._limits: dict[str, Any] = {
             "priority": options.priority,
             "mtu": options.mtu,
-            "verify_peer": options.require_client_cert,
+            **_of_clients(options),
             "max_sessions": options.max_sessions,
             "handshake_timeout": options.handshake_timeout,
             "idle_timeout": options.idle_timeout,
@@ -214,13 +236,13 @@ class _Service:
         except (ValueError, TypeError, GnuTLSError) as error:
             raise _Unusable(str(error)) from None
 
-    def serve_alone(self, sock: socket.socket) -> int:
-        """Serve a socket in this process; returns the exit code."""
+    def serve_alone(self, sock: Listening) -> int:
+        """Serve sockets in this process; returns the exit code."""
         with closing(Signals({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})) as signals:
             return asyncio.run(self._serve(sock, signals, self._notifier))
 
-    def serve_by_workers(self, sockets: list[socket.socket]) -> int:
-        """Serve each socket in a process of its own; returns the exit code."""
+    def serve_by_workers(self, sockets: list[Listening]) -> int:
+        """Serve the sockets of each in a process of its own; returns the exit code."""
         workers = Workers(
             sockets,
             self._be_worker,
@@ -250,22 +272,26 @@ class _Service:
 
     async def _serve(
         self,
-        sock: socket.socket,
+        sock: Listening,
         signals: Signals,
         notifier: Notifier | Reporter,
         worker: int = 0,
         lifeline: int = -1,
     ) -> int:
-        """Serve a socket until a signal comes, or the other end of `lifeline` is closed."""
+        """Serve sockets until a signal comes, or the other end of `lifeline` is closed."""
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(_log_trouble)
         for output in self._out, self._err:
             output.watch_with(loop.add_writer, loop.remove_writer)
         server = await start_server(
-            self._echo, sock=sock, credentials=self.credentials, keys=self.keys, **self._limits
+            self._echo,
+            sock=sock.sockets,
+            credentials=self.credentials,
+            keys=self.keys,
+            **self._limits,
         )
         asked = False
-        status = "serving on {} port {}".format(*sock.getsockname()[:2])
+        status = f"serving on {sock.description}"
 
         def on_signals() -> None:
             nonlocal asked
@@ -339,6 +365,8 @@ class _Service:
         options = self.options
         for path in options.x509certfile or ():
             warn_of_times(path)
+        if self._limits["client_certificate"] == "require" and not self._limits["verify_peer"]:
+            _log.warning("clients' certificates are not verified: see --verify-client-cert")
         for path in [*(options.x509keyfile or ()), options.pskpasswd]:
             if path is not None:
                 warn_of_readers(path, os.stat(path))
@@ -358,8 +386,10 @@ class _Service:
                 "--x509certfile and --x509keyfile go together: "
                 f"{len(certificates)} and {len(keys)} are given"
             )
-        if options.require_client_cert and options.x509cafile is None:
+        if options.require_client_cert and options.x509cafile is None and not options.udp:
             raise _Unusable("--require-client-cert needs --x509cafile")
+        if options.verify_client_cert and options.x509cafile is None:
+            raise _Unusable("--verify-client-cert needs --x509cafile")
         if options.x509cafile is not None and not certificates:
             raise _Unusable("--x509cafile needs --x509certfile")
         if options.pskhint is not None and certificates and options.pskpasswd is None:
@@ -382,13 +412,17 @@ class _Service:
 
     # --- what is printed --------------------------------------------------------------------------
 
-    def _announce(self, sock: socket.socket) -> None:
+    def _announce(self, sock: Listening) -> None:
         """Say where it is served, and how a client gets in where the key was made here."""
-        host, port = sock.getsockname()[:2]
+        for number, (host, port) in enumerate(sock.addresses):
+            self._announce_one(host, port, with_hints=number == 0)
+
+    def _announce_one(self, host: str, port: int, with_hints: bool) -> None:
         said: dict[str, Any] = {"serving": host, "port": port}
         lines = [f"serving on {host} port {port}"]
-        if self._made_psk is not None:
+        if self._made_psk is not None and with_hints:
             identity, key = self._made_psk[0], self._made_psk[1].hex()
+            host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
             target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             psk = f"-psk_identity {identity} -psk {key}"
             kx = "NORMAL:-KX-ALL:+ECDHE-PSK:+DHE-PSK:+PSK"
@@ -442,42 +476,26 @@ def _log_trouble(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
 # --- sockets --------------------------------------------------------------------------------------
 
 
-def _sockets(options: argparse.Namespace) -> list[socket.socket]:
-    """A socket for each worker: from systemd, or bound here."""
+def _host(options: argparse.Namespace) -> str | None:
+    """What to bind to; None: all addresses."""
+    host: str | None = options.host
+    return host if host is not None or options.udp else _HOST
+
+
+def _sockets(options: argparse.Namespace) -> list[Listening]:
+    """The sockets of each worker: from systemd, or bound here."""
     count = activated_count(os.environ)
     if count is not None:
-        return _activated(options, count)
-    host = options.host
+        return [Listening([sock]) for sock in _activated(options, count)]
+    host = _host(options)
+    if host is None:
+        return listening_everywhere(options.port, options.workers)
     try:
         if not host.strip():
             raise UnicodeError
-        found = socket.getaddrinfo(
-            host, options.port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE
-        )
+        return listening_at(host, options.port, options.workers)
     except UnicodeError:  # no name has such a form (RFC 1035)
         raise _Unusable(f"--host must be a name or an address, not {host!r}") from None
-    for index, one in enumerate(found):
-        try:
-            return _bound(one, options.workers)
-        except OSError:
-            if index + 1 == len(found):
-                raise
-    raise AssertionError  # getaddrinfo gives one at least
-
-
-def _bound(found: Any, workers: int) -> list[socket.socket]:
-    """A socket for each worker, all at one address."""
-    family, kind, protocol, name, address = found
-    sockets: list[socket.socket] = []
-    try:
-        for _ in range(workers):
-            sockets += bound([(family, kind, protocol, name, address)], workers > 1)
-            address = sockets[0].getsockname()
-    except BaseException:
-        for sock in sockets:
-            sock.close()
-        raise
-    return sockets
 
 
 def _activated(options: argparse.Namespace, count: str) -> list[socket.socket]:
@@ -494,6 +512,21 @@ def _activated(options: argparse.Namespace, count: str) -> list[socket.socket]:
 
 
 # --- numbers --------------------------------------------------------------------------------------
+
+
+def _of_clients(options: argparse.Namespace) -> dict[str, Any]:
+    """What clients are asked for, by the arguments of Server.
+
+    gnutls-serv asks for a certificate and takes any, unless it is told to verify. Where it is told
+    whom to trust, a required one is verified here.
+    """
+    verify = options.verify_client_cert or (options.require_client_cert and options.x509cafile)
+    wanted = "ignore"
+    if options.require_client_cert:
+        wanted = "require"
+    elif not options.disable_client_cert and options.x509certfile:
+        wanted = "request" if options.udp or verify else "ignore"
+    return {"client_certificate": wanted, "verify_peer": bool(verify) and wanted != "ignore"}
 
 
 def _shares(options: argparse.Namespace) -> dict[str, int]:

@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from .board import Board
 from .console import reason
+from .listening import Listening
 from .systemd import Notifier
 
 __all__ = ["Companion", "Reporter", "Signals", "Worker", "Workers"]
@@ -81,7 +82,7 @@ class Worker:
 
     Attributes:
         number: from 0.
-        socket: the socket that it serves; it outlives the process.
+        socket: the sockets that it serves; they outlive the process.
         pid: of the process; None while there is none.
         serves: whether it has reported that it serves.
         started: when it was started; time.monotonic().
@@ -91,7 +92,7 @@ class Worker:
     """
 
     number: int
-    socket: socket.socket
+    socket: Listening
     pid: int | None = None
     serves: bool = False
     started: float = 0.0
@@ -165,7 +166,7 @@ class Workers:
     has served for a minute.
 
     Args:
-        sockets: one for each worker.
+        sockets: those of each worker.
         serve: called in the new process as serve(worker, lifeline, reporter); returns its exit
             code. `lifeline` is a descriptor that is at end of file once this process is gone.
         reload: called in this process at SIGHUP; if it returns True, SIGHUP goes to the workers.
@@ -177,7 +178,7 @@ class Workers:
 
     def __init__(
         self,
-        sockets: Iterable[socket.socket],
+        sockets: Iterable[Listening],
         serve: Callable[[Worker, int, Reporter], int],
         reload: Callable[[], bool],
         announce: Callable[[], None],

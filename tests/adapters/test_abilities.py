@@ -286,6 +286,26 @@ def test_given_socket_is_served_and_closed(both: Blocking) -> None:
         assert sock.fileno() == -1
 
 
+def test_given_sockets_are_served_together(both: Blocking) -> None:
+    """Several that were bound elsewhere; none, and one of no use among them, are refused."""
+    with pytest.raises(ValueError, match="sock must be a socket or several"):
+        both.start(sock=[])
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other,
+    ):
+        one.bind(("127.0.0.1", 0))
+        with pytest.raises(ValueError, match="sock must be bound"):
+            both.start(sock=[one, other])
+        other.bind(("127.0.0.2", 0))
+        with both.serving(None, sock=[one, other]) as server:
+            assert server.sockets == (one, other)
+            for sock in server.sockets:
+                with both.client(*sock.getsockname()) as client:
+                    assert both.echoes(client)
+        assert one.fileno() == other.fileno() == -1
+
+
 def test_server_that_nobody_has_any_more_ends_with_a_warning(both: Blocking) -> None:
     """blocking: at once; aio: with its loop, which keeps it. No socket stays."""
     files = open_files() if os.path.isdir("/proc/self/fd") else set()

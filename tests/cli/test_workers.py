@@ -16,6 +16,7 @@ import pytest
 
 from gnutls_cookie import PSKCredentials
 from gnutls_cookie.blocking import connect
+from gnutls_cookie.cli.listening import Listening
 from gnutls_cookie.cli.workers import Worker, Workers
 from tests.support.common import running, seeded
 from tests.support.peers import IDENTITY, PSK_KEY
@@ -214,14 +215,16 @@ def test_workers_that_never_start_are_given_up(workers: int, how: str, text: str
 def test_one_worker_that_does_not_start_is_not_served_without(tmp_path: Path) -> None:
     """Three of four serve: that is not what was asked for, and is never called serving."""
     fault = FAILS_TO_START.format(
-        when="kwargs['sock'].fileno() == min(socks)", how="raise MemoryError"
+        when="kwargs['sock'][0].fileno() == min(socks)", how="raise MemoryError"
     )
     # The socket that the first worker serves, known by its number.
     fault += (
         "real_sockets = serve._sockets\n"
         "socks = []\n"
         "def _sockets(options):\n"
-        "    found = real_sockets(options); socks.extend(s.fileno() for s in found); return found\n"
+        "    found = real_sockets(options)\n"
+        "    socks.extend(one.sockets[0].fileno() for one in found)\n"
+        "    return found\n"
         "serve._sockets = _sockets\n"
     )
     with starting("--workers", "4", fault=fault) as served:
@@ -234,7 +237,7 @@ def test_serving_is_said_when_the_last_worker_serves(tmp_path: Path) -> None:
     """Not before; and nobody has to be asked twice."""
     gate = tmp_path / "gate"
     fault = FAILS_TO_START.format(
-        when=f"kwargs['sock'].fileno() % 4 == 0 and not os.path.exists({str(gate)!r})",
+        when=f"kwargs['sock'][0].fileno() % 4 == 0 and not os.path.exists({str(gate)!r})",
         how="raise MemoryError",
     )
     with starting("--workers", "4", *CERT, fault=fault) as served:
@@ -344,7 +347,7 @@ def test_deaths_of_long_ago_delay_no_restart() -> None:
     workers = Workers([], lambda *_: 0, lambda: True, lambda: None)
     with socket.socket() as sock:
         for up_s, waits in ((60.0, False), (0.0, True)):
-            worker = Worker(0, sock)
+            worker = Worker(0, Listening([sock]))
             for turn in range(3):
                 worker.pid, worker.serves, worker.started = 1, True, time.monotonic() - up_s
                 workers._bury(worker, -signal.SIGKILL)

@@ -69,16 +69,16 @@ def command(*options: str, fault: str = "") -> list[str]:
 
 
 @contextmanager
-def starting(*options: str, fault: str = "") -> Iterator[Served]:
+def starting(*options: str, fault: str = "", env: dict[str, str] | None = None) -> Iterator[Served]:
     """`serve` on a port of the system's choice, as soon as it is started."""
-    with running(command(*options, fault=fault)) as child:
+    with running(command(*options, fault=fault), env=env) as child:
         yield Served(child, 0)
 
 
 @contextmanager
-def serving(*options: str, fault: str = "") -> Iterator[Served]:
+def serving(*options: str, fault: str = "", env: dict[str, str] | None = None) -> Iterator[Served]:
     """The same once it serves."""
-    with starting(*options, fault=fault) as served:
+    with starting(*options, fault=fault, env=env) as served:
         served.port = int(served.wait_for(r"serving on \S+ port (\d+)\n")[1])
         yield served
 

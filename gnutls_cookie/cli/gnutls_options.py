@@ -1,0 +1,255 @@
+"""What becomes of each option of gnutls-serv and gnutls-cli: `serve` and `connect` take it with
+its meaning, take it where nothing is left to do, or refuse it and say why.
+
+docs/drop-in.md has these as tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+__all__ = ["CLI", "SERV", "Fate", "add_others"]
+
+
+class Fate(NamedTuple):
+    """What becomes of an option.
+
+    Attributes:
+        kind: "same"; "nothing": it is taken, and changes nothing; "refused".
+        why: in one line; of "same" where it differs a little, else empty.
+        short: its letter, if it has one.
+        metavar: of its value; None: it has none.
+    """
+
+    kind: str
+    why: str = ""
+    short: str = ""
+    metavar: str | None = None
+
+
+def _same(why: str = "", short: str = "", metavar: str | None = None) -> Fate:
+    return Fate("same", why, short, metavar)
+
+
+def _nothing(why: str) -> Fate:
+    return Fate("nothing", why)
+
+
+def _refused(why: str, metavar: str | None = None, short: str = "") -> Fate:
+    return Fate("refused", why, short, metavar)
+
+
+_TLS_1_3 = "is of TLS 1.3, and DTLS 1.2 has no such thing"
+_TCP = "is of TCP"
+_SRP = "SRP (RFC 5054) is not supported"
+_DH = "libgnutls takes the groups of RFC 7919"
+_HEARTBEAT = "heartbeats (RFC 6520) are not answered"
+_PROVIDER = "name the module in p11-kit's configuration"
+_LIST = "`gnutls-cli --list` prints what libgnutls has"
+_ATTIME = "certificates are judged by the system's time; libfaketime changes it"
+_BENCHMARK = "`gnutls-cli` measures libgnutls, which is the same"
+
+SERV: Mapping[str, Fate] = {
+    "debug": _same("above 0: the package's log, tracebacks too", "d", "LEVEL"),
+    "sni-hostname": _refused("the name that a client asks for is not compared", "NAME"),
+    "sni-hostname-fatal": _refused("the name that a client asks for is not compared"),
+    "alpn": _refused("no protocol is negotiated (ALPN)", "NAME"),
+    "alpn-fatal": _refused("no protocol is negotiated (ALPN)"),
+    "noticket": _nothing("no session is resumed"),
+    "earlydata": _refused(f"it {_TLS_1_3}"),
+    "maxearlydata": _refused(f"it {_TLS_1_3}", "BYTES"),
+    "nocookie": _refused("the cookie exchange is what this server is for"),
+    "generate": _refused(_DH, short="g"),
+    "quiet": _same("", "q"),
+    "nodb": _nothing("there is no database of sessions"),
+    "http": _nothing("over UDP both echo"),
+    "echo": _nothing("over UDP both echo"),
+    "crlf": _nothing("over UDP both leave line ends as they are"),
+    "udp": _same("as gnutls-serv also where `serve` differs without it: see above", "u"),
+    "mtu": _same("128..65507; 0: the default, which is 1200", "", "BYTES"),
+    "srtp-profiles": _refused("an echo server has no media (DTLS-SRTP)", "TEXT"),
+    "disable-client-cert": _same("", "a"),
+    "require-client-cert": _same(
+        "with `--x509cafile` it is verified, as by `--verify-client-cert`", "r"
+    ),
+    "verify-client-cert": _same(),
+    "compress-cert": _refused(f"it {_TLS_1_3}", "METHOD"),
+    "heartbeat": _refused(_HEARTBEAT, short="b"),
+    "x509fmtder": _nothing("PEM and DER are told apart"),
+    "priority": _same(
+        "without it there is no DTLS 1.0; PSK is on where there are keys", "", "TEXT"
+    ),
+    "dhparams": _refused(_DH, "FILE"),
+    "x509cafile": _same("", "", "FILE"),
+    "x509crlfile": _refused("lists of revoked certificates are not read", "FILE"),
+    "x509keyfile": _same("", "", "FILE"),
+    "x509certfile": _same("", "", "FILE"),
+    "x509dsakeyfile": _same("another name of `--x509keyfile`", "", "FILE"),
+    "x509dsacertfile": _same("another name of `--x509certfile`", "", "FILE"),
+    "x509ecckeyfile": _same("another name of `--x509keyfile`", "", "FILE"),
+    "x509ecccertfile": _same("another name of `--x509certfile`", "", "FILE"),
+    "rawpkkeyfile": _refused("raw public keys (RFC 7250) are not supported", "FILE"),
+    "rawpkfile": _refused("raw public keys (RFC 7250) are not supported", "FILE"),
+    "srppasswd": _refused(_SRP, "FILE"),
+    "srppasswdconf": _refused(_SRP, "FILE"),
+    "pskpasswd": _same("", "", "FILE"),
+    "pskhint": _same("", "", "TEXT"),
+    "ocsp-response": _refused("OCSP responses are not stapled", "FILE"),
+    "ignore-ocsp-response-errors": _refused("OCSP responses are not stapled"),
+    "port": _same("", "p", "PORT"),
+    "list": _refused(_LIST, short="l"),
+    "provider": _refused(_PROVIDER, "FILE"),
+    "keymatexport": _refused("no keys are exported (RFC 5705)", "LABEL"),
+    "keymatexportsize": _refused("no keys are exported (RFC 5705)", "BYTES"),
+    "recordsize": _refused("the size of records is not negotiated", "BYTES"),
+    "httpdata": _refused("over UDP gnutls-serv does not speak HTTP either", "FILE"),
+    "timeout": _refused("see `--handshake-timeout` and `--idle-timeout`", "SECONDS"),
+    "attime": _refused(_ATTIME, "TIME"),
+    "version": _same("", "v"),
+    "help": _same("", "h"),
+    "more-help": _refused("`--help` is all there is", short="!"),
+}
+
+CLI: Mapping[str, Fate] = {
+    "debug": _same("above 0: the package's log", "d", "LEVEL"),
+    "verbose": _same("", "V"),
+    "tofu": _refused(
+        "keys of servers are not kept; `--x509cafile` takes a server's own certificate"
+    ),
+    "strict-tofu": _refused(
+        "keys of servers are not kept; `--x509cafile` takes a server's own certificate"
+    ),
+    "dane": _refused("DANE needs DNSSEC, which is not asked"),
+    "local-dns": _refused("DANE needs DNSSEC, which is not asked"),
+    "ca-verification": _same("`--no-ca-verification` too"),
+    "ocsp": _refused("no OCSP server is asked"),
+    "resume": _refused("no session is resumed", short="r"),
+    "earlydata": _refused(f"it {_TLS_1_3}", "FILE"),
+    "rehandshake": _refused("a session has one handshake: no renegotiation", short="e"),
+    "sni-hostname": _refused("the name that is verified is the one that is sent", "NAME"),
+    "verify-hostname": _same("", "", "NAME"),
+    "starttls": _refused(f"STARTTLS {_TCP}", short="s"),
+    "app-proto": _refused(f"STARTTLS {_TCP}", "NAME"),
+    "starttls-proto": _refused(f"STARTTLS {_TCP}", "NAME"),
+    "starttls-name": _refused(f"STARTTLS {_TCP}", "NAME"),
+    "udp": _same("prints what gnutls-cli prints: see above", "u"),
+    "mtu": _same("128..65507; 0: the default, which is 1200", "", "BYTES"),
+    "crlf": _same(),
+    "fastopen": _refused(f"it {_TCP}"),
+    "x509fmtder": _nothing("PEM and DER are told apart"),
+    "print-cert": _same(),
+    "save-cert": _same("", "", "FILE"),
+    "save-ocsp": _refused("no OCSP response is asked for", "FILE"),
+    "save-ocsp-multi": _refused("no OCSP response is asked for", "FILE"),
+    "save-server-trace": _refused("tcpdump and SSLKEYLOGFILE show more", "FILE"),
+    "save-client-trace": _refused("tcpdump and SSLKEYLOGFILE show more", "FILE"),
+    "dh-bits": _refused("%PROFILE_... in `--priority` says how long keys must be", "BITS"),
+    "priority": _same(
+        "without it there is no DTLS 1.0; PSK is on where there is a key", "", "TEXT"
+    ),
+    "x509cafile": _same("", "", "FILE"),
+    "x509crlfile": _refused("lists of revoked certificates are not read", "FILE"),
+    "x509keyfile": _same("", "", "FILE"),
+    "x509certfile": _same("", "", "FILE"),
+    "rawpkkeyfile": _refused("raw public keys (RFC 7250) are not supported", "FILE"),
+    "rawpkfile": _refused("raw public keys (RFC 7250) are not supported", "FILE"),
+    "srpusername": _refused(_SRP, "TEXT"),
+    "srppasswd": _refused(_SRP, "TEXT"),
+    "pskusername": _same("", "", "TEXT"),
+    "pskkey": _same("never asked for at a terminal", "", "HEX"),
+    "port": _same("", "p", "PORT"),
+    "insecure": _same(),
+    "verify-allow-broken": _refused("%VERIFY_ALLOW_BROKEN in `--priority` says so"),
+    "ranges": _refused("records are not padded (ranges)"),
+    "benchmark-ciphers": _refused(_BENCHMARK),
+    "benchmark-tls-kx": _refused(_BENCHMARK),
+    "benchmark-tls-ciphers": _refused(_BENCHMARK),
+    "list": _refused(_LIST, short="l"),
+    "priority-list": _refused("`gnutls-cli --priority-list` prints what libgnutls has"),
+    "noticket": _nothing("no session is resumed"),
+    "srtp-profiles": _refused("lines of text are no media (DTLS-SRTP)", "TEXT"),
+    "alpn": _refused("no protocol is negotiated (ALPN)", "NAME"),
+    "compress-cert": _refused(f"it {_TLS_1_3}", "METHOD"),
+    "heartbeat": _refused(_HEARTBEAT, short="b"),
+    "recordsize": _refused("the size of records is not negotiated", "BYTES"),
+    "disable-sni": _refused("the name that is verified is the one that is sent"),
+    "disable-extensions": _refused("without extensions no handshake is safe"),
+    "single-key-share": _refused(f"it {_TLS_1_3}"),
+    "post-handshake-auth": _refused(f"it {_TLS_1_3}"),
+    "inline-commands": _refused("a session has one handshake: lines are messages alone"),
+    "inline-commands-prefix": _refused(
+        "a session has one handshake: lines are messages alone", "CHARACTER"
+    ),
+    "provider": _refused(_PROVIDER, "FILE"),
+    "fips140-mode": _refused("`gnutls-cli --fips140-mode` says it of libgnutls"),
+    "list-config": _refused("`gnutls-cli --list-config` says it of libgnutls"),
+    "logfile": _same("", "", "FILE"),
+    "keymatexport": _refused("no keys are exported (RFC 5705)", "LABEL"),
+    "keymatexportsize": _refused("no keys are exported (RFC 5705)", "BYTES"),
+    "waitresumption": _nothing("the ticket of DTLS 1.2 comes before the end of the handshake"),
+    "ca-auto-retrieve": _refused("no certificate is fetched"),
+    "attime": _refused(_ATTIME, "TIME"),
+    "version": _same("", "v"),
+    "help": _same("", "h"),
+    "more-help": _refused("`--help` is all there is", short="!"),
+}
+
+
+def add_others(parser: argparse.ArgumentParser, fates: Mapping[str, Fate]) -> None:
+    """The options that the command has not: those that change nothing, and those that it refuses.
+
+    They are not in its help.
+    """
+    for name, fate in fates.items():
+        strings = [f"--{name}", *([f"-{fate.short}"] if fate.short else [])]
+        if fate.kind == "nothing":
+            parser.add_argument(
+                *strings, action=_Nothing, nargs=_nargs(fate), help=argparse.SUPPRESS
+            )
+        elif fate.kind == "refused":
+            parser.add_argument(
+                *strings,
+                action=_Refused,
+                nargs=_nargs(fate),
+                why=fate.why.replace("`", ""),
+                help=argparse.SUPPRESS,
+            )
+
+
+def _nargs(fate: Fate) -> int | None:
+    return 0 if fate.metavar is None else None
+
+
+class _Nothing(argparse.Action):
+    """An option that is taken and changes nothing."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **more: Any) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, **more)
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        """Do nothing with it."""
+
+
+class _Refused(_Nothing):
+    """An option that is refused, in one line."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, *, why: str, **more: Any) -> None:
+        super().__init__(option_strings, dest, **more)
+        self._why = why
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        parser.error(f"{option_string}: {self._why}")

@@ -1,0 +1,145 @@
+"""What `connect` tells of its session: a line of its log, or with -u the lines of gnutls-cli, which
+scripts look for."""
+
+from __future__ import annotations
+
+import argparse
+import binascii
+import errno
+import logging
+import os
+import select
+import sys
+from types import TracebackType
+
+from gnutls_cookie import CertificateVerificationError, Session
+
+__all__ = ["Report", "wait_for", "write_all"]
+
+_log = logging.getLogger("gnutls_cookie")
+
+_PEM_LINE_BYTES = 48  # of DER; 64 characters in base64 (RFC 7468 2)
+
+
+class Report:
+    """Where it is told, and how.
+
+    Args:
+        options: of the command line: udp, logfile, verbose, print_cert, save_cert.
+
+    Raises:
+        OSError: the log file cannot be opened.
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self._verified = not options.insecure and options.ca_verification
+        self._descriptor: int | None = 1 if options.udp else None
+        self._is_own = options.logfile is not None
+        if options.logfile is not None:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+            self._descriptor = os.open(options.logfile, flags, 0o666)
+
+    def __enter__(self) -> Report:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        if self._is_own and self._descriptor is not None:
+            os.close(self._descriptor)
+
+    def say(self, line: str, log: str = "") -> None:
+        """A line, which gnutls-cli prints; without -u `log` goes to the log instead.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if self._descriptor is not None:
+            self._write(self._descriptor, f"{line}\n")
+        elif log:
+            _log.info("%s", log)
+
+    def connected(self, session: Session) -> None:
+        """The handshake is complete.
+
+        Raises:
+            OSError: what is to be written cannot be.
+        """
+        certificates = _certificates(session)
+        pem = [_pem(one) for one in certificates]
+        if self._options.save_cert is not None:
+            self._options.save_cert.write_text("\n".join(pem))
+        if certificates:
+            self.say("- Certificate type: X.509")
+            self.say(f"- Got a certificate list of {len(certificates)} certificates.")
+        if self._options.print_cert or self._options.verbose:
+            for one in pem:
+                self._write(1 if self._descriptor is None else self._descriptor, f"\n{one}\n")
+        if certificates:
+            trusted = "is trusted" if self._verified else "was NOT verified"
+            self.say(f"- Status: The certificate {trusted}.")
+        self.say(f"- Description: {session.description}", f"connected: {session.description}")
+        self.say("- Handshake was completed")
+        # gnutls-cli's source says that programs look for this line.
+        self.say("\n- Simple Client Mode:\n")
+
+    def failed(self, error: Exception) -> None:
+        """There is no connection."""
+        if isinstance(error, CertificateVerificationError):
+            self.say(f"- Status: The certificate is NOT trusted. {error.detail}")
+            self.say("*** PKI verification of server certificate failed...")
+
+    def sent(self, size: int) -> None:
+        """A message was sent."""
+        if self._options.verbose:
+            self.say(f"- Sent: {size} bytes")
+
+    def received(self, size: int) -> None:
+        """A message has come, and is printed after this."""
+        if self._options.verbose and self._descriptor is not None:
+            self._write(self._descriptor, f"- Received[{size}]: ")
+
+    def _write(self, descriptor: int, text: str) -> None:
+        name = "stdout" if descriptor == 1 else str(self._options.logfile)
+        write_all(descriptor, text.encode("utf-8", "backslashreplace"), name)
+
+
+def write_all(descriptor: int, data: bytes, name: str = "stdout") -> None:
+    """Write all of it, even where the descriptor does not wait by itself.
+
+    Raises:
+        OSError: it cannot be written; `name` stands in it.
+    """
+    if descriptor == 1 and sys.stdout is None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), name)
+    rest = memoryview(data)
+    while rest:
+        try:
+            rest = rest[os.write(descriptor, rest) :]
+        except BlockingIOError:
+            wait_for(descriptor, select.POLLOUT)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, name) from None
+
+
+def wait_for(descriptor: int, what: int) -> None:
+    """Wait where a descriptor does not: somebody else has made it non-blocking."""
+    poll = select.poll()
+    poll.register(descriptor, what)
+    poll.poll()
+
+
+def _certificates(session: Session) -> list[bytes]:
+    return [] if session.peer_certificate is None else [session.peer_certificate]
+
+
+def _pem(certificate: bytes) -> str:
+    parts = range(0, len(certificate), _PEM_LINE_BYTES)
+    lines = [binascii.b2a_base64(certificate[at : at + _PEM_LINE_BYTES]).decode() for at in parts]
+    return f"-----BEGIN CERTIFICATE-----\n{''.join(lines)}-----END CERTIFICATE-----\n"
