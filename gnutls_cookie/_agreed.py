@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ._check import integer
+from ._check import bytes_copy, integer, utf8
 from ._convert import c_text
 from ._ffi import ffi, lib
 from ._owned import not_copied
 from ._settings import MTU_MAX, MTU_MIN, Role
 from .credentials import identity_text
-from .errors import GnuTLSError, error_from_code
+from .errors import GnuTLSError, check, error_from_code
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 __all__ = ["Agreed", "failure", "gone"]
+
+_NAME_SIZE = 257  # bytes: lib/ext/server_name.h has 256 with the NUL
+_LABEL_SIZE = 128  # bytes: lib/prf.c takes 128 in all versions
+_EXPORT_SIZE = 0xFFFF  # bytes: of the context by RFC 5705 4
 
 
 class Agreed:
@@ -82,13 +89,130 @@ class Agreed:
             lib.gcookie_free(line)
 
     @property
+    def pointer(self) -> int:
+        """The address of the gnutls_session_t: the way to all that has no name here.
+
+        It is valid for as long as this Session is there. Ask what you like of it by ctypes, cffi or
+        a module of your own:
+
+            ctypes.CDLL("libgnutls.so.30").gnutls_kx_get(ctypes.c_void_p(session.pointer))
+
+        Only ask: the session's handshake, messages, transport, timers, MTU and end are in the care
+        of this object (gnutls_handshake, gnutls_record_*, gnutls_bye, gnutls_deinit,
+        gnutls_transport_*, gnutls_dtls_set_*, hooks). Not while another thread works on the
+        session. Of a server's connection and of a Client the handshake has begun already.
+        """
+        return int(ffi.cast("uintptr_t", self._pointer))
+
+    @property
     def peer_certificate(self) -> bytes | None:
         """The peer's own certificate in DER; None where it sent none."""
+        chain = self._peers(lib.GNUTLS_CRT_X509, 1)
+        return chain[0] if chain else None
+
+    @property
+    def peer_certificates(self) -> tuple[bytes, ...]:
+        """The certificates that the peer sent, in DER, its own first.
+
+        They are what it sent, trusted or not: `verify_peer` decides that. Stands on
+        gnutls_certificate_get_peers.
+        """
+        return self._peers(lib.GNUTLS_CRT_X509)
+
+    def _peers(self, kind: int, most: int | None = None) -> tuple[bytes, ...]:
+        """What the peer proved itself with, where it is of that kind (GNUTLS_CRT_*)."""
         size = ffi.new("unsigned int *")
         chain = lib.gnutls_certificate_get_peers(self._pointer, size)
-        if chain == ffi.NULL or size[0] == 0:
+        if (
+            chain == ffi.NULL
+            or lib.gnutls_certificate_type_get2(self._pointer, lib.GNUTLS_CTYPE_PEERS) != kind
+        ):
+            return ()
+        return tuple(
+            bytes(ffi.buffer(one.data, one.size))
+            for one in chain[0 : min(size[0], most or size[0])]
+        )
+
+    @property
+    def server_name(self) -> str | None:
+        """The name in the server name extension (RFC 6066): for a server the one that the client
+        asked for, for a client the one that it sends. None where there is none.
+
+        A client may ask for any name. Bytes that are not UTF-8 are lone surrogates in it.
+        """
+        wire = self._wire
+        if self.role == "client":
+            settings = wire.settings
+            return c_text(settings.name) if settings.name and settings.name_is_sent else None
+        name, kind = ffi.new("char[]", _NAME_SIZE), ffi.new("unsigned int *")
+        size = ffi.new("size_t *", _NAME_SIZE)
+        if lib.gnutls_server_name_get(wire.session, name, size, kind, 0) < 0:
             return None
-        return bytes(ffi.buffer(chain[0].data, chain[0].size))
+        return bytes(ffi.buffer(name, size[0])).decode("utf-8", "surrogateescape")
+
+    @property
+    def alpn(self) -> str | None:
+        """The application protocol that was agreed on (RFC 7301); None where none was.
+
+        Stands on gnutls_alpn_get_selected_protocol.
+        """
+        name = ffi.new("gnutls_datum_t *")
+        if not self.established or lib.gnutls_alpn_get_selected_protocol(self._pointer, name) < 0:
+            return None
+        return bytes(ffi.buffer(name.data, name.size)).decode("utf-8", "surrogateescape")
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the session goes on from an earlier one (gnutls_session_is_resumed)."""
+        return self.established and bool(lib.gnutls_session_is_resumed(self._pointer))
+
+    @property
+    def extended_master_secret(self) -> bool:
+        """Whether the session's keys are bound to its handshake (RFC 7627)."""
+        return self.established and bool(lib.gnutls_session_ext_master_secret_status(self._pointer))
+
+    @property
+    def safe_renegotiation(self) -> bool:
+        """Whether the peer has secure renegotiation (RFC 5746). There is none here of any kind."""
+        return self.established and bool(lib.gnutls_safe_renegotiation_status(self._pointer))
+
+    def export_keying_material(
+        self, label: str, length: int, context: Buffer | None = None
+    ) -> bytes:
+        """Keys of the session for another protocol (RFC 5705, gnutls_prf_rfc5705).
+
+        Both sides get the same bytes for the same arguments, and nobody else does. Without
+        `extended_master_secret` that does not hold against who has the keys of one side (RFC 7627).
+
+        Args:
+            label: what they are for, as registered with IANA, or one that begins with
+                "EXPERIMENTAL"; 1..128 bytes of UTF-8.
+            length: 1..65535 bytes.
+            context: at most 65535 bytes that are bound in. None is another thing than b"".
+
+        Raises:
+            GnuTLSError: the handshake is not complete.
+            ValueError, TypeError: an argument is out of range or of another type.
+        """
+        name = utf8("label", label)
+        if len(name) > _LABEL_SIZE:
+            raise ValueError(f"label must be of 1..{_LABEL_SIZE} bytes, not {len(name)}")
+        integer("length", length, 1, _EXPORT_SIZE)
+        bound: Any = ffi.NULL if context is None else bytes_copy("context", context)
+        size = 0 if context is None else len(bound)
+        if size > _EXPORT_SIZE:
+            raise ValueError(f"context must be of at most {_EXPORT_SIZE} bytes, not {size}")
+        if not self.established:
+            raise error_from_code(lib.GNUTLS_E_INVALID_SESSION, "the handshake is not complete")
+        out = ffi.new("char[]", length)
+        check(
+            lib.gnutls_prf_rfc5705(self._pointer, len(name), name, size, bound, length, out),
+            "export_keying_material",
+        )
+        try:
+            return bytes(ffi.buffer(out, length))
+        finally:
+            lib.gnutls_memset(out, 0, length)
 
     @property
     def psk_identity(self) -> str | None:

@@ -97,6 +97,8 @@ class Settings:
         mtu: int | None,
         retransmit_timeout: float,
         handshake_timeout: float,
+        alpn: str | Sequence[str] = (),
+        alpn_required: bool = False,
     ) -> None:
         if role not in ("client", "server"):
             raise ValueError(f"role must be 'client' or 'server', not {role!r}")
@@ -124,6 +126,7 @@ class Settings:
         self._set_request(client_certificate, lib.GNUTLS_CRD_CERTIFICATE in kinds)
         if mtu is not None:
             native.mtu = integer("mtu", mtu, MTU_MIN, MTU_MAX)
+        self._set_alpn(alpn, alpn_required)
 
     @property
     def native(self) -> Any:
@@ -195,6 +198,25 @@ class Settings:
         if wanted == "ignore" and native.verify_peer and self.role == "server":
             raise ValueError("verify_peer needs client_certificate 'request' or 'require'")
         native.request = _REQUESTS[wanted]
+
+    def _set_alpn(self, alpn: str | Sequence[str], required: bool) -> None:
+        names: Sequence[object] = [alpn] if isinstance(alpn, str) else alpn
+        if not isinstance(names, (list, tuple)):
+            raise TypeError(f"alpn must be a list or tuple of str, not {type(alpn).__name__}")
+        if len(names) > lib.GCOOKIE_ALPN_MOST:
+            raise ValueError(f"alpn must be of at most {lib.GCOOKIE_ALPN_MOST} names")
+        if not isinstance(required, bool):
+            raise TypeError(f"alpn_required must be a bool, not {type(required).__name__}")
+        if required and not names:
+            raise ValueError("alpn_required needs alpn")
+        for name in names:
+            raw = utf8("alpn", name)
+            if len(raw) > lib.GCOOKIE_ALPN_NAME_MOST:
+                raise ValueError(
+                    f"alpn must have names of 1..{lib.GCOOKIE_ALPN_NAME_MOST} bytes, not {len(raw)}"
+                )
+            check(lib.gcookie_settings_add_alpn(self._box[0], raw, len(raw)))
+        self._box[0].alpn_required = required
 
 
 def new_session(settings: Settings) -> tuple[Any, Any]:

@@ -15,6 +15,16 @@ from .session import Credentials, Session
 
 __all__ = ["ConnectionBase", "ServerBase"]
 
+_OF_SESSION = {
+    "alpn",
+    "cipher",
+    "peer_certificates",
+    "psk_identity",
+    "resumed",
+    "server_name",
+    "version",
+}
+
 
 class ConnectionBase:
     """One side of a DTLS connection, whatever drives it.
@@ -45,7 +55,8 @@ class ConnectionBase:
 
         Args:
             name: "peername" (`address`), "sockname", "socket" (of a server: that of all its
-                peers), "session", "version", "cipher", "peercert" (DER), "psk_identity".
+                peers), "session", "version", "cipher", "peercert" (DER), and of the Session
+                "peer_certificates", "psk_identity", "server_name", "alpn", "resumed".
             default: what is returned for any other name, and for what there is not.
         """
         found: Any = None
@@ -60,7 +71,7 @@ class ConnectionBase:
             found = self.session
         elif name == "peercert":
             found = self.session.peer_certificate
-        elif name in ("version", "cipher", "psk_identity"):
+        elif name in _OF_SESSION:
             found = getattr(self.session, name)
         return default if found is None else found
 

@@ -44,6 +44,8 @@ class Client(Connection):
         max_queue_bytes: bytes of the messages that wait; what would be more is dropped, and
             counted. One message always has room.
         retransmit_timeout: seconds until a flight is sent again for the first time.
+        alpn: as for a Session.
+        alpn_required: as for a Session.
 
     Attributes:
         address: the server's, as given.
@@ -86,6 +88,8 @@ class Client(Connection):
         max_queue: int = 256,
         max_queue_bytes: int = 1 << 20,
         retransmit_timeout: float = 1.0,
+        alpn: str | Sequence[str] = (),
+        alpn_required: bool = False,
     ) -> None:
         self._max_queue = integer("max_queue", max_queue, 1)
         self._max_queue_bytes = integer("max_queue_bytes", max_queue_bytes, 1)
@@ -100,6 +104,8 @@ class Client(Connection):
             mtu=mtu,
             retransmit_timeout=retransmit_timeout,
             handshake_timeout=handshake_timeout,
+            alpn=alpn,
+            alpn_required=alpn_required,
         )
         super().__init__(address)
         self._session = session

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 from ._settings import ClientCertificate
@@ -19,6 +19,8 @@ class ClientOptions(TypedDict, total=False):
     retransmit_timeout: float
     handshake_timeout: float
     idle_timeout: float
+    alpn: str | Sequence[str]
+    alpn_required: bool
 
 
 class ServerOptions(TypedDict, total=False):
@@ -39,6 +41,8 @@ class ServerOptions(TypedDict, total=False):
     max_queue: int
     max_queue_bytes: int
     retransmit_timeout: float
+    alpn: str | Sequence[str]
+    alpn_required: bool
 
 
 def check_names(function: str, options: Mapping[str, object], kind: type) -> None:

@@ -93,6 +93,8 @@ class Server:
         max_queue_bytes: bytes of the messages that wait in a connection; what would be more is
             dropped, and counted. One message always has room.
         retransmit_timeout: seconds until a flight is sent again for the first time.
+        alpn: as for a Session.
+        alpn_required: as for a Session.
 
     Attributes:
         max_sessions: connections at once.
@@ -129,6 +131,8 @@ class Server:
         max_queue: int = 256,
         max_queue_bytes: int = 256 << 10,
         retransmit_timeout: float = 1.0,
+        alpn: str | Sequence[str] = (),
+        alpn_required: bool = False,
     ) -> None:
         if hasattr(self, "_box"):  # what C works on would be taken away under a call
             raise RuntimeError("a Server is made once")
@@ -145,6 +149,8 @@ class Server:
             mtu=mtu,
             retransmit_timeout=retransmit_timeout,
             handshake_timeout=handshake_timeout,
+            alpn=alpn,
+            alpn_required=alpn_required,
         )
         idle_seconds = seconds("idle_timeout", idle_timeout, sys.float_info.min, math.inf)
         self._box = ffi.new(_SERVER)

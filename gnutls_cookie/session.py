@@ -72,6 +72,11 @@ class Session(Agreed):
         retransmit_timeout: seconds until the first retransmission (RFC 6347 4.2.4.1: 1 s),
             0.001..4000000.
         handshake_timeout: seconds that the handshake may take in all, 0.001..4000000.
+        alpn: names of application protocols (RFC 7301) to offer or to accept, at most 8 of 1..31
+            bytes. Of those that both sides have a server chooses the one that the client names
+            first; `alpn` then tells it.
+        alpn_required: whether the handshake fails where no protocol is agreed on, with the alert
+            no_application_protocol.
 
     Raises:
         ValueError: an argument is out of range, or does not go with the role.
@@ -106,6 +111,8 @@ class Session(Agreed):
         prestate: Prestate | None = None,
         retransmit_timeout: float = 1.0,
         handshake_timeout: float = 60.0,
+        alpn: str | Sequence[str] = (),
+        alpn_required: bool = False,
     ) -> None:
         if hasattr(self, "role"):  # what C works on would be taken away under a call
             raise RuntimeError("a Session is made once")
@@ -121,6 +128,8 @@ class Session(Agreed):
             mtu=mtu,
             retransmit_timeout=retransmit_timeout,
             handshake_timeout=handshake_timeout,
+            alpn=alpn,
+            alpn_required=alpn_required,
         )
         lookup = None if settings.lookup is None else Lookup(settings.lookup)
         self._hold(role, *new_session(settings), lookup)

@@ -54,12 +54,19 @@ static int configure(const struct gcookie_wire *wire, const char **what) {
         code = gnutls_server_name_set(wire->session, GNUTLS_NAME_DNS, settings->name,
                                       settings->name_size);
     }
+    if (code >= 0 && settings->alpn_count > 0) {
+        *what = "alpn";
+        code = gnutls_alpn_set_protocols(wire->session, settings->alpn, settings->alpn_count,
+                                         settings->alpn_required ? GNUTLS_ALPN_MANDATORY : 0);
+    }
     if (code < 0)
         return code;
     *what = "";
     if (settings->is_server)
         gnutls_certificate_server_set_request(wire->session,
                                               (gnutls_certificate_request_t)settings->request);
+    if (settings->alpn_required && settings->is_server)
+        gnutls_handshake_set_post_client_hello_function(wire->session, gcookie_wire_lacks_alpn);
     if (settings->verify_peer)
         gnutls_session_set_verify_function(wire->session, verify);
     return 0;

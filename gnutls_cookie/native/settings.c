@@ -130,6 +130,17 @@ int gcookie_settings_set_name(struct gcookie_settings *settings, const char *nam
     return 0;
 }
 
+int gcookie_settings_add_alpn(struct gcookie_settings *settings, const unsigned char *name,
+                              size_t size) {
+    int code;
+    if (size == 0 || size > GCOOKIE_ALPN_NAME_MOST || settings->alpn_count == GCOOKIE_ALPN_MOST)
+        return GNUTLS_E_INVALID_REQUEST;
+    code = gcookie_datum_copy(&settings->alpn[settings->alpn_count], name, (unsigned int)size);
+    if (code >= 0)
+        settings->alpn_count++;
+    return code;
+}
+
 void gcookie_settings_add(struct gcookie_settings *settings, struct gcookie_shared *shared) {
     struct gcookie_shared **place = &settings->priority;
     if (shared->kind != GCOOKIE_PRIORITY)
@@ -151,6 +162,8 @@ void gcookie_settings_release(struct gcookie_settings **box) {
     for (unsigned int at = 0; at < GCOOKIE_CREDENTIALS; at++)
         gcookie_shared_release(&settings->credentials[at]);
     gcookie_shared_release(&settings->priority);
+    for (unsigned int at = 0; at < settings->alpn_count; at++)
+        gcookie_free(settings->alpn[at].data);
     free(settings->name);
     free(settings);
 }

@@ -30,6 +30,9 @@ void gcookie_shared_release(struct gcookie_shared **box);
 
 enum { GCOOKIE_CREDENTIALS = 2 }; /* certificates and shared keys */
 
+/* lib/ext/alpn.h: MAX_ALPN_PROTOCOLS, and one less than MAX_ALPN_PROTOCOL_NAME (bytes). */
+enum { GCOOKIE_ALPN_MOST = 8, GCOOKIE_ALPN_NAME_MOST = 31 };
+
 struct gcookie_settings {
     int is_server;
     int verify_peer;  /* the peer's certificate must be trusted */
@@ -41,6 +44,9 @@ struct gcookie_settings {
     char *name; /* of a client: the server's name, or NULL */
     size_t name_size;
     int name_is_sent; /* in the extension (RFC 6066); not where it is an IP address */
+    gnutls_datum_t alpn[GCOOKIE_ALPN_MOST]; /* names of protocols (RFC 7301); the bytes are ours */
+    unsigned int alpn_count;
+    int alpn_required; /* 1: no session without one of them */
     struct gcookie_shared *priority;
     struct gcookie_shared *credentials[GCOOKIE_CREDENTIALS];
     size_t holders;
@@ -49,6 +55,11 @@ struct gcookie_settings {
 /* 0, or GNUTLS_E_MEMORY_ERROR. */
 int gcookie_settings_new(struct gcookie_settings **box);
 int gcookie_settings_set_name(struct gcookie_settings *settings, const char *name, size_t size);
+
+/* One more protocol: at most GCOOKIE_ALPN_MOST of 1..GCOOKIE_ALPN_NAME_MOST bytes, else
+ * GNUTLS_E_INVALID_REQUEST. */
+int gcookie_settings_add_alpn(struct gcookie_settings *settings, const unsigned char *name,
+                              size_t size);
 
 /* Credentials (at most GCOOKIE_CREDENTIALS) and the priority. One holder more. */
 void gcookie_settings_add(struct gcookie_settings *settings, struct gcookie_shared *shared);

@@ -177,6 +177,12 @@ int gcookie_wire_begin(struct gcookie_wire *wire) {
     return code == GNUTLS_E_AGAIN ? 0 : code;
 }
 
+int gcookie_wire_lacks_alpn(gnutls_session_t session) {
+    gnutls_datum_t name;
+    return gnutls_alpn_get_selected_protocol(session, &name) < 0 ? GNUTLS_E_NO_APPLICATION_PROTOCOL
+                                                                 : 0;
+}
+
 void gcookie_wire_begin_at(struct gcookie_wire *wire, unsigned int hsk_read_seq) {
     if (wire->guard != NULL)
         wire->guard->next = hsk_read_seq;
@@ -298,6 +304,8 @@ int gcookie_wire_handshake(struct gcookie_wire *wire, struct gcookie_seat *seat,
         if (was_due)
             gcookie_flight_shrink(wire);
         code = shake(wire);
+        if (code == 0 && wire->settings->alpn_required)
+            code = gcookie_wire_lacks_alpn(wire->session);
         if (code == 0) {
             wire->established = 1;
             drop_guard(wire);

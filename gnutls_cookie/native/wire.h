@@ -78,6 +78,10 @@ int gcookie_wire_new(struct gcookie_wire **box, size_t size, struct gcookie_sett
 void gcookie_wire_attach(struct gcookie_wire *wire);
 int gcookie_wire_begin(struct gcookie_wire *wire);
 
+/* GNUTLS_E_NO_APPLICATION_PROTOCOL where none was agreed on, or 0. GNUTLS_ALPN_MANDATORY lets a
+ * peer pass that does not name any (lib/ext/alpn.c). */
+int gcookie_wire_lacks_alpn(gnutls_session_t session);
+
 /* What was given to gnutls_dtls_prestate_set: the message that is the first. */
 void gcookie_wire_begin_at(struct gcookie_wire *wire, unsigned int hsk_read_seq);
 
