@@ -2,6 +2,7 @@
 preloads. Metadata: pyproject.toml."""
 
 import os
+import re
 import runpy
 import sys
 import sysconfig
@@ -57,6 +58,18 @@ def stable_abi() -> str | None:
 
 
 STABLE_ABI = stable_abi()
+
+
+def package_page() -> str:
+    """README.md for where no other file of the project is: without its pictures, and with the
+    names of files in the place of links to them."""
+    text = re.sub(r"!\[[^]]*\]\([^)]*\)\n*", "", Path("README.md").read_text(encoding="utf-8"))
+
+    def named(link: re.Match[str]) -> str:
+        words, file = link[1], link[2].partition("#")[0]
+        return words if words == file else f"{words} ({file})"
+
+    return re.sub(r"\[([^]]*)\]\((?!https?://)([^)]*)\)", named, text)
 
 
 class BuildExt(build_ext):
@@ -119,6 +132,8 @@ preload = Extension(
 )
 
 setup(
+    long_description=package_page(),
+    long_description_content_type="text/markdown",
     ext_modules=[preload] if sys.platform == "linux" else [],
     cffi_modules=["build_ffi.py:ffibuilder"],
     cmdclass={"build_ext": BuildExt},

@@ -117,6 +117,16 @@ def wheel(sdist: Path) -> Path:
     return archive
 
 
+def test_page_of_the_package_is_the_readme_without_dead_links(sdist: Path) -> None:
+    """A link to another file leads nowhere on a package index: there stands its name."""
+    page = (sdist / "PKG-INFO").read_text(encoding="utf-8")
+    assert "\nDescription-Content-Type: text/markdown\n" in page
+    assert "\n# gnutls-cookie\n" in page
+    assert "(docs/design.md)" in page
+    links = re.findall(r"\]\(([^)]*)\)", page)
+    assert [link for link in links if not link.startswith("https://")] == []
+
+
 def test_sdist_holds_the_sources_and_nothing_built(sdist: Path) -> None:
     """All that the wheel needs, the tests and the licence; no object of a compiler."""
     names = {str(path.relative_to(sdist)) for path in sdist.rglob("*") if path.is_file()}
