@@ -71,6 +71,13 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def wheels(session: nox.Session) -> None:
+    """Build the wheels of a release in dist/, and judge them: [--once] [PLATFORM...]."""
+    install(session, "wheels")
+    run(session, PYTHON, "checks/wheels/build.py", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure beside the peers; arguments go to `python -m benchmarks`."""
     install(session, "bench")

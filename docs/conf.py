@@ -72,13 +72,13 @@ CONTENTS = {
     " api/differential",
     "Background": "design quirks benchmarks",
 }
-PROJECT = "CHANGELOG CONTRIBUTING SECURITY"
+PROJECT = "CHANGELOG CONTRIBUTING RELEASING SECURITY"
 
 
 def contents() -> str:
     """The table of contents, which README itself, read on a forge, does without."""
     parts = {name: [f"docs/{page}" for page in pages.split()] for name, pages in CONTENTS.items()}
-    parts["Project"] = [name for name in PROJECT.split() if Path(f"{name}.md").exists()]
+    parts["Project"] = PROJECT.split()
     fence = "```"
     return "".join(
         f"\n{fence}{{toctree}}\n:hidden:\n:caption: {caption}\n\n"

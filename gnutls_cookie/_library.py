@@ -19,10 +19,14 @@ _ISOLATED = (
     "nor in any of a free-threaded Python: no module that cffi compiles can ({error}). In one that "
     "shares the main GIL it can."
 )
+_NO_LIBRARY = (
+    "gnutls_cookie: libgnutls could not be loaded ({error}). Install libgnutls 3.6.13 or later: "
+    "apt install libgnutls30t64 (libgnutls30 before Debian 13 and Ubuntu 24.04), dnf install "
+    "gnutls, apk add gnutls, brew install gnutls"
+)
 _NO_MODULE = (
-    "gnutls_cookie: the compiled module could not be loaded ({error}). It needs libgnutls.so "
-    "3.6.13 or later (apt: libgnutls30, dnf: gnutls, apk: gnutls, brew: gnutls) and, from a source "
-    "tree, a build: pip install ."
+    "gnutls_cookie: the compiled module could not be loaded ({error}). A source tree needs a "
+    "build first: pip install ."
 )
 
 
@@ -47,7 +51,11 @@ if sys.version_info < (3, 12) and _in_sub_interpreter():
 try:
     from ._ffi import ffi, lib
 except ImportError as error:
-    text = _ISOLATED if "subinterpreters" in str(error) else _NO_MODULE
+    text = _NO_MODULE
+    if "subinterpreters" in str(error):
+        text = _ISOLATED
+    elif "libgnutls" in str(error):
+        text = _NO_LIBRARY
     raise ImportError(text.format(error=error)) from error
 
 __all__ = ["check_versions"]

@@ -1,0 +1,101 @@
+"""The wheel of a release, for this machine: what is in it, and that it works."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import gnutls_cookie
+from tests.support.common import ROOT, gnutls_flags
+
+pytestmark = pytest.mark.slow
+
+NEEDED = ("ziglang", "wheel", "auditwheel", "abi3audit")
+
+USE = """
+import sys
+sys.path[:0] = [{folder!r}, {cffi!r}]
+import gnutls_cookie
+from gnutls_cookie._ffi import ffi, lib
+from gnutls_cookie import cookie_reply, Prestate
+assert gnutls_cookie.__file__.startswith({folder!r})
+built_with = ffi.string(lib.gcookie_built_with_libgnutls).decode()
+print(built_with, len(cookie_reply(b"k", b"c", Prestate())))
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel made by ./dev wheels' script, in a copy of the sources."""
+    lacking = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if lacking:
+        pytest.skip(f"without {', '.join(lacking)}: pip install '.[wheels]'")
+    if not sys.platform.startswith("linux") or platform.machine() not in ("x86_64", "aarch64"):
+        pytest.skip("wheels are for Linux, x86_64 and aarch64")
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        pytest.skip("a free-threaded Python builds no such wheel")
+    gnutls_flags()
+    tree = tmp_path_factory.mktemp("wheels") / "tree"
+    tree.mkdir()
+    names = ("gnutls_cookie", "checks", "build_ffi.py", "setup.py", "pyproject.toml")
+    for name in (*names, "README.md", "LICENSE", "MANIFEST.in"):
+        (tree / name).symlink_to(ROOT / name)
+    # resolve() would lead the script back to this checkout, and its dist/.
+    (tree / "checks").unlink()
+    (tree / "checks" / "wheels").mkdir(parents=True)
+    script = tree / "checks" / "wheels" / "build.py"
+    script.write_text((ROOT / "checks" / "wheels" / "build.py").read_text(encoding="utf-8"))
+    tag = f"manylinux_2_28_{platform.machine()}"
+    done = subprocess.run(
+        [sys.executable, script, "--once", tag],
+        env={**os.environ, "SOURCE_DATE_EPOCH": "1700000000"},
+        capture_output=True,
+        text=True,
+        timeout=580,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (found,) = (tree / "dist").glob("*.whl")
+    assert found.name == f"gnutls_cookie-{gnutls_cookie.__version__}-cp311-abi3-{tag}.whl"
+    return found
+
+
+def test_bill_of_materials_is_in_the_wheel(wheel: Path) -> None:
+    """PEP 770; RECORD lists it, and it says that libgnutls is not in the wheel."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (one for one in archive.namelist() if "/sboms/" in one)
+        document = json.loads(archive.read(name))
+        (record,) = (one for one in archive.namelist() if one.endswith(".dist-info/RECORD"))
+        assert name in archive.read(record).decode()
+    assert re.fullmatch(r"gnutls_cookie-[\d.]+\.dist-info/sboms/gnutls-cookie\.cdx\.json", name)
+    assert (document["bomFormat"], document["specVersion"]) == ("CycloneDX", "1.6")
+    assert document["metadata"]["timestamp"] == "2023-11-14T22:13:20+00:00"
+    scopes = {one["name"]: one["scope"] for one in document["components"]}
+    assert scopes == {"cffi": "excluded", "libgnutls": "excluded"}
+
+
+def test_wheel_works_without_a_warning(wheel: Path, tmp_path: Path) -> None:
+    """It was built for the oldest libgnutls, whatever version this machine's headers have."""
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    spec = importlib.util.find_spec("cffi")
+    assert spec is not None
+    assert spec.origin is not None
+    code = USE.format(folder=str(tmp_path), cffi=str(Path(spec.origin).parent.parent))
+    done = subprocess.run(
+        [sys.executable, "-S", "-W", "error", "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.stdout, done.stderr) == ("3.6.13 44\n", "")
