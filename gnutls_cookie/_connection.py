@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ._owned import not_copied
 from .session import Session
@@ -21,6 +21,7 @@ __all__ = [
     "Event",
     "HandshakeFailure",
     "MessageReady",
+    "Receiver",
     "RefusalReason",
     "ServerCounters",
 ]
@@ -46,6 +47,14 @@ class RefusalReason(Enum):
     EARLY = "a handshake from their address and port had just begun"
 
 
+class Receiver(Protocol):
+    """What a Connection hands its messages to."""
+
+    def on_message(self, message: bytes) -> None:
+        """A message has come. What this raises comes out of the server's call; what has come with
+        the message is told by the next one."""
+
+
 class Connection:
     """One session of a Server, with the messages that wait to be taken.
 
@@ -54,36 +63,43 @@ class Connection:
         session: the Session; what was agreed on stands there, after the end of the connection as
             well. Do not feed it.
         local: our address that the peer asked, as Arrival.local had it.
+        receiver: whose on_message() a server calls as a message comes, where none waits: in the
+            place of a MessageReady. None at first.
     """
 
     __slots__ = (
         "__weakref__",
         "_box",
-        "_data_mtu",
+        "_first",
         "_id",
-        "_messages",
+        "_most",
         "_open",
         "_owner",
         "_queued_bytes",
         "_ready",
+        "_rest",
         "_session",
         "address",
         "local",
+        "receiver",
     )
     __reduce__ = not_copied
 
     _box: Any  # of a server: a hold on its session in C, with its owner
     _owner: Any
-    _data_mtu: int
     _id: int  # there; 0: of a client
+    _most: int  # bytes of a message that may be sent without looking at the session; 0: look
 
     def __init__(self, address: SocketAddress, local: str | None = None) -> None:
         self.address = address
         self.local = local
         self._id = 0
+        self._most = 0
         self._session: Session | None = None  # made when it is asked for
-        self._messages: deque[bytes] | None = None  # likewise: an empty one has 600 bytes
+        self._first: bytes | None = None  # the message that waits
+        self._rest: deque[bytes] | None = None  # those behind it: an empty deque has 600 bytes
         self._queued_bytes = 0
+        self.receiver: Receiver | None = None
         self._ready: MessageReady | None = None
         self._open = True
 
@@ -103,13 +119,14 @@ class Connection:
         connection._id = number
         connection._box = box
         connection._owner = owner
-        connection._data_mtu = data_mtu
+        connection._most = data_mtu
         return connection
 
     @property
     def session(self) -> Session:
         session = self._session
         if session is None:
+            self._most = 0  # from now on its user may say something past the server
             session = self._session = Session._of_server(self._box, self._owner)
         return session
 
@@ -120,24 +137,31 @@ class Connection:
 
     def receive(self) -> bytes | None:
         """Take the next message of the peer; None where none is waiting."""
-        if not self._messages:
-            return None
-        message = self._messages.popleft()
-        self._queued_bytes -= len(message)
+        message = self._first
+        if message is not None:
+            rest = self._rest
+            if rest is None:
+                self._first = None
+            else:
+                self._first = rest.popleft()
+                if not rest:
+                    self._rest = None
+            self._queued_bytes -= len(message)
         return message
 
     def _queue(self, message: bytes, most: int, most_bytes: int) -> bool | None:
         """Let a message wait. Whether it is the first that does; None: there is no room for it."""
-        messages = self._messages
-        if not messages:
-            if messages is None:
-                messages = self._messages = deque()
-            messages.append(message)
+        if self._first is None:
+            self._first = message
             self._queued_bytes = len(message)
             return True
-        if len(messages) >= most or self._queued_bytes + len(message) > most_bytes:
+        rest = self._rest
+        waiting = 1 if rest is None else 1 + len(rest)
+        if waiting >= most or self._queued_bytes + len(message) > most_bytes:
             return None
-        messages.append(message)
+        if rest is None:
+            rest = self._rest = deque()
+        rest.append(message)
         self._queued_bytes += len(message)
         return False
 

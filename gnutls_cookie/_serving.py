@@ -8,6 +8,7 @@ import time
 from array import array
 from typing import TYPE_CHECKING, Any
 
+from ._check import bytes_copy
 from ._ffi import ffi, lib
 from ._turns import new_turn
 from .listener import CookieListener
@@ -16,12 +17,29 @@ from .server import Connection, Server
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["Serving"]
+__all__ = ["Outbox", "Serving"]
 
 _WAIT_MS = 50  # longest wait in C; then close(), or a signal that another thread took, is seen
 _WORK_MS = 5  # longest work in C while datagrams keep coming; an event loop waits for it
 _BUSY = (lib.GCOOKIE_BUSY, -errno.EBUSY)
 _IDS, _SIZES = ffi.typeof("uint64_t[]"), ffi.typeof("uint32_t[]")
+
+
+class Outbox:
+    """Messages that the next flush() of a Serving encrypts and sends.
+
+    Attributes:
+        ids: of the connections, by their numbers in C.
+        messages: one for each.
+        now: the time in seconds of the last one.
+    """
+
+    __slots__ = ("ids", "messages", "now")
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.messages: list[bytes] = []
+        self.now = 0.0
 
 
 class Serving:
@@ -33,17 +51,19 @@ class Serving:
         server: the sessions of this socket alone.
 
     Attributes:
+        is_busy: whether C is at work in turn(), or asks for a pre-shared key.
+        outbox: what send() has put off. A caller that knows better than send() may add to it.
         send_errors: datagrams that the kernel did not take.
     """
 
     def __init__(self, listener: CookieListener, server: Server) -> None:
+        self.is_busy = False
         self.send_errors = 0
         self._listener = listener
         self._server = server
         self._native = ffi.new("struct gcookie_serve *")
-        self._ids: list[int] = []
-        self._messages: list[bytes] = []
-        self._now = 0.0
+        self.outbox = Outbox()
+        self._spare = [new_turn()]  # for flush(); more than one where it is nested
         native, _owner = listener._opened()
         lib.gcookie_udp_admit_all(native)
         server._native.tells_forgotten = 0
@@ -86,12 +106,16 @@ class Serving:
         serve, udp = self._opened()
         turn = self._server._turns.new()
         fd = self._listener.fileno()
-        code = self._server._ask(
-            lib.gcookie_serve_turn, serve, fd, out, *self._keys(), _WORK_MS, turn, now
-        )
+        self.is_busy = True
+        try:
+            code = self._server._ask(
+                lib.gcookie_serve_turn, serve, fd, out, *self._keys(), _WORK_MS, turn, now
+            )
+        finally:
+            self.is_busy = False
         del udp
         self.send_errors += turn.send_errors
-        self._server._take_over()
+        self._server._take_over(at_once=True)
         self._check(code)
 
     @property
@@ -101,30 +125,30 @@ class Serving:
 
     def send(self, connection: Connection, data: Buffer, now: float) -> int:
         """Send a message by the next flush(). Raises as Server.send()."""
-        if type(data) is not bytes or not (
-            (  # as a rule, and without a call
-                connection._session is None
-                and connection._open
-                and 0 < len(data) <= connection._data_mtu
-            )
-            or self._server._takes(connection, data)
-        ):
+        if type(data) is not bytes:
+            data = bytes_copy("data", data)
+        if not (0 < len(data) <= connection._most or self._server._takes(connection, data)):
             return self._server.send(connection, data, now)
-        self._now = now
-        self._ids.append(connection._id)
-        self._messages.append(data)
+        outbox = self.outbox
+        outbox.now = now
+        outbox.ids.append(connection._id)
+        outbox.messages.append(data)
         return len(data)
 
     def flush(self, out: int) -> None:
         """Encrypt and send the messages of send()."""
-        if not self._ids:
+        outbox = self.outbox
+        if not outbox.ids:
             return
-        ids, messages = self._ids, self._messages
-        self._ids, self._messages = [], []
+        ids, messages = outbox.ids, outbox.messages
+        outbox.ids, outbox.messages = [], []
         data = b"".join(messages)
         sizes = array("I", map(len, messages))
         serve, udp = self._opened()
-        turn = new_turn()
+        try:
+            turn = self._spare.pop()
+        except IndexError:
+            turn = new_turn()
         code = lib.gcookie_serve_send(
             serve,
             out,
@@ -134,12 +158,14 @@ class Serving:
             len(ids),
             data,
             len(data),
-            self._now,
+            outbox.now,
         )
         del udp
         self.send_errors += turn.send_errors
+        lib.gcookie_turn_reset(turn)
+        self._spare.append(turn)
         if code in _BUSY:  # they wait for the next flush
-            self._ids[:0], self._messages[:0] = ids, messages
+            outbox.ids[:0], outbox.messages[:0] = ids, messages
         self._check(code)
 
     # --- helpers ----------------------------------------------------------------------------------

@@ -42,6 +42,7 @@ _TURN = ffi.typeof("struct gcookie_turn *")
 _WIRE = ffi.typeof("struct gcookie_wire **")
 _EVENT_SIZE = ffi.sizeof("struct gcookie_event")  # bytes
 _MESSAGE: int = lib.GCOOKIE_MESSAGE
+_CLOSED: int = lib.GCOOKIE_CLOSED
 _CONNECTED: int = lib.GCOOKIE_CONNECTED
 _WORKING: int = lib.GCOOKIE_TURN_WORKING
 _DONE: int = lib.GCOOKIE_TURN_DONE
@@ -106,22 +107,27 @@ class Turns:
         self._noted[_Noted(turn)] = None
         return turn
 
-    def take_over(self) -> None:
-        """Take over all that calls gave, in order."""
+    def take_over(self, at_once: bool = False) -> None:
+        """Take over all that calls gave, in order.
+
+        Args:
+            at_once: whether receivers get their messages at once: where no task runs that waits
+                for one. Else those wait, as where there is no receiver.
+        """
         for noted in [*self._noted]:
             state = lib.gcookie_turn_state(noted.turn)
             if state == _WORKING:  # another thread's, or around a lookup
                 continue
             if state == _DONE:
-                self._take(noted)
+                self._take(noted, at_once)
             self._noted.pop(noted, None)
 
     # --- helpers ----------------------------------------------------------------------------------
 
-    def _take(self, noted: _Noted) -> None:
+    def _take(self, noted: _Noted, at_once: bool) -> None:
         turn = noted.turn
         if noted.events < turn.event_count:
-            self._take_events(noted)
+            self._take_events(noted, at_once)
         if turn.outgoing_count:
             self._take_outgoing(noted)
         for at in range(turn.forgotten_count):
@@ -129,56 +135,86 @@ class Turns:
         if turn.failure_count:
             self._take_failures(noted)
 
-    def _take_events(self, noted: _Noted) -> None:
+    def _take_events(self, noted: _Noted, at_once: bool) -> None:
         turn, connections = noted.turn, self.connections
-        most, most_bytes = self._max_queue, self._max_queue_bytes
         size = turn.event_count * _EVENT_SIZE
-        rows = iter(memoryview(ffi.buffer(turn.events, size)).cast("q").tolist())
+        numbers = memoryview(ffi.buffer(turn.events, size)).cast("q").tolist()
         text = ffi.buffer(turn.text, turn.text_size)[:] if turn.text_size else b""
-        begun = noted.events
-        events = itertools.islice(zip(rows, rows, rows, rows, strict=True), begun, None)
-        for at, (number, kind, value, detail) in enumerate(events, begun):
+        if turn.closed_count:  # before a receiver takes a connection for open that is not
+            for number, kind in zip(numbers[::4], numbers[1::4], strict=True):
+                if kind == _CLOSED and (connection := connections.get(number)) is not None:
+                    connection._open = False
+                    connection._most = 0
+        at = noted.events
+        rows = iter(numbers)
+        for number, kind, value, detail in itertools.islice(
+            zip(rows, rows, rows, rows, strict=True), at, None
+        ):
             connection = connections.get(number)
+            if (
+                at_once
+                and kind == _MESSAGE
+                and connection is not None
+                and connection._first is None
+                and (receiver := connection.receiver) is not None
+            ):
+                if noted.events != at:
+                    return
+                noted.events = at = at + 1
+                receiver.on_message(text[detail : detail + value])
+                continue
             if kind == _MESSAGE and connection is not None:
-                message = text[detail : detail + value]
-                waiting = connection._messages
-                if not waiting:
-                    queue = deque() if waiting is None else waiting
-                    ready = connection._ready  # one for all of its messages
-                    if ready is None:
-                        ready = MessageReady(connection)
-                    if noted.events == at:
-                        connection._messages = queue
-                        queue += (message,)
-                        connection._queued_bytes = value
-                        connection._ready = ready
-                        self.events += (ready,)
-                elif len(waiting) < most and connection._queued_bytes + value <= most_bytes:
-                    if noted.events == at:
-                        waiting += (message,)
-                        connection._queued_bytes += value
-                elif noted.events == at:
-                    self.counters.messages_dropped += 1
+                self._queue(noted, at, connection, text[detail : detail + value])
             elif kind == _CONNECTED:
                 connection = _connection_of(turn, at, number, value)
                 connected = Connected(connection)
                 if noted.events == at:
                     connections[number] = connection
                     self.events += (connected,)
-            elif kind != _MESSAGE and connection is not None:
+                    noted.events = at + 1
+            elif kind == _CLOSED and connection is not None:
                 error = _error_of(detail)
                 closed = Closed(connection, REASONS[value], error)
                 self._note(error)
                 if noted.events == at and number in connections:
                     del connections[number]
                     connection._open = False
+                    connection._most = 0
                     connection._ready = None  # they hold one another
                     self.events += (closed,)
-            # Else there was no memory to tell of the connection.
-            if noted.events == at:
+                    noted.events = at + 1
+            elif noted.events == at:  # there was no memory to tell of the connection
                 noted.events = at + 1
-            else:  # a signal handler has called this server, which went on from here
+            at += 1
+            if noted.events != at:
+                # A signal handler or a receiver has called this server, which went on from here.
                 return
+
+    def _queue(self, noted: _Noted, at: int, connection: Connection, message: bytes) -> None:
+        """Let a message wait, if it is the event `at` that is next."""
+        size, rest = len(message), connection._rest
+        if connection._first is None:
+            ready = connection._ready  # one for all of its messages
+            if ready is None:
+                ready = MessageReady(connection)
+            if noted.events == at:
+                connection._first = message
+                connection._queued_bytes = size
+                connection._ready = ready
+                self.events += (ready,)
+                noted.events = at + 1
+            return
+        waiting = 1 if rest is None else 1 + len(rest)
+        if waiting < self._max_queue and connection._queued_bytes + size <= self._max_queue_bytes:
+            queue = deque() if rest is None else rest
+            if noted.events == at:
+                connection._rest = queue
+                queue += (message,)
+                connection._queued_bytes += size
+                noted.events = at + 1
+        elif noted.events == at:
+            self.counters.messages_dropped += 1
+            noted.events = at + 1
 
     def _take_outgoing(self, noted: _Noted) -> None:
         turn = noted.turn

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Unpack
 
-from ._serving import Serving
+from ._serving import Outbox, Serving
 from .address import SocketAddress, client_data
 from .errors import GnuTLSError
 from .gate import CookieGate, GateCounters
@@ -29,7 +29,7 @@ from .session import Credentials
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["Counters", "Endpoint", "gate_for", "total"]
+__all__ = ["Counters", "Endpoint", "Outbox", "gate_for", "total"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,7 @@ class Endpoint:
         limits: as for a Server. They hold for this socket.
 
     Attributes:
+        outbox: messages of send() that the next flush() encrypts and sends.
         sock: the socket.
 
     Raises:
@@ -90,6 +91,7 @@ class Endpoint:
         self._refusals = RefusalLog()
         self._listener = CookieListener(sock, gate)
         self._serving = Serving(self._listener, self._server)
+        self.outbox = self._serving.outbox
         self._counted = self._listener.counters
 
     # --- turns ------------------------------------------------------------------------------------
@@ -187,6 +189,11 @@ class Endpoint:
         return len(self._server)
 
     # --- what may be asked and changed ------------------------------------------------------------
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the caller is a PSK lookup, or a signal handler within one."""
+        return self._serving.is_busy
 
     @property
     def send_errors(self) -> int:

@@ -381,7 +381,7 @@ class Server:
         if self._ask(function, self._native, turn, *arguments) == lib.GCOOKIE_BUSY:
             raise _busy()
         try:
-            self._take_over()
+            self._take_over(at_once=True)
         finally:
             self._count()
 
@@ -393,9 +393,9 @@ class Server:
             code = TABLE.lending(self._lookups, function, *arguments)
         return code
 
-    def _take_over(self) -> None:
+    def _take_over(self, at_once: bool) -> None:
         """What calls gave, and what a lookup raised beyond Exception."""
-        self._turns.take_over()
+        self._turns.take_over(at_once)
         self._lookups.raise_what_is_left()
 
     def _takes(self, connection: Connection, data: bytes) -> bool:

@@ -215,7 +215,7 @@ class ClientDriver(SocketDriver):
             if not self._shaken.done():
                 self._shaken.set_result(None)
         elif self._connection is not None and (connection := self._connection()) is not None:
-            connection.on_message(is_direct)
+            connection.on_news(is_direct)
 
     def _alarm(self) -> Callable[[], object]:
         return _Alarm(self)

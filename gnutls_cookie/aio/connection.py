@@ -75,9 +75,7 @@ class Connection(ConnectionBase):
             ConnectionClosedError: the connection has ended; a ConnectionResetError.
             GnuTLSError: the session failed.
         """
-        if self._ended:
-            raise connection_closed("the connection has ended", self._error)
-        sent = self._driver.send(self._core, data)
+        sent = self.send_nowait(data)
         self._sends += 1
         if self._sends >= _SENDS:
             self._sends = 0
@@ -95,9 +93,16 @@ class Connection(ConnectionBase):
             ConnectionClosedError: the connection has ended; a ConnectionResetError.
             GnuTLSError: the session failed.
         """
+        core, driver = self._core, self._driver
+        if driver.is_settling and type(data) is bytes and 0 < len(data) <= core._most:
+            # As a rule, and without a call: what Serving.send() would do.
+            outbox = driver.outbox
+            outbox.ids.append(core._id)
+            outbox.messages.append(data)
+            return len(data)
         if self._ended:
             raise connection_closed("the connection has ended", self._error)
-        return self._driver.send(self._core, data)
+        return driver.send(core, data)
 
     def close(self) -> None:
         """Say goodbye to the peer. Messages that came before can still be received.
@@ -125,12 +130,15 @@ class Connection(ConnectionBase):
         return self
 
     async def __anext__(self) -> bytes:
-        while (message := self._core.receive()) is None:  # receive(), without one more coroutine
+        core = self._core
+        while core._first is None:  # receive(), without one more coroutine
             if self._ended:
                 if self._error is not None:
                     raise fresh(self._error)
                 raise StopAsyncIteration
             await self._news()
+        message = core.receive()
+        assert message is not None
         return message
 
     async def __aenter__(self) -> Connection:
@@ -141,16 +149,30 @@ class Connection(ConnectionBase):
 
     # --- for the driver ---------------------------------------------------------------------------
 
-    def on_message(self, is_direct: bool) -> None:
+    def on_message(self, message: bytes) -> None:
+        """A message has come, none waits, and no task runs: one that waits for it goes on."""
+        core, waiter = self._core, self._waiter
+        core._first = message  # as in its _queue(), without a call
+        core._queued_bytes = len(message)
+        if waiter is None or self._others is not None:
+            self.on_news(is_direct=True)
+        elif (callback := waiter.callback) is not None:
+            waiter.callback = None
+            waiter.context.run(callback, waiter)
+
+    def on_news(self, is_direct: bool) -> None:
         """Let the tasks go on that wait for a message or for the end.
 
         Args:
             is_direct: at once. Only where no task runs, in a callback of the loop.
         """
-        others, self._others = self._others, None
-        if self._waiter is not None:
-            self._waiter.wake(is_direct)
-        for waiter in others or ():
+        waiter = self._waiter
+        if self._others is not None:
+            others, self._others = self._others, None
+            for other in (waiter, *others):
+                if other is not None:
+                    other.wake(is_direct)
+        elif waiter is not None:
             waiter.wake(is_direct)
 
     def on_closed(self, error: Exception | None, is_direct: bool) -> None:
@@ -159,7 +181,7 @@ class Connection(ConnectionBase):
             self._ended = True
             self._error = error
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                Connection.on_message(self, is_direct)
+                Connection.on_news(self, is_direct)
 
     def _news(self) -> Waiter:
         """What to wait for until the next message, or the end."""

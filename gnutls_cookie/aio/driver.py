@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from gnutls_cookie.client_endpoint import ClientEndpoint
-from gnutls_cookie.endpoint import Endpoint
+from gnutls_cookie.endpoint import Endpoint, Outbox
 from gnutls_cookie.errors import GnuTLSError, connection_closed
 from gnutls_cookie.server import Connection as CoreConnection
 from gnutls_cookie.server import Event
@@ -34,24 +34,25 @@ class SocketDriver:
 
     Attributes:
         endpoint: the socket and its sessions.
-        is_busy: whether a call of the endpoint is under way: a PSK lookup, or a signal handler.
         is_open: whether it is served.
+        is_settling: whether what is sent now goes out in this turn of the loop.
         loop: the event loop.
+        outbox: the endpoint's, where connections put what they send while that is so.
     """
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, endpoint: Endpoint | ClientEndpoint
     ) -> None:
         self.endpoint = endpoint
-        self.is_busy = False
         self.is_open = True
+        self.is_settling = False
         self.loop = loop
+        self.outbox = endpoint.outbox if isinstance(endpoint, Endpoint) else Outbox()
+        self._has_sent = False  # whether something else than the outbox has is to be sent
         self._pid = os.getpid()
         self._events: deque[Event] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0  # by the loop's clock; uvloop's handles do not tell it
-        self._is_settling = False  # whether what is sent now goes out in this turn of the loop
-        self._has_sent = False  # whether something was sent within _step()
 
     # --- for connections --------------------------------------------------------------------------
 
@@ -63,8 +64,8 @@ class SocketDriver:
             if core.is_open:
                 raise
             raise connection_closed("the connection has ended") from None  # its Closed is to come
-        if not self._is_settling:
-            self._is_settling = True
+        if not self.is_settling:
+            self.is_settling = True
             self.loop.call_soon(self._settle)
         self._has_sent = True
         return sent
@@ -110,7 +111,7 @@ class SocketDriver:
         self._step(self.endpoint.handle_timeout)
 
     def _settle(self) -> None:
-        self._is_settling = False
+        self.is_settling = False
         if self.is_open:
             self._step(self.endpoint.settle)
 
@@ -123,38 +124,36 @@ class SocketDriver:
             step: of the endpoint.
             is_direct: whether tasks that wait go on at once: where the loop is the caller.
         """
+        was_settling, self.is_settling = self.is_settling, True
         # Kept until each is dealt with: a handler that runs at once may close its connection
         # meanwhile, and may raise SystemExit.
-        was_busy, self.is_busy = self.is_busy, True
+        events, outbox = self._events, self.outbox
+        outbox.now = _monotonic()
+        is_done = False
         try:
-            try:
-                happened = step(_monotonic())
-            finally:
-                self.is_busy = was_busy
-            self._events += happened
+            events += step(outbox.now)
+            while not is_done:
+                while events:
+                    self._tell(events.popleft(), is_direct)
+                is_done = not (self.is_open and (outbox.ids or self._has_sent))
+                if not is_done:
+                    self._has_sent = False
+                    events += self.endpoint.settle(_monotonic())
         except OSError as error:
+            is_done = True
             self._on_failure(error)
-            return
-        except BaseException as error:  # of a PSK lookup, beyond Exception: the others are served
-            self.loop.call_soon(self._settle)
+        except BaseException as error:
             endpoint = self.endpoint
             is_exit = isinstance(error, (KeyboardInterrupt, SystemExit))
             if is_exit or isinstance(endpoint, ClientEndpoint):
                 raise  # these end the loop, as of every callback
-            # Else the loop would tell its exception handler, as often as clients like.
+            # Of a PSK lookup. The loop would tell its exception handler, as often as clients like.
             endpoint.trouble("raised by a lookup", None, error, _monotonic())
-            return
-        was_settling, self._is_settling = self._is_settling, True
-        self._has_sent = False
-        events = self._events
-        try:
-            while events:
-                self._tell(events.popleft(), is_direct)
-                if self._has_sent and not events and self.is_open:
-                    self._has_sent = False
-                    events += self.endpoint.settle(_monotonic())
         finally:
-            self._is_settling = was_settling
+            self.is_settling = was_settling
+            if not is_done and self.is_open:  # the others are served
+                self.is_settling = True
+                self.loop.call_soon(self._settle)
             self._set_timer()
 
     def _set_timer(self) -> None:

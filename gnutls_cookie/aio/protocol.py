@@ -55,7 +55,7 @@ class Protocol:
 class ProtocolConnection(Connection):
     """A connection that calls a Protocol."""
 
-    __slots__ = ("_protocol", "_report")
+    __slots__ = ("_is_silent", "_protocol", "_report")
 
     def __init__(
         self,
@@ -66,6 +66,7 @@ class ProtocolConnection(Connection):
         report: Callable[[str, BaseException, object], None],
     ) -> None:
         super().__init__(address, core, driver)
+        self._is_silent = False  # after close() no message is handed over
         self._protocol = protocol
         self._report = report
 
@@ -76,19 +77,30 @@ class ProtocolConnection(Connection):
         except BaseException as error:
             self._fail(error)
 
-    def on_message(self, is_direct: bool) -> None:
-        """Hand over what waits."""
-        receive, received = self._core.receive, self._protocol.message_received
+    def on_message(self, message: bytes) -> None:
+        """Hand it over."""
+        if self._is_silent:
+            return
         try:
-            while not self._ended and (message := receive()) is not None:
-                received(message)
+            self._protocol.message_received(message)
         except BaseException as error:
             self._fail(error)
+
+    def on_news(self, is_direct: bool) -> None:
+        """Hand over what waits."""
+        while not self._is_silent and (message := self._core.receive()) is not None:
+            self.on_message(message)
+
+    def close(self) -> None:
+        """As of Connection."""
+        self._is_silent = True
+        super().close()
 
     def on_closed(self, error: Exception | None, is_direct: bool) -> None:
         """The connection has ended."""
         if self._ended:
             return
+        self._is_silent = True
         super().on_closed(error, is_direct)
         try:
             self._protocol.closed(error)

@@ -17,7 +17,7 @@ from gnutls_cookie.gate import CookieGate
 from gnutls_cookie.keys import KeyRing
 from gnutls_cookie.options import ServerOptions
 from gnutls_cookie.plans import ServerPlan
-from gnutls_cookie.server import Connected, Event, MessageReady
+from gnutls_cookie.server import Closed, Connected, Event
 from gnutls_cookie.server import Connection as CoreConnection
 from gnutls_cookie.session import TICK, Credentials
 
@@ -173,7 +173,7 @@ class DTLSServer(ServerBase, asyncio.AbstractServer):
         """
         if self._closed.is_set():
             return
-        if any(driver.is_busy for driver in self._drivers):
+        if any(endpoint.is_busy for endpoint in self._endpoints):
             # A PSK lookup calls this, or a signal handler in one: its own handshake comes first.
             self._loop.call_soon(self.close)
             return
@@ -239,8 +239,7 @@ class DTLSServer(ServerBase, asyncio.AbstractServer):
     def on_connected(self, core: CoreConnection, driver: ServerDriver) -> None:
         """A handshake is complete: call the handler in a task of its own, or a protocol."""
         if self._handler is not None:
-            connection = Connection(core.address, core, driver)
-            driver.add(core, connection)
+            core.receiver = connection = Connection(core.address, core, driver)
             self._start_handler(self._handler, connection)
             return
         assert self._protocol_factory is not None
@@ -251,7 +250,7 @@ class DTLSServer(ServerBase, asyncio.AbstractServer):
             driver.end(core)
             return
         called = ProtocolConnection(core.address, core, driver, protocol, self.report)
-        driver.add(core, called)
+        core.receiver = called
         called.on_connected()
 
     def report(self, message: str, error: BaseException, what: object) -> None:
@@ -301,11 +300,6 @@ class ServerDriver(SocketDriver):
         super().__init__(loop, endpoint)
         self.is_reading = False
         self._owner = owner
-        self._connections: dict[CoreConnection, Connection] = {}
-
-    def add(self, core: CoreConnection, connection: Connection) -> None:
-        """Let a connection know what happens to it."""
-        self._connections[core] = connection
 
     def start(self) -> None:
         """Let the loop tell of what comes."""
@@ -333,16 +327,15 @@ class ServerDriver(SocketDriver):
 
     def _tell(self, event: Event, is_direct: bool) -> None:
         core = event.connection
-        if isinstance(event, MessageReady):
-            connection = self._connections.get(core)
-            if connection is not None:
-                connection.on_message(is_direct)
-        elif isinstance(event, Connected):
+        connection = core.receiver
+        if isinstance(event, Connected):
             self._owner.on_connected(core, self)
-        else:
-            connection = self._connections.pop(core, None)
-            if connection is not None:
+        elif isinstance(connection, Connection):
+            if isinstance(event, Closed):
+                core.receiver = None  # they hold one another
                 connection.on_closed(event.error, is_direct)
+            else:
+                connection.on_news(is_direct)
 
     def _on_failure(self, error: OSError) -> None:
         self._owner.report("a socket of a DTLS server failed", error, self.endpoint.sock)

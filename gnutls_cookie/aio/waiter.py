@@ -22,16 +22,19 @@ class Waiter:
         loop: the event loop.
 
     Attributes:
+        callback: what lets the task go on; None where none waits.
+        context: the contextvars.Context of the callback.
         is_free: whether no task waits, nor is about to go on.
     """
 
-    # asyncio.Task looks at the first one, sets it to False, and takes the rest as read.
+    # asyncio.Task looks at the first one, sets it to False, and takes the rest as read. It asks
+    # `_loop` where there is no get_loop(), which would be one more call for each message.
     __slots__ = (
         "_asyncio_future_blocking",
-        "_callback",
         "_cancelled",
-        "_context",
         "_loop",
+        "callback",
+        "context",
         "is_free",
     )
 
@@ -39,8 +42,8 @@ class Waiter:
         self.is_free = True
         self._asyncio_future_blocking = False
         self._loop = loop
-        self._callback: Callable[[Waiter], object] | None = None
-        self._context: Any = None  # a contextvars.Context, where there is a callback
+        self.callback: Callable[[Waiter], object] | None = None
+        self.context: Any = None
         self._cancelled: asyncio.CancelledError | None = None
 
     def __await__(self) -> Generator[Any, None, None]:
@@ -54,30 +57,26 @@ class Waiter:
         Args:
             is_direct: at once. Only where no task runs, in a callback of the loop.
         """
-        callback, self._callback = self._callback, None
+        callback, self.callback = self.callback, None
         if callback is None:
             return
         if is_direct:
-            self._context.run(callback, self)
+            self.context.run(callback, self)
         else:
-            self._loop.call_soon(callback, self, context=self._context)
+            self._loop.call_soon(callback, self, context=self.context)
 
     # --- what a task asks a future ----------------------------------------------------------------
-
-    def get_loop(self) -> asyncio.AbstractEventLoop:
-        """As of a future."""
-        return self._loop
 
     def add_done_callback(
         self, callback: Callable[[Waiter], object], *, context: contextvars.Context | None = None
     ) -> None:
         """As of a future; there is one callback, the task's."""
-        self._callback = callback
-        self._context = contextvars.copy_context() if context is None else context
+        self.callback = callback
+        self.context = contextvars.copy_context() if context is None else context
 
     def cancel(self, msg: Any = None) -> bool:
         """As of a future; False where the task is about to go on."""
-        if self._callback is None:
+        if self.callback is None:
             return False
         self._cancelled = asyncio.CancelledError() if msg is None else asyncio.CancelledError(msg)
         self.wake(is_direct=False)

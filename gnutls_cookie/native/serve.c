@@ -10,7 +10,7 @@ enum {
     MOST_NEW = 16,         /* sessions that begin in a turn: of that many the others wait */
     MOST_TEXT = 256 << 10, /* bytes of messages in a turn, and of what waits to be sent */
     MOST_DUE = 256,        /* timers: the others are still due, and wait for the next turn */
-    SENT_AT_ONCE = 256,    /* datagrams */
+    SENT_AT_ONCE = 64,     /* datagrams: more would not stay in the cache */
     NS_A_MS = 1000000,
 };
 
@@ -157,7 +157,7 @@ int gcookie_serve_send(struct gcookie_serve *serve, int out, struct gcookie_turn
         turn->lost += code < 0;
         data += sizes[at];
         data_size -= sizes[at];
-        if (turn->seat.out_size > MOST_TEXT)
+        if (turn->outgoing_count >= SENT_AT_ONCE || turn->seat.out_size > MOST_TEXT)
             flush(turn, out);
     }
     flush(turn, out);

@@ -5,8 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LEAST = 64 };        /* entries */
-enum { FIRST_TEXT = 4096 }; /* bytes */
+enum { LEAST = 64 };          /* entries */
+enum { FIRST_TEXT = 4096 };   /* bytes */
+enum { MOST_HELD = 1 << 19 }; /* bytes that a turn holds while it is empty */
 
 /* Room for `more` entries of `size` bytes behind `count` of them. 0 where there is no memory. */
 static int grow(void **memory, size_t *capacity, size_t count, size_t more, size_t size) {
@@ -43,13 +44,37 @@ static struct gcookie_wire *wire_of(const struct gcookie_turn *turn, size_t at) 
     return (struct gcookie_wire *)(uintptr_t)turn->events[at].detail;
 }
 
-void gcookie_turn_clear(struct gcookie_turn *turn) {
+/* Nothing of it can be read any more, and no wire is held. */
+static void wipe(struct gcookie_turn *turn) {
     for (size_t at = 0; at < turn->event_count; at++) {
         struct gcookie_wire *wire = wire_of(turn, at);
         gcookie_wire_release(&wire);
     }
-    if (turn->text != NULL)
+    if (turn->text_size > 0)
         gnutls_memset(turn->text, 0, turn->text_size);
+    turn->event_count = turn->closed_count = turn->text_size = 0;
+}
+
+void gcookie_turn_reset(struct gcookie_turn *turn) {
+    const size_t held = turn->text_capacity + turn->seat.out_capacity +
+                        turn->event_capacity * sizeof *turn->events +
+                        turn->outgoing_capacity * sizeof *turn->outgoing +
+                        turn->forgotten_capacity * sizeof *turn->forgotten;
+    if (held > MOST_HELD) {
+        gcookie_turn_clear(turn);
+        return;
+    }
+    wipe(turn);
+    gnutls_memset(turn->seat.message, 0, turn->seat.written);
+    turn->seat.written = turn->seat.out_size = turn->collected = 0;
+    turn->outgoing_count = turn->forgotten_count = turn->failure_count = 0;
+    turn->send_errors = 0;
+    turn->lost = 0;
+    turn->state = GCOOKIE_TURN_NEW;
+}
+
+void gcookie_turn_clear(struct gcookie_turn *turn) {
+    wipe(turn);
     free(turn->events);
     free(turn->text);
     free(turn->outgoing);
@@ -83,6 +108,7 @@ int gcookie_turn_event(struct gcookie_turn *turn, uint64_t id, int kind, int64_t
     }
     turn->events = events;
     turn->events[turn->event_count++] = (struct gcookie_event){(int64_t)id, kind, value, detail};
+    turn->closed_count += kind == GCOOKIE_CLOSED;
     return 1;
 }
 

@@ -55,6 +55,7 @@ struct gcookie_turn {
     struct gcookie_seat seat; /* gathers */
     struct gcookie_event *events;
     size_t event_count, event_capacity;
+    size_t closed_count; /* of these, CLOSED ones */
     unsigned char *text;
     size_t text_size, text_capacity;
     struct gcookie_outgoing *outgoing;
@@ -73,6 +74,9 @@ void gcookie_turn_init(struct gcookie_turn *turn);
 
 /* Wipes and frees what it holds, and lets go of the wires. */
 void gcookie_turn_clear(struct gcookie_turn *turn);
+
+/* The same where it is to be used again: what is not too large of its memory it keeps. */
+void gcookie_turn_reset(struct gcookie_turn *turn);
 
 /* An enum gcookie_turn_state. */
 int gcookie_turn_state(const struct gcookie_turn *turn);

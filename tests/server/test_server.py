@@ -85,6 +85,77 @@ def test_message_ready_comes_when_the_first_waits() -> None:
     assert bench.events[1:] == [MessageReady(connection)] * 2
 
 
+class Taker:
+    """A receiver that raises what it is told to, after it has noted the message."""
+
+    def __init__(self) -> None:
+        self.got: list[bytes] = []
+        self.raises: BaseException | None = None
+
+    def on_message(self, message: bytes) -> None:
+        self.got.append(message)
+        if self.raises is not None:
+            raise self.raises
+
+
+def test_receiver_gets_messages_in_the_place_of_an_event() -> None:
+    """One call for each, in their order; none once it is taken away."""
+    bench = Bench()
+    client = bench.connected()
+    connection = bench.connection(client)
+    connection.receiver = taker = Taker()
+    for message in (b"a", b"b", b"c"):
+        client.session.send(message)
+    bench.arrive(b"".join(client.session.datagrams_to_send()), client.address)
+    assert (taker.got, connection.receive()) == ([b"a", b"b", b"c"], None)
+    connection.receiver = None
+    client.session.send(b"d")
+    bench.send(client)
+    assert bench.events[1:] == [MessageReady(connection)]
+    assert connection.receive() == b"d"
+
+
+def test_what_a_receiver_raises_loses_no_message() -> None:
+    """It comes out; the messages behind, and the end of the connection, are told as ever."""
+    bench = Bench()
+    client = bench.connected()
+    connection = bench.connection(client)
+    connection.receiver = taker = Taker()
+    taker.raises = SystemExit(3)
+    for message in (b"a", b"b", b"c"):
+        client.session.send(message)
+    client.session.close()
+    with pytest.raises(SystemExit):
+        bench.arrive(b"".join(client.session.datagrams_to_send()), client.address)
+    assert taker.got == [b"a"]
+    assert bench.server.events() == [
+        MessageReady(connection),
+        Closed(connection, CloseReason.PEER),
+    ]
+    assert [connection.receive() for _ in range(3)] == [b"b", b"c", None]
+
+
+def test_receiver_finds_a_connection_closed_that_is_closed() -> None:
+    """Where the goodbye came in the same datagram."""
+    bench = Bench()
+    client = bench.connected()
+    connection = bench.connection(client)
+    seen = []
+
+    class Asking(Taker):
+        def on_message(self, message: bytes) -> None:
+            seen.append((message, connection.is_open))
+            with pytest.raises(GnuTLSError):
+                bench.server.send(connection, b"answer", bench.now())
+
+    connection.receiver = Asking()
+    client.session.send(b"the last word")
+    client.session.close()
+    bench.arrive(b"".join(client.session.datagrams_to_send()), client.address)
+    assert seen == [(b"the last word", False)]
+    assert closed_by(bench.server) == {CloseReason.PEER: 1}
+
+
 def test_events_are_given_once() -> None:
     """events() takes them away."""
     bench = Bench()
