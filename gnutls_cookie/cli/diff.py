@@ -54,6 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--cases", metavar="N", type=count, default=100_000, help="how many (100000)")
     add("--seed", metavar="S", type=int, help="of the cases; a random one is printed")
     add("--operation", choices=OPERATIONS, action="append", help="these alone; may be repeated")
+    add("--guided", action="store_true",
+        help="follow a module's code: change the cases that reach new parts of it")  # fmt: skip
     add("--corpus", metavar="DIR", type=Path, help="cases to begin with; findings are added")
     add("--replay", metavar="FILE", type=Path, help="the cases of a file of JSON lines, alone")
     add("--case", metavar="JSON", help="this one case alone")
@@ -154,6 +156,7 @@ class _Run:
             most=options.findings,
             timeout=options.timeout,
             found=self._found,
+            guided=options.guided,
         )
         if comparison.count == 0:
             raise Unusable(f"nothing to compare: {_why_nothing(options, operations)}")

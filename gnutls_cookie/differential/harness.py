@@ -17,6 +17,7 @@ from typing import Protocol
 
 from .cases import OPERATIONS, Case, case_of_json, cases, named
 from .examine import Asker, Examined, difference, examined, same, shape
+from .guided import ROUND, Guided
 from .outcomes import Outcome, Target, TargetDied, TargetHangs, Unusable, described
 from .processes import Batched, Forked
 
@@ -113,6 +114,7 @@ def compare(
     most: int = 1,
     timeout: float = 10.0,
     progress: Progress | None = None,
+    guided: bool = False,
 ) -> Report:
     """Compare the cases of a corpus, and then `count` cases of a seed.
 
@@ -130,6 +132,8 @@ def compare(
         most: ends after so many findings.
         timeout: seconds that the target has for one case; an ExecTarget brings its own.
         progress: is told now and then how many cases have been compared.
+        guided: whether cases that reach new code of the target are changed, over and over, and
+            make up three quarters of all; the target is in Python.
 
     Raises:
         Unusable: the target cannot be started, or not again.
@@ -147,6 +151,7 @@ def compare(
         most=most,
         timeout=timeout,
         progress=progress,
+        guided=guided,
     )
     comparison.run()
     return comparison.report
@@ -301,6 +306,7 @@ class Comparison:
         timeout: float = 10.0,
         progress: Progress | None = None,
         found: Callable[[Finding | None, bool], None] | None = None,
+        guided: bool = False,
     ) -> None:
         asked = tuple(operations or target.operations)
         self.report = Report(target.name, oracle.name, seed)
@@ -311,6 +317,7 @@ class Comparison:
         self.progress = progress
         self._found = found
         self._sources: list[_Source] = []
+        self._guided: Guided | None = None
         for group in corpus:
             self._sources.append(_Listed([one for one in group if one.operation in asked]))
         if replay is not None:
@@ -318,7 +325,8 @@ class Comparison:
         if count > 0:
             dealt = tuple(one for one in asked if one in OPERATIONS)
             if dealt:
-                self._sources.append(_Seeded(seed, dealt, count))
+                self._guided = Guided(seed, dealt, count) if guided else None
+                self._sources.append(self._guided or _Seeded(seed, dealt, count))
         self._kinds: set[tuple[object, ...]] = set()  # of the findings
         self._ways: set[tuple[object, ...]] = set()  # in which cases that were examined differ
         self._examined: Counter[tuple[object, ...]] = Counter()  # cases, by how they differ
@@ -339,6 +347,10 @@ class Comparison:
                 asker.timeout = self._timeout
         else:
             asker, own = Forked(self._target, self._timeout), True
+        if self._guided is not None:
+            if not isinstance(asker, Batched):
+                raise Unusable(f"{asker.name!r} is not in Python: nobody can see what it reaches")
+            asker.guide()
         before = 0
         try:
             for source in self._sources:
@@ -357,7 +369,8 @@ class Comparison:
     def _compare(self, asker: Asker, source: _Source, before: int) -> None:
         """Compare the cases of one source, which begins with a fresh target."""
         place = since = 0  # of the next case; of the first that the present process was asked
-        size = 16
+        guided = source is self._guided
+        size = ROUND if guided else 16
         upcoming = source.cases(0)
         pending: list[Case] = []  # made already, to be asked next
 
@@ -373,11 +386,14 @@ class Comparison:
             begun = time.monotonic()
             asker.post(batch)
             expected = [self._oracle.answer(case) for case in batch]
-            make(size)
+            if not guided:
+                make(size)
             done = 0
             while True:
                 for answer in asker.collect(expected[done:]):
                     right, at = expected[done], place + done
+                    if self._guided is not None:
+                        self._learn(asker, done, at if guided else -1, batch[done])
                     done += 1
                     if right is answer or same(right, answer):
                         continue
@@ -399,10 +415,20 @@ class Comparison:
             if not pending and asker.running and (end := asker.finish()) is not None:
                 history = _History(asker, source, since, place - 1)
                 self._differs(asker, batch[-1], expected[-1], end, history)
-            if seconds < _BATCH_SECONDS:
+            if guided:  # round by round: what is in the next depends on this one
+                if not pending:
+                    make(size)
+            elif seconds < _BATCH_SECONDS:
                 size = min(size * 2, _BATCH_MAX)
             elif seconds > 4 * _BATCH_SECONDS:
                 size = max(size // 2, 1)
+
+    def _learn(self, asker: Asker, number: int, place: int, case: Case) -> None:
+        assert self._guided is not None
+        assert isinstance(asker, Batched)
+        news = asker.news.pop(number, None)
+        if news is not None:
+            self._guided.saw(place, case, news)
 
     def _tell(self, compared: int) -> None:
         self.report.compared = compared

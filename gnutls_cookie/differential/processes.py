@@ -44,10 +44,10 @@ _NOT_OURS: Outcome = ("wrong", "it wrote into the memory of the bench")
 # A module of the user's stands where he does, but does not shadow ours or those of Python.
 _START_MODULE = """
 import json, sys
-control, memory, text, ours, theirs, verbose = json.loads(sys.argv[1])
+control, memory, text, ours, theirs, verbose, guided = json.loads(sys.argv[1])
 sys.path[:] = ours
 from gnutls_cookie.differential.runner import main
-main(control, memory, text, theirs, verbose)
+main(control, memory, text, theirs, verbose, guided)
 """
 
 #: Ends of control sockets, which no other child of the bench may hold open.
@@ -179,7 +179,7 @@ def program_warden(words: list[str], memory_mib: int) -> Warden:
     return Warden(start)
 
 
-def module_warden(text: str, memory_mib: int, verbose: bool) -> Warden:
+def module_warden(text: str, memory_mib: int, verbose: bool, guided: bool) -> Warden:
     """A warden of a module; what it starts takes a socket and shared memory."""
 
     def start(control: socket.socket) -> int:
@@ -189,7 +189,7 @@ def module_warden(text: str, memory_mib: int, verbose: bool) -> Warden:
             cwd = os.getcwd()
             if cwd not in theirs and "" not in theirs:
                 theirs.insert(0, cwd)
-        given = json.dumps([control.fileno(), memory_mib, text, ours, theirs, verbose])
+        given = json.dumps([control.fileno(), memory_mib, text, ours, theirs, verbose, guided])
         return _spawned(["-P", "-c", _START_MODULE, given], control)
 
     return Warden(start)
@@ -212,7 +212,7 @@ def _spawned(arguments: list[str], control: socket.socket) -> int:
     return process.pid
 
 
-def forked_warden(target: Target) -> Warden:
+def forked_warden(target: Target, guided: bool) -> Warden:
     """A warden of an object of this process, in a fork of it."""
 
     def start(control: socket.socket) -> int:
@@ -226,7 +226,7 @@ def forked_warden(target: Target) -> Warden:
                 os.setsid()
                 for one in list(_OPEN):
                     one.close()
-                warden.serve(control, run_target(lambda: target))
+                warden.serve(control, run_target(lambda: target, guided=guided))
             finally:
                 os._exit(70)
         return pid
@@ -238,14 +238,14 @@ class Batched:
     """A target in Python, in a process of its own, asked for many cases at a time.
 
     Args:
-        make: makes its warden.
+        make: makes its warden; the argument is whether what the target reaches is to be told.
         timeout: seconds for one case, and for the start.
 
     Raises:
         Unusable: it does not start.
     """
 
-    def __init__(self, make: Callable[[], Warden], timeout: float) -> None:
+    def __init__(self, make: Callable[[bool], Warden], timeout: float) -> None:
         self.name = ""
         self.timeout = timeout
         self.settle = 0.0  # as of ExecTarget: there cannot be two answers here
@@ -267,6 +267,16 @@ class Batched:
             0.0,
         )  # how many answers there were when one was last seen to come, and when
         self.fresh = False
+        self._guided = False
+        #: What cases have reached that nothing in this process had before, by their number in the
+        #: batch; the reader takes it out.
+        self.news: dict[int, bytes] = {}
+
+    def guide(self) -> None:
+        """Have the target tell what it reaches, from its next start on."""
+        if not self._guided:
+            self._guided = True
+            self.close()
 
     @property
     def running(self) -> bool:
@@ -291,6 +301,7 @@ class Batched:
         self.fresh = False
         self._asked, self._given, self._at = len(batch), 0, FIRST_ANSWER
         self._failed = None
+        self.news.clear()
         self._busy = True
         self._moved = (0, time.monotonic())
         COUNT.pack_into(self._shared, 0, 0)
@@ -349,7 +360,7 @@ class Batched:
     def _start(self) -> None:
         self._disconnect()
         if self._warden is None or not self._warden.alive:
-            self._warden = self._make()
+            self._warden = self._make(self._guided)
         ours, theirs = socket.socketpair()
         self._channel = ours
         with theirs:
@@ -434,8 +445,10 @@ class Batched:
             end = start + LENGTH.unpack_from(shared, at)[0]
             if end > SIZE:
                 break
-            answer = shared[start:end]
+            answer, told, news = shared[start:end].partition(b"\0")
             at = end
+            if told:
+                self.news[self._given + number] = news
             if number < len(expected) and answer == repr(expected[number]).encode():
                 found.append(expected[number])
             else:
@@ -472,7 +485,7 @@ class Forked(Batched):
     """
 
     def __init__(self, target: Target, timeout: float) -> None:
-        super().__init__(lambda: forked_warden(target), timeout)
+        super().__init__(lambda guided: forked_warden(target, guided), timeout)
         self.name = target.name
         self.operations = target.operations
         self.one_key = target.one_key

@@ -40,10 +40,11 @@ def cookie_differential(request: pytest.FixtureRequest) -> Callable[..., Report]
     """Compare a target with libgnutls, and fail with the smallest case where they differ.
 
     Call it as cookie_differential(target, cases=10_000, seed=None, operations=None, corpus=None,
-    timeout=10.0): the target is "module" or "module:object" as of `gnutls-cookie diff`,
-    ["program", "argument"] for one that speaks JSON lines, or a Target. Without a seed each run has
-    a fresh one, unless GNUTLS_COOKIE_SEED names it: it is printed, and a property of the test in
-    pytest's --junitxml. `corpus` is a folder of cases that come first, to which findings are added.
+    timeout=10.0, guided=False): the target is "module" or "module:object", as of
+    `gnutls-cookie diff`, whose --guided is `guided`; ["program", "argument"] for one that speaks
+    JSON lines; or a Target. Without a seed each run has a fresh one, unless GNUTLS_COOKIE_SEED
+    names it: it is printed, and a property of the test in pytest's --junitxml. `corpus` is a
+    folder of cases that come first, to which findings are added.
     Gives the Report.
 
     Example:
@@ -59,6 +60,7 @@ def cookie_differential(request: pytest.FixtureRequest) -> Callable[..., Report]
         operations: list[str] | None = None,
         corpus: str | os.PathLike[str] | None = None,
         timeout: float = 10.0,
+        guided: bool = False,
     ) -> Report:
         __tracebackhide__ = True
         if seed is None:
@@ -75,6 +77,7 @@ def cookie_differential(request: pytest.FixtureRequest) -> Callable[..., Report]
                 operations=operations,
                 corpus=[] if folder is None else kept(folder),
                 timeout=timeout,
+                guided=guided,
             )
             comparison.run()
         report = comparison.report

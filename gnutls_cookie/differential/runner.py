@@ -2,7 +2,8 @@
 
 The bench sends a batch over a socket. The answers go into memory that both share, one by one, and
 a counter with them: whatever becomes of this process, the bench knows which case it was at, and has
-the answers to those before it. A byte over the socket says that a batch is done.
+the answers to those before it. A byte over the socket says that a batch is done. Where the bench
+wants to be guided, what a case has reached stands behind its answer, after a zero byte.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from .outcomes import (
     one_line,
 )
 from .python_target import import_target
+from .reached import Reached
 
 __all__ = ["COUNT", "FIRST_ANSWER", "LENGTH", "ROOM", "SIZE", "SOCKET_GONE", "main", "run_target"]
 
@@ -41,7 +43,9 @@ SOCKET_GONE = 71  # exit code where the target has closed the socket
 ROOM = 1 << 19  # more than the largest answer: 65535 bytes as a Python literal, and some text
 
 
-def run_target(make: Callable[[], Target], verbose: bool = False) -> Callable[[list[int]], None]:
+def run_target(
+    make: Callable[[], Target], verbose: bool = False, guided: bool = False
+) -> Callable[[list[int]], None]:
     """What a child of the warden does: descriptors are its socket and the shared memory."""
 
     def run(descriptors: list[int]) -> None:
@@ -58,19 +62,24 @@ def run_target(make: Callable[[], Target], verbose: bool = False) -> Callable[[l
         os.close(memory)
         for one in ready:
             os.close(one)
-        _serve(make, socket.socket(fileno=channel), shared, verbose)
+        _serve(make, socket.socket(fileno=channel), shared, verbose, guided)
 
     return run
 
 
 def _serve(
-    make: Callable[[], Target], channel: socket.socket, shared: mmap.mmap, verbose: bool
+    make: Callable[[], Target],
+    channel: socket.socket,
+    shared: mmap.mmap,
+    verbose: bool,
+    guided: bool,
 ) -> NoReturn:
     own = os.getpid()
     try:
         target, hello = _made(make, verbose)
         if os.getpid() != own:
             os._exit(0)
+        reached = Reached(target) if target is not None and guided else None
         channel.sendall(json.dumps(hello).encode() + b"\n")
         with channel.makefile("rb") as reading:
             while target is not None:
@@ -78,7 +87,7 @@ def _serve(
                 if len(head) < LENGTH.size:
                     break
                 batch = marshal.loads(reading.read(LENGTH.unpack(head)[0]))
-                _answer_all(target, batch, shared, own)
+                _answer_all(target, batch, shared, own, reached)
                 channel.sendall(b".")
     except BaseException as error:
         # Not in a call of the target: a thread, a timer or a handler of its.
@@ -101,15 +110,20 @@ def _made(make: Callable[[], Target], verbose: bool) -> tuple[Target | None, dic
 
 
 def _answer_all(
-    target: Target, batch: list[tuple[object, ...]], shared: mmap.mmap, own: int
+    target: Target,
+    batch: list[tuple[object, ...]],
+    shared: mmap.mmap,
+    own: int,
+    reached: Reached | None,
 ) -> None:
     """Answer as many as there is room for, one at least."""
     COUNT.pack_into(shared, 0, 0)
     at, last = FIRST_ANSWER, SIZE - ROOM
     put_length, put_count, getpid = LENGTH.pack_into, COUNT.pack_into, os.getpid
+    answered = target.answer if reached is None else reached.answer
     for number, case in enumerate(batch, 1):
         try:
-            outcome = target.answer(Case(*case))  # type: ignore[arg-type]
+            outcome = answered(Case(*case))  # type: ignore[arg-type]
         except TargetDied as error:
             outcome = ("died", str(error))
         except TargetHangs as error:
@@ -119,6 +133,8 @@ def _answer_all(
         if getpid() != own:
             os._exit(0)  # a child that the target has made, and that came back out of the call
         answer = repr(outcome).encode()
+        if reached is not None and (news := reached.news()):
+            answer += b"\0" + news
         start = at + LENGTH.size
         put_length(shared, at, len(answer))
         at = start + len(answer)
@@ -135,7 +151,9 @@ def _described(error: BaseException) -> str:
         return one_line(f"{type(error).__name__}, whose text raises {type(other).__name__}")
 
 
-def main(control: int, memory_mib: int, text: str, folders: list[str], verbose: bool) -> NoReturn:
+def main(
+    control: int, memory_mib: int, text: str, folders: list[str], verbose: bool, guided: bool
+) -> NoReturn:
     """The warden of a module: it has all of the bench in it, and nothing of the target."""
 
     def make() -> Target:
@@ -147,7 +165,7 @@ def main(control: int, memory_mib: int, text: str, folders: list[str], verbose: 
     held.set_inheritable(False)
     if memory_mib:
         memory_mib += _own_mib()
-    warden.serve(held, run_target(make, verbose), memory_mib)
+    warden.serve(held, run_target(make, verbose, guided), memory_mib)
 
 
 def _own_mib() -> int:

@@ -159,7 +159,7 @@ class ModuleTarget(Batched):
     def __init__(
         self, text: str, timeout: float = 10.0, memory: int = 0, verbose: bool = False
     ) -> None:
-        super().__init__(lambda: module_warden(text, memory, verbose), timeout)
+        super().__init__(lambda guided: module_warden(text, memory, verbose, guided), timeout)
         self.name = text
         try:
             self.renew()
