@@ -79,6 +79,11 @@ def warn_of_readers(path: Path, status: os.stat_result) -> None:
         _log.warning("%s: others than its owner can read it", path)
 
 
+def _password() -> str | None:
+    """Of encrypted private keys, where GnuTLS' tools take it from."""
+    return os.environ.get("GNUTLS_PIN")
+
+
 # --- of a client ----------------------------------------------------------------------------------
 
 
@@ -118,6 +123,7 @@ def client_credentials(options: argparse.Namespace) -> list[Credentials]:
     certificates = CertificateCredentials.from_files(
         options.x509certfile,
         options.x509keyfile,
+        password=_password(),
         trust=options.x509cafile,
         system_trust=options.x509cafile is None and verifies(options),
     )
@@ -137,7 +143,9 @@ def server_credentials(options: argparse.Namespace) -> list[Credentials]:
     if options.x509certfile:
         first, *more = zip(options.x509certfile, options.x509keyfile, strict=True)
         found.append(
-            CertificateCredentials.from_files(*first, more_pairs=more, trust=options.x509cafile)
+            CertificateCredentials.from_files(
+                *first, more_pairs=more, password=_password(), trust=options.x509cafile
+            )
         )
     if options.pskpasswd is not None:
         found.append(PSKCredentials(lookup=psk_file(options.pskpasswd), hint=options.pskhint))

@@ -24,12 +24,16 @@ static int allocate(struct gcookie_shared *shared) {
     switch (shared->kind) {
     case GCOOKIE_CERTIFICATES:
         code = gnutls_certificate_allocate_credentials(&certificates);
-        if (code >= 0)
+        if (code >= 0) {
+            /* Clients that name no group of RFC 7919 would get no DHE without them. */
+            gnutls_certificate_set_known_dh_params(certificates, GNUTLS_SEC_PARAM_MEDIUM);
             shared->pointer = certificates;
+        }
         break;
     case GCOOKIE_PSK_SERVER:
         code = gnutls_psk_allocate_server_credentials(&keys);
         if (code >= 0) {
+            gnutls_psk_set_server_known_dh_params(keys, GNUTLS_SEC_PARAM_MEDIUM);
             gnutls_psk_set_server_credentials_function2(keys, gcookie_psk_lookup);
             shared->pointer = keys;
         }

@@ -5,7 +5,9 @@ The keys are those of tests/certs, so that nothing has to be found prime.
 
 from __future__ import annotations
 
+import base64
 import functools
+import re
 import subprocess
 import tempfile
 from pathlib import Path
@@ -30,8 +32,8 @@ _MADE = {  # name: the key in tests/certs, and its template
 
 @functools.cache
 def pki() -> Path:
-    """The folder: ca.pem, ca.key, crl.pem; NAME.pem, NAME.key and NAME.der for each of `server`,
-    `server-rsa`, `example` (of example.org), `client`, `client-rsa` and `revoked`."""
+    """The folder: NAME.pem, NAME.der, NAME.key and NAME.key.der for each of `ca`, `server`,
+    `server-rsa`, `example` (of example.org), `client`, `client-rsa`, `revoked`; and crl.pem."""
     global _folder
     _folder = tempfile.TemporaryDirectory(prefix="gnutls-cookie-pki-")
     folder = Path(_folder.name)
@@ -41,8 +43,12 @@ def pki() -> Path:
     for name, (key, template) in _MADE.items():
         _write(folder, name, key, template)
         _certtool(folder, "--generate-certificate", name, "--load-privkey", f"{name}.key", *signed)
-        der = ["--outder", "--infile", f"{name}.pem", "--outfile", f"{name}.der"]
-        _run(folder, "--certificate-info", *der)
+    for name in ("ca", *_MADE):
+        for source, target in ("pem", "der"), ("key", "key.der"):
+            pem = (folder / f"{name}.{source}").read_text()
+            body = re.search(r"-----BEGIN [A-Z0-9 ]+-----\n([^-]*)-----END", pem)
+            assert body is not None
+            (folder / f"{name}.{target}").write_bytes(base64.b64decode(body[1]))
     (folder / "crl.template").write_text("crl_next_update = 3650\ncrl_number = 1\n")
     _certtool(folder, "--generate-crl", "crl", "--load-certificate", "revoked.pem", *signed)
     return folder
