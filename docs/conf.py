@@ -69,7 +69,7 @@ NOT_MADE_BY_USERS = "Connection DTLSServer Opening ProtocolConnection Machine Ha
 CONTENTS = {
     "Guides": "adapters serve operations drop-in fleet peers interop differential five-minutes",
     "Reference": "api/cookie api/gate api/sessions api/aio api/blocking api/errors api/reference"
-    " api/differential",
+    " api/metrics api/differential",
     "Background": "design quirks benchmarks",
 }
 PROJECT = "CHANGELOG CONTRIBUTING RELEASING SECURITY"

@@ -45,11 +45,13 @@ from .credentials import (
     warn_of_readers,
     warn_of_times,
 )
+from .exporter import Exporter, exporter_at
 from .gnutls_options import SERV, add_others
 from .listening import Listening, listening_at, listening_everywhere
 from .options import add_session_arguments, key_life, number_in
 from .systemd import Notifier, activated, activated_count
-from .workers import Reporter, Signals, Worker, Workers
+from .tally import Tally
+from .workers import Companion, Reporter, Signals, Worker, Workers
 
 __all__ = ["add_arguments", "run"]
 
@@ -68,10 +70,15 @@ _SHARES = {  # with Server's own defaults
 }
 _STATS_MIN_SECONDS = 0.01
 _BEATS = 4  # signs of life of a worker in the seconds of the service manager's watchdog
+_COUNT_SECONDS = 1.0  # between two times that a worker tells what it has counted
 
 
 class _Unusable(Exception):
     """What was asked for cannot be done; the text says why."""
+
+    def __init__(self, text: str, code: int = 2) -> None:
+        super().__init__(text)
+        self.code = code
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -149,6 +156,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--handshake-timeout", metavar="SECONDS", type=float, default=30.0, help="(30)")
     add("--idle-timeout", metavar="SECONDS", type=float, default=300.0, help="inf: none (300)")
     add("--stats", metavar="SECONDS", type=float, help="print counters every SECONDS")
+    add("--metrics", metavar="HOST:PORT", help="serve counters to Prometheus there, over HTTP")
     add("--json", action="store_true", help="what is printed is JSON, an object a line")
     add("-q", "--quiet", action="store_true", help="log warnings only")
     add_others(parser, SERV)
@@ -177,10 +185,11 @@ def run(options: argparse.Namespace) -> int:
         service = _Service(options, out, err, notifier)
         sockets = _sockets(options)
         service.warn()  # now: who fails says why in one line
-        if len(sockets) == 1:
+        if len(sockets) == 1 and options.metrics is None:
             return service.serve_alone(sockets[0])
         return service.serve_by_workers(sockets)
     except _Unusable as error:
+        code = error.code
         complain(_PROGRAM, str(error))
     except OSError as error:
         code = 1
@@ -213,6 +222,7 @@ class _Service:
         self._out = out
         self._err = err
         self._is_worker = False
+        self._tally: Tally | None = None
         self._notifier = notifier
         self._told = False  # that what is printed cannot be written
         self._made_psk: tuple[str, bytes] | None = None
@@ -243,13 +253,21 @@ class _Service:
 
     def serve_by_workers(self, sockets: list[Listening]) -> int:
         """Serve the sockets of each in a process of its own; returns the exit code."""
+        companions: list[Companion] = []
+        board = Board(len(sockets))
+        url = None
+        if self.options.metrics is not None:
+            self._tally = tally = Tally(len(sockets))
+            exporter = _exporter(self.options.metrics, tally)
+            companions, board, url = [tally, exporter], tally.board, exporter.url
         workers = Workers(
             sockets,
             self._be_worker,
             self._read_again,
-            lambda: self._announce(sockets[0]),
+            lambda: self._announce(sockets[0], url),
             self._notifier,
-            Board(len(sockets)),
+            board,
+            companions,
         )
         for output in self._out, self._err:
             output.watch_with(workers.watch_writer, workers.unwatch_writer)
@@ -318,17 +336,30 @@ class _Service:
         if lifeline < 0:
             self._announce(sock)
         notifier.ready(status)
-        beat = loop.create_task(_beat(notifier)) if notifier.watchdog_seconds else None
+        beats = loop.create_task(self._beat(server, notifier, worker))
         stats = loop.create_task(self._stats(server, worker)) if self.options.stats else None
         try:
             await server.serve_forever()
         finally:
-            if beat is not None:
-                beat.cancel()
+            beats.cancel()
+            if self._tally is not None:
+                self._tally.write(worker, server.counters)
             if stats is not None:
                 stats.cancel()
                 self._print_stats(server, worker)
         return 0 if asked else 1
+
+    async def _beat(self, server: DTLSServer, notifier: Notifier | Reporter, worker: int) -> None:
+        """Show that this loop turns, and what it has counted, to those who want to know."""
+        wanted = notifier.watchdog_seconds
+        seconds = math.inf if wanted is None else wanted / _BEATS
+        if self._tally is not None:
+            seconds = min(seconds, _COUNT_SECONDS)
+        while seconds < math.inf:
+            notifier.watchdog()
+            if self._tally is not None:
+                self._tally.write(worker, server.counters)
+            await asyncio.sleep(seconds)
 
     @staticmethod
     async def _echo(connection: Connection) -> None:
@@ -412,10 +443,12 @@ class _Service:
 
     # --- what is printed --------------------------------------------------------------------------
 
-    def _announce(self, sock: Listening) -> None:
+    def _announce(self, sock: Listening, metrics: str | None = None) -> None:
         """Say where it is served, and how a client gets in where the key was made here."""
         for number, (host, port) in enumerate(sock.addresses):
             self._announce_one(host, port, with_hints=number == 0)
+        if metrics is not None:
+            self._print({"metrics": metrics}, [f"metrics at {metrics}"])
 
     def _announce_one(self, host: str, port: int, with_hints: bool) -> None:
         said: dict[str, Any] = {"serving": host, "port": port}
@@ -462,15 +495,18 @@ class _Service:
             _log.warning("stdout: %s: serving goes on without it", reason(self._out.failed))
 
 
-async def _beat(notifier: Notifier | Reporter) -> None:
-    """Show that this loop turns."""
-    while notifier.watchdog_seconds:
-        notifier.watchdog()
-        await asyncio.sleep(notifier.watchdog_seconds / _BEATS)
-
-
 def _log_trouble(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     _log.error("%s", context["message"], exc_info=context.get("exception"))
+
+
+def _exporter(where: str, tally: Tally) -> Exporter:
+    """Listens for Prometheus."""
+    try:
+        return exporter_at(where, tally.page)
+    except ValueError as error:  # a name that cannot be one, too
+        raise _Unusable(f"--metrics: {reason(error)}") from None
+    except OSError as error:
+        raise _Unusable(f"cannot serve metrics on {where}: {reason(error)}", 1) from None
 
 
 # --- sockets --------------------------------------------------------------------------------------

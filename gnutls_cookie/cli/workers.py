@@ -115,6 +115,9 @@ class Companion:
     def turn(self, ready: dict[int, int]) -> None:
         """Do what is due, and what poll(2) said of descriptors."""
 
+    def on_start(self, worker: Worker) -> None:
+        """The process of a worker begins."""
+
     def on_end(self, worker: Worker) -> None:
         """The process of a worker has ended."""
 
@@ -410,6 +413,8 @@ class Workers:
             self._become(worker)
         worker.restarts += worker.started > 0
         worker.pid, worker.started = pid, time.monotonic()
+        for one in self._companions:
+            one.on_start(worker)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, self._numbers)
 
     def _become(self, worker: Worker) -> NoReturn:

@@ -123,6 +123,18 @@ def test_node_of_the_fleet_guide(shell: Shell) -> None:
 
 
 @pytest.mark.peer
+def test_metrics_of_the_guide(shell: Shell) -> None:
+    """Scraped as the page says, with the names of its table, and no others."""
+    peer_required("curl", "apt install curl")
+    server, scrape = commands("docs/operations.md", "gnutls-cookie serve")
+    said = shell(serving(server, scrape))
+    assert "ended 0" in said
+    table = (ROOT / "docs/operations.md").read_text(encoding="utf-8").partition("| name |")[2]
+    named = re.findall(r"`([a-z_]+)`(?=[^|]*\|[^|]*\|[^|]*\|$)", table, re.MULTILINE)
+    assert set(re.findall(r"^gnutls_cookie_([a-z_]+)", said, re.MULTILINE)) == set(named)
+
+
+@pytest.mark.peer
 @pytest.mark.parametrize("page", ["README.md", "docs/drop-in.md"])
 def test_run_of_the_guides(shell: Shell, page: str) -> None:
     """A server that nobody recompiles counts what its gate does."""

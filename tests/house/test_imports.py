@@ -34,7 +34,7 @@ LAYERS = (
     {"_serving"},
     {"client", "log", "options", "sockets"},
     {"client_endpoint", "endpoint"},
-    {"base", "plans"},
+    {"base", "metrics", "plans"},
     {"aio", "blocking", "reference"},
     {"differential"},
     {"__init__"},
@@ -103,6 +103,7 @@ EXTRAS = {
     "strategies.py": {"hypothesis"},
     "pytest_plugin.py": {"pytest"},
     "learn.py": {"aalpy"},
+    "metrics.py": {"prometheus_client"},
 }
 
 

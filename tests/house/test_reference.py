@@ -23,6 +23,7 @@ MODULES = (
     "gnutls_cookie.aio",
     "gnutls_cookie.blocking",
     "gnutls_cookie.errors",
+    "gnutls_cookie.metrics",
     "gnutls_cookie.server",
     "gnutls_cookie.reference.wire",
     "gnutls_cookie.reference.cookie",
