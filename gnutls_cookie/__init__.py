@@ -50,6 +50,7 @@ from .server import (
     ServerCounters,
 )
 from .session import CertificateCredentials, PSKCredentials, Session
+from .tickets import TicketKey
 
 __all__ = [
     "COOKIE_KEY_SIZE",
@@ -84,6 +85,7 @@ __all__ = [
     "Server",
     "ServerCounters",
     "Session",
+    "TicketKey",
     "TimedOutError",
     "UnexpectedPacketLengthError",
     "Verified",

@@ -11,6 +11,7 @@ from ._owned import not_copied
 from ._settings import MTU_MAX, MTU_MIN, Role
 from .credentials import identity_text
 from .errors import GnuTLSError, check, error_from_code
+from .tickets import kept_session
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -165,6 +166,32 @@ class Agreed:
     def resumed(self) -> bool:
         """Whether the session goes on from an earlier one (gnutls_session_is_resumed)."""
         return self.established and bool(lib.gnutls_session_is_resumed(self._pointer))
+
+    @property
+    def session_data(self) -> bytes | None:
+        """For a client: what a later session resumes from, as its `resume`.
+
+        None before the handshake is complete, and for a server. Whether the server will resume it
+        is the server's to say: else there is a full handshake.
+
+        These bytes hold the keys of this session and say who the server is: keep them as a secret,
+        and take them from nobody. They are for this process' version of libgnutls. Stands on
+        gnutls_session_get_data2.
+        """
+        wire = self._wire
+        if self.role == "server" or not self.established:
+            return None
+        out = ffi.new("gnutls_datum_t *")
+        if lib.gnutls_session_get_data2(wire.session, out) < 0:
+            return None
+        try:
+            settings = wire.settings
+            name = ffi.string(settings.name) if settings.name else b""
+            data = bytes(ffi.buffer(out.data, out.size))
+            return kept_session(data, bool(settings.verify_peer), name)
+        finally:
+            lib.gnutls_memset(out.data, 0, out.size)
+            lib.gcookie_free(out.data)
 
     @property
     def extended_master_secret(self) -> bool:

@@ -227,6 +227,7 @@ class ServerCounters:
         sessions: connections whose handshake is complete, now.
         handshaking: connections whose handshake is under way, now.
         connected: handshakes completed.
+        resumed: of these, how many went on from an earlier session.
         refused: verified clients turned away, all together.
         displaced: handshakes that gave way to a newer one where the server was full.
         session_errors: verified clients for whom no session could be made: no memory, say.
@@ -244,6 +245,7 @@ class ServerCounters:
     sessions: int = 0
     handshaking: int = 0
     connected: int = 0
+    resumed: int = 0
     refused: int = 0
     displaced: int = 0
     session_errors: int = 0

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from ._check import integer, seconds, utf8
+from ._check import bytes_copy, integer, seconds, utf8
 from ._convert import c_text
 from ._ffi import ffi, lib
 from .credentials import CertificateCredentials, PSKCredentials
 from .errors import check
+from .tickets import TICKET_KEY_SIZE, TicketKey, resumable, tickets_are_safe
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 __all__ = [
     "MTU_MAX",
@@ -32,6 +36,7 @@ Credentials = CertificateCredentials | PSKCredentials
 
 MTU_MIN, MTU_MAX = 128, 65507  # bytes of a UDP payload; below, no handshake fragment would fit
 TICK = 0.001  # seconds; the shortest time between two looks at a timer
+_TICKET_KEY_SECONDS = 24 * 3600.0  # of a random one
 _LONGEST_TIMEOUT_SECONDS = 4_000_000.0  # six weeks
 _WIRE = ffi.typeof("struct gcookie_wire **")
 _WIRE_SIZE = ffi.sizeof("struct gcookie_wire")  # bytes
@@ -99,6 +104,8 @@ class Settings:
         handshake_timeout: float,
         alpn: str | Sequence[str] = (),
         alpn_required: bool = False,
+        tickets: bool | TicketKey | None = False,
+        resume: Buffer | None = None,
     ) -> None:
         if role not in ("client", "server"):
             raise ValueError(f"role must be 'client' or 'server', not {role!r}")
@@ -127,6 +134,9 @@ class Settings:
         if mtu is not None:
             native.mtu = integer("mtu", mtu, MTU_MIN, MTU_MAX)
         self._set_alpn(alpn, alpn_required)
+        self._set_tickets(tickets, kinds)
+        if resume is not None:
+            self._set_resume(resume)
 
     @property
     def native(self) -> Any:
@@ -217,6 +227,36 @@ class Settings:
                 )
             check(lib.gcookie_settings_add_alpn(self._box[0], raw, len(raw)))
         self._box[0].alpn_required = required
+
+    def _set_tickets(self, tickets: object, kinds: list[int]) -> None:
+        native = self._box[0]
+        if tickets is None:  # a ticket must not outlive what a client was admitted by
+            clients_are_alike = kinds == [lib.GNUTLS_CRD_CERTIFICATE] and not native.verify_peer
+            tickets = clients_are_alike and tickets_are_safe()
+        if tickets is False:
+            return
+        if self.role == "client":
+            raise ValueError("tickets is for a server")
+        if not isinstance(tickets, (bool, TicketKey)):
+            kind = type(tickets).__name__
+            raise TypeError(f"tickets must be a bool or a TicketKey, not {kind}")
+        if not tickets_are_safe():
+            raise ValueError("tickets need libgnutls 3.6.14: before, they open without a key")
+        if isinstance(tickets, bool):
+            tickets = TicketKey.random()
+            native.ticket_seconds = _TICKET_KEY_SECONDS
+        key = tickets.bytes_for(bool(native.verify_peer))
+        ffi.memmove(native.ticket_key, key, TICKET_KEY_SIZE)
+        native.has_ticket_key = True
+
+    def _set_resume(self, resume: Buffer) -> None:
+        if self.role == "server":
+            raise ValueError("resume is for a client")
+        native = self._box[0]
+        name = ffi.string(native.name) if native.name else b""
+        data = resumable(bytes_copy("resume", resume), bool(native.verify_peer), name)
+        if lib.gcookie_settings_set_resume(native, data, len(data)) < 0:
+            raise MemoryError
 
 
 def new_session(settings: Settings) -> tuple[Any, Any]:

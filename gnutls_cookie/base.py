@@ -12,6 +12,7 @@ from .endpoint import Counters, Endpoint, total
 from .keys import KeyRing
 from .server import Connection
 from .session import Credentials, Session
+from .tickets import TicketKey
 
 __all__ = ["ConnectionBase", "ServerBase"]
 
@@ -116,14 +117,22 @@ class ServerBase:
     def keys(self, keys: KeyRing) -> None:
         self._endpoints[0].keys = keys  # they share a gate
 
-    def set_credentials(self, credentials: Credentials | Sequence[Credentials]) -> None:
-        """Give new sessions other credentials; those that there are keep theirs.
+    def set_credentials(
+        self,
+        credentials: Credentials | Sequence[Credentials],
+        tickets: bool | TicketKey | None = None,
+    ) -> None:
+        """Give new sessions other credentials, and other tickets; those that there are keep theirs.
+
+        Args:
+            credentials: as for a Session.
+            tickets: as for a Server; None: as before, but that a random key is replaced.
 
         Raises:
             ValueError, TypeError, GnuTLSError: as of Session; then nothing is changed.
         """
         for endpoint in self._endpoints:  # the first one judges them: all have the same options
-            endpoint.credentials = credentials
+            endpoint.set_credentials(credentials, tickets)
 
     @property
     def _is_closed(self) -> bool:

@@ -46,6 +46,7 @@ class Client(Connection):
         retransmit_timeout: seconds until a flight is sent again for the first time.
         alpn: as for a Session.
         alpn_required: as for a Session.
+        resume: as for a Session.
 
     Attributes:
         address: the server's, as given.
@@ -90,6 +91,7 @@ class Client(Connection):
         retransmit_timeout: float = 1.0,
         alpn: str | Sequence[str] = (),
         alpn_required: bool = False,
+        resume: Buffer | None = None,
     ) -> None:
         self._max_queue = integer("max_queue", max_queue, 1)
         self._max_queue_bytes = integer("max_queue_bytes", max_queue_bytes, 1)
@@ -106,6 +108,7 @@ class Client(Connection):
             handshake_timeout=handshake_timeout,
             alpn=alpn,
             alpn_required=alpn_required,
+            resume=resume,
         )
         super().__init__(address)
         self._session = session

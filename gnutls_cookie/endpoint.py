@@ -25,11 +25,12 @@ from .log import BoundedLog, RefusalLog
 from .options import ServerOptions
 from .server import CloseReason, Connection, Event, Server, ServerCounters
 from .session import Credentials
+from .tickets import TicketKey
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["Counters", "Endpoint", "Outbox", "gate_for", "total"]
+__all__ = ["Counters", "Endpoint", "Outbox", "gate_for", "refuse_one_secret", "total"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,7 @@ class Endpoint:
         **limits: Unpack[ServerOptions],
     ) -> None:
         self.sock = sock
+        refuse_one_secret(gate.keys, limits.get("tickets"))
         self._server = Server(credentials, **limits)
         self._send_errors = 0
         self._log = BoundedLog()
@@ -215,6 +217,7 @@ class Endpoint:
 
     @keys.setter
     def keys(self, keys: KeyRing) -> None:
+        refuse_one_secret(keys, self._server.tickets)
         self._listener.gate.keys = keys
 
     @property
@@ -229,6 +232,19 @@ class Endpoint:
     @credentials.setter
     def credentials(self, credentials: Credentials | Sequence[Credentials]) -> None:
         self._server.credentials = credentials
+
+    def set_credentials(
+        self,
+        credentials: Credentials | Sequence[Credentials],
+        tickets: bool | TicketKey | None = None,
+    ) -> None:
+        """As Server.set_credentials().
+
+        Raises:
+            ValueError: also where the key of the tickets is made of the cookies' secret.
+        """
+        refuse_one_secret(self.keys, tickets)
+        self._server.set_credentials(credentials, tickets)
 
     def trouble(
         self, what: str, address: SocketAddress | None, error: BaseException, now: float
@@ -255,6 +271,16 @@ def total(endpoints: Sequence[Endpoint]) -> Counters:
             send_errors=first.send_errors + other.send_errors,
         )
     return first
+
+
+def refuse_one_secret(keys: KeyRing, tickets: bool | TicketKey | None) -> None:
+    """Who can make cookies must not be able to open sessions.
+
+    Raises:
+        ValueError: the keys of cookies and of tickets are made of one secret.
+    """
+    if isinstance(tickets, TicketKey) and tickets.is_of(keys.prints):
+        raise ValueError("tickets must not be made of the secret of the cookie keys")
 
 
 def gate_for(keys: CookieGate | KeyRing | Buffer | None) -> CookieGate:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from ._check import bytes_copy, check_key_size, seconds
 from .cookie import COOKIE_KEY_SIZE, generate_key
+from .tickets import secret_print
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -86,6 +87,11 @@ class KeyRing:
         """What keys_at() gives at any time; None where it depends on the time."""
         return self._source.at(None) if isinstance(self._source, _FixedKeys) else None
 
+    @property
+    def prints(self) -> frozenset[bytes]:
+        """What tells its secrets from others without being one: see TicketKey."""
+        return self._source.prints()
+
     def rotate(self, key: Buffer | None = None) -> None:
         """Make a new key the current one, and the current one the previous.
 
@@ -128,6 +134,9 @@ class _FixedKeys:
     def at(self, now: float | None) -> Keys:
         return self._keys
 
+    def prints(self) -> frozenset[bytes]:
+        return frozenset(secret_print(key) for key in self._keys if key is not None)
+
     def rotated(self, key: Buffer | None) -> _FixedKeys:
         new = generate_key() if key is None else _key("key", key)
         return _FixedKeys(new, self._keys[0])
@@ -155,6 +164,9 @@ class _KeysOfSecret:
             keys = (self._derived(number), self._derived(number - 1))
             self._last = {number: keys}
         return keys
+
+    def prints(self) -> frozenset[bytes]:
+        return frozenset([secret_print(self._secret)])
 
     def rotated(self, key: Buffer | None) -> _FixedKeys:
         raise RuntimeError("a ring made by from_secret() rotates with time alone")

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from .tickets import TicketKey
 
 from ._settings import ClientCertificate
 
@@ -21,6 +26,7 @@ class ClientOptions(TypedDict, total=False):
     idle_timeout: float
     alpn: str | Sequence[str]
     alpn_required: bool
+    resume: Buffer | None
 
 
 class ServerOptions(TypedDict, total=False):
@@ -43,6 +49,7 @@ class ServerOptions(TypedDict, total=False):
     retransmit_timeout: float
     alpn: str | Sequence[str]
     alpn_required: bool
+    tickets: bool | TicketKey | None
 
 
 def check_names(function: str, options: Mapping[str, object], kind: type) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ._check import seconds_to_wait
 from .client import Client
 from .client_endpoint import ClientEndpoint
-from .endpoint import Endpoint, gate_for
+from .endpoint import Endpoint, gate_for, refuse_one_secret
 from .gate import CookieGate
 from .keys import KeyRing
 from .listener import family_of
@@ -81,6 +81,7 @@ class ServerPlan:
         self._gate = gate_for(keys)
         self._credentials = credentials
         self._limits = limits
+        refuse_one_secret(self._gate.keys, limits.get("tickets"))
         Server(credentials, **limits)  # what is wrong with them is said before anything is bound
 
     def endpoints(self, found: Sequence[Any]) -> list[Endpoint]:

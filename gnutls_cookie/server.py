@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from .address import SocketAddress
+    from .tickets import TicketKey
 
 __all__ = [
     "CloseReason",
@@ -61,7 +62,7 @@ _UNLIMITED = (1 << 64) - 1
 _MOST_KEPT = 8 << 20  # bytes of messages that are not whole yet, of all handshakes
 
 _SERVER = ffi.typeof("struct gcookie_server **")
-_REFUSED_AT = 3  # of the numbers in struct gcookie_server_counters, native/server.h
+_REFUSED_AT = 4  # of the numbers in struct gcookie_server_counters, native/server.h
 
 
 class Server:
@@ -95,6 +96,11 @@ class Server:
         retransmit_timeout: seconds until a flight is sent again for the first time.
         alpn: as for a Session.
         alpn_required: as for a Session.
+        tickets: whether clients get tickets to resume by. True: sealed with a random key of this
+            server's own, another one each day and with each new credentials. A TicketKey: with
+            that, so that servers with the same one resume each other's sessions. None: True where
+            all clients are alike; False with PSKCredentials or `verify_peer`, since who has a
+            ticket resumes for up to six hours, whatever became of his key or certificate.
 
     Attributes:
         max_sessions: connections at once.
@@ -133,6 +139,7 @@ class Server:
         retransmit_timeout: float = 1.0,
         alpn: str | Sequence[str] = (),
         alpn_required: bool = False,
+        tickets: bool | TicketKey | None = None,
     ) -> None:
         if hasattr(self, "_box"):  # what C works on would be taken away under a call
             raise RuntimeError("a Server is made once")
@@ -172,7 +179,8 @@ class Server:
         self._connections = self._turns.connections
         self._known: dict[int, Settings] = {}  # that sessions may have
         self.max_sessions = max_sessions
-        self.credentials = credentials  # what is wrong with the arguments is said here
+        self._tickets: bool | TicketKey | None = None
+        self.set_credentials(credentials, tickets)  # what is wrong with the arguments is said here
 
     @property
     def credentials(self) -> Credentials | Sequence[Credentials]:
@@ -185,11 +193,29 @@ class Server:
 
     @credentials.setter
     def credentials(self, credentials: Credentials | Sequence[Credentials]) -> None:
-        settings = self._settings_of(credentials)
+        self.set_credentials(credentials)
+
+    def set_credentials(
+        self,
+        credentials: Credentials | Sequence[Credentials],
+        tickets: bool | TicketKey | None = None,
+    ) -> None:
+        """Give new sessions other credentials, and other tickets.
+
+        Args:
+            credentials: as for a Session.
+            tickets: as for a new Server; None: as before. A random key is replaced by another.
+
+        Raises:
+            ValueError, TypeError, GnuTLSError: as of Session; then nothing is changed.
+        """
+        wanted = self._tickets if tickets is None else tickets
+        settings = self._settings_of(credentials, tickets=wanted)
         settings.try_out()  # what is wrong with them is said here, not at a client
         if lib.gcookie_server_set(self._native, settings.native) < 0:
             raise _busy()
         self._credentials = credentials
+        self._tickets = wanted
         self._settings = settings
         for number, known in tuple(self._known.items()):
             if known.holders == 1:  # this dict alone
@@ -198,6 +224,11 @@ class Server:
         self._lookups.by_settings = {
             number: known.lookup for number, known in self._known.items() if known.lookup
         }
+
+    @property
+    def tickets(self) -> bool | TicketKey | None:
+        """Whether, and by which key, clients get tickets; as set_credentials() was told."""
+        return self._tickets
 
     @property
     def max_sessions(self) -> int:
@@ -422,6 +453,7 @@ class Server:
             counters.sessions,
             counters.handshaking,
             counters.connected,
+            counters.resumed,
             counters.refused,
             counters.session_errors,
             counters.duplicates,

@@ -22,6 +22,7 @@ from .cookie import Prestate, prestate_set
 from .credentials import CertificateCredentials, PSKCredentials, identity_text, psk_key
 from .errors import check, error_from_code
 from .handles import TABLE, Transport
+from .tickets import TicketKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,6 +78,9 @@ class Session(Agreed):
             first; `alpn` then tells it.
         alpn_required: whether the handshake fails where no protocol is agreed on, with the alert
             no_application_protocol.
+        tickets: for a server: the key of tickets by which clients resume; None: they cannot.
+        resume: for a client: `session_data` of an earlier session with this server. A server that
+            does not take it answers with a full handshake.
 
     Raises:
         ValueError: an argument is out of range, or does not go with the role.
@@ -113,6 +117,8 @@ class Session(Agreed):
         handshake_timeout: float = 60.0,
         alpn: str | Sequence[str] = (),
         alpn_required: bool = False,
+        tickets: TicketKey | None = None,
+        resume: Buffer | None = None,
     ) -> None:
         if hasattr(self, "role"):  # what C works on would be taken away under a call
             raise RuntimeError("a Session is made once")
@@ -130,6 +136,8 @@ class Session(Agreed):
             handshake_timeout=handshake_timeout,
             alpn=alpn,
             alpn_required=alpn_required,
+            tickets=False if tickets is None else tickets,
+            resume=resume,
         )
         lookup = None if settings.lookup is None else Lookup(settings.lookup)
         self._hold(role, *new_session(settings), lookup)

@@ -17,6 +17,7 @@ from gnutls_cookie.keys import KeyRing
 from gnutls_cookie.options import ServerOptions
 from gnutls_cookie.plans import ServerPlan
 from gnutls_cookie.session import Credentials
+from gnutls_cookie.tickets import TicketKey
 
 from .threads import Handler, ServerThreads
 
@@ -165,14 +166,22 @@ class DTLSServer(ServerBase):
         """Answer clients, if that was not begun before."""
         self._work.start()
 
-    def set_credentials(self, credentials: Credentials | Sequence[Credentials]) -> None:
-        """Give new sessions other credentials; those that there are keep theirs.
+    def set_credentials(
+        self,
+        credentials: Credentials | Sequence[Credentials],
+        tickets: bool | TicketKey | None = None,
+    ) -> None:
+        """Give new sessions other credentials, and other tickets; those that there are keep theirs.
+
+        Args:
+            credentials: as for a Session.
+            tickets: as for a Server; None: as before, but that a random key is replaced.
 
         Raises:
             ValueError, TypeError, GnuTLSError: as of Session; then nothing is changed.
         """
         for driver in self._work.drivers:
-            driver.set_credentials(credentials)
+            driver.set_credentials(credentials, tickets)
 
     def close(self) -> None:
         """Say goodbye to every peer, and stop. Handlers see the end of their connection. It comes

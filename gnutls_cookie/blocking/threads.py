@@ -17,6 +17,7 @@ from gnutls_cookie.log import LOG
 from gnutls_cookie.server import Closed, Connected, Event
 from gnutls_cookie.server import Connection as CoreConnection
 from gnutls_cookie.session import Credentials
+from gnutls_cookie.tickets import TicketKey
 
 from .connection import Connection, Deadline
 
@@ -367,12 +368,16 @@ class ServerDriver:
         finally:
             self._lock.give(token)
 
-    def set_credentials(self, credentials: Credentials | Sequence[Credentials]) -> None:
-        """Give new sessions other credentials."""
+    def set_credentials(
+        self,
+        credentials: Credentials | Sequence[Credentials],
+        tickets: bool | TicketKey | None,
+    ) -> None:
+        """Give new sessions other credentials and tickets."""
         token = self._lock.token()
         try:
             self._lock.take(token)
-            self.endpoint.credentials = credentials
+            self.endpoint.set_credentials(credentials, tickets)
         finally:
             self._lock.give(token)
 

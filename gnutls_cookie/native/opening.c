@@ -59,6 +59,16 @@ static int configure(const struct gcookie_wire *wire, const char **what) {
         code = gnutls_alpn_set_protocols(wire->session, settings->alpn, settings->alpn_count,
                                          settings->alpn_required ? GNUTLS_ALPN_MANDATORY : 0);
     }
+    if (code >= 0 && settings->has_ticket_key) {
+        const gnutls_datum_t key = {(unsigned char *)settings->ticket_key,
+                                    sizeof settings->ticket_key};
+        *what = "tickets";
+        code = gnutls_session_ticket_enable_server(wire->session, &key);
+    }
+    if (code >= 0 && settings->resume.data != NULL) {
+        *what = "resume";
+        code = gnutls_session_set_data(wire->session, settings->resume.data, settings->resume.size);
+    }
     if (code < 0)
         return code;
     *what = "";

@@ -143,6 +143,7 @@ static void establish(struct gcookie_server *server, struct gcookie_connection *
     counters->handshaking--;
     counters->sessions++;
     counters->connected++;
+    counters->resumed += gnutls_session_is_resumed(one->wire.session) != 0;
     counters->records_refused += gcookie_wire_refused(&one->wire);
     one->moved_on = server->now;
     gcookie_connections_establish(&server->connections, one, server->now);
@@ -281,7 +282,10 @@ static struct gcookie_connection *open_connection(struct gcookie_server *server,
     struct gcookie_connection *one = NULL;
     struct gcookie_wire *wire = NULL;
     const char *what;
-    const int code = gcookie_wire_new(&wire, sizeof *one, server->settings, &what);
+    int code;
+
+    gcookie_settings_renew_ticket_key(server->settings, server->now);
+    code = gcookie_wire_new(&wire, sizeof *one, server->settings, &what);
 
     if (code == 0) {
         one = (struct gcookie_connection *)wire;

@@ -29,6 +29,7 @@ enum { GCOOKIE_CLOSE_REASONS = 7 };
 struct gcookie_server_counters {
     uint64_t sessions, handshaking; /* what is */
     uint64_t connected;             /* what was, from here on */
+    uint64_t resumed;
     uint64_t refused;
     uint64_t session_errors;
     uint64_t duplicates;

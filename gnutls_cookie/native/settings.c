@@ -1,6 +1,8 @@
 /* Settings of sessions, and what of libgnutls several of them share. */
 #include "settings.h"
 
+#include <gnutls/crypto.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -145,6 +147,22 @@ int gcookie_settings_add_alpn(struct gcookie_settings *settings, const unsigned 
     return code;
 }
 
+int gcookie_settings_set_resume(struct gcookie_settings *settings, const unsigned char *data,
+                                size_t size) {
+    if (size == 0 || size > INT_MAX || settings->resume.data != NULL)
+        return GNUTLS_E_INVALID_REQUEST;
+    return gcookie_datum_copy(&settings->resume, data, (unsigned int)size);
+}
+
+void gcookie_settings_renew_ticket_key(struct gcookie_settings *settings, double now) {
+    if (!settings->has_ticket_key || settings->ticket_seconds <= 0 || now < settings->ticket_until)
+        return;
+    if (settings->ticket_until != 0 &&
+        gnutls_rnd(GNUTLS_RND_KEY, settings->ticket_key, sizeof settings->ticket_key) < 0)
+        settings->has_ticket_key = 0;
+    settings->ticket_until = now + settings->ticket_seconds;
+}
+
 void gcookie_settings_add(struct gcookie_settings *settings, struct gcookie_shared *shared) {
     struct gcookie_shared **place = &settings->priority;
     if (shared->kind != GCOOKIE_PRIORITY)
@@ -168,6 +186,10 @@ void gcookie_settings_release(struct gcookie_settings **box) {
     gcookie_shared_release(&settings->priority);
     for (unsigned int at = 0; at < settings->alpn_count; at++)
         gcookie_free(settings->alpn[at].data);
+    if (settings->resume.data != NULL)
+        gnutls_memset(settings->resume.data, 0, settings->resume.size);
+    gcookie_free(settings->resume.data);
+    gnutls_memset(settings->ticket_key, 0, sizeof settings->ticket_key);
     free(settings->name);
     free(settings);
 }

@@ -30,6 +30,8 @@ void gcookie_shared_release(struct gcookie_shared **box);
 
 enum { GCOOKIE_CREDENTIALS = 2 }; /* certificates and shared keys */
 
+enum { GCOOKIE_TICKET_KEY_SIZE = 64 }; /* lib/gnutls_int.h: TICKET_MASTER_KEY_SIZE */
+
 /* lib/ext/alpn.h: MAX_ALPN_PROTOCOLS, and one less than MAX_ALPN_PROTOCOL_NAME (bytes). */
 enum { GCOOKIE_ALPN_MOST = 8, GCOOKIE_ALPN_NAME_MOST = 31 };
 
@@ -47,6 +49,11 @@ struct gcookie_settings {
     gnutls_datum_t alpn[GCOOKIE_ALPN_MOST]; /* names of protocols (RFC 7301); the bytes are ours */
     unsigned int alpn_count;
     int alpn_required; /* 1: no session without one of them */
+    int has_ticket_key;
+    unsigned char ticket_key[GCOOKIE_TICKET_KEY_SIZE];
+    double ticket_seconds; /* a random key's life; 0: it stays */
+    double ticket_until;   /* of the caller's clock; 0: not begun */
+    gnutls_datum_t resume; /* of a client: what gnutls_session_get_data2 gave; ours */
     struct gcookie_shared *priority;
     struct gcookie_shared *credentials[GCOOKIE_CREDENTIALS];
     size_t holders;
@@ -60,6 +67,14 @@ int gcookie_settings_set_name(struct gcookie_settings *settings, const char *nam
  * GNUTLS_E_INVALID_REQUEST. */
 int gcookie_settings_add_alpn(struct gcookie_settings *settings, const unsigned char *name,
                               size_t size);
+
+/* What a client resumes from. 0, or GNUTLS_E_MEMORY_ERROR. */
+int gcookie_settings_set_resume(struct gcookie_settings *settings, const unsigned char *data,
+                                size_t size);
+
+/* A new random ticket key where the life of the one before is over. Where there is none to be had
+ * tickets end. */
+void gcookie_settings_renew_ticket_key(struct gcookie_settings *settings, double now);
 
 /* Credentials (at most GCOOKIE_CREDENTIALS) and the priority. One holder more. */
 void gcookie_settings_add(struct gcookie_settings *settings, struct gcookie_shared *shared);

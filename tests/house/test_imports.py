@@ -21,7 +21,7 @@ LAYERS = (
     {"_check", "_early", "_ffi", "_owned", "_version"},
     {"_clock", "_convert"},
     {"_library", "address", "errors", "locks"},
-    {"_paths", "credentials", "handles"},
+    {"_paths", "credentials", "handles", "tickets"},
     {"_settings"},
     {"_agreed"},
     {"cookie"},
@@ -68,6 +68,7 @@ NEXT_TO_C = {
     "locks",
     "server",
     "session",
+    "tickets",
 }
 
 # Of a module that may open no socket: what it takes from the module `socket` is names of types and

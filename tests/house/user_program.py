@@ -42,6 +42,7 @@ from gnutls_cookie import (
     Server,
     ServerCounters,
     Session,
+    TicketKey,
     TimedOutError,
     UnexpectedPacketLengthError,
     Verified,
@@ -262,6 +263,11 @@ def serving() -> None:
     assert served.timeout(now) is not None
     sent: int = served.send(connected[0], b"hello", now)
     assert (sent, served.counters.messages_sent) == (5, 1)
+    tickets: TicketKey = TicketKey.from_secret(b"another secret of a fleet")
+    served.set_credentials(secret, tickets)
+    kept: bytes | None = client.session_data
+    client = Session("client", secret, resume=kept)
+    assert (client.resumed, served.counters.resumed) == (False, 0)
 
 
 def connecting() -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gnutls_cookie import CertificateCredentials, Session, blocking
+from gnutls_cookie import CertificateCredentials, Session, TicketKey, blocking
 from tests.support.common import gnutls_cli, openssl, peer_required, running, udp_socket
 from tests.support.interop import Server, started
 from tests.support.peers import CERTS, CookieServer, certificate, drive, trusting
@@ -74,6 +75,37 @@ def serve(
     return server.session, said.decode(errors="replace")
 
 
+def resuming(command: Sequence[str], keys: Sequence[TicketKey]) -> tuple[list[bool], str]:
+    """Let a program connect once to each of our servers, which have one address in turn.
+
+    Returns:
+        Whether each of our sessions was resumed, and what the program printed.
+    """
+    said = bytearray()
+    resumed = []
+    with udp_socket() as sock:
+        port = str(sock.getsockname()[1])
+        with running([word.replace("PORT", port) for word in command]) as child:
+            assert child.stdin is not None
+            child.stdin.write(LINE)
+            child.stdin.flush()
+            for key in keys:
+                server = CookieServer(sock, certificate(), tickets=key)
+
+                def served(server: CookieServer = server) -> bool:
+                    return server.done or LINE in said
+
+                drive([server], served, child, said)
+                assert server.session is not None
+                resumed.append(server.session.resumed)
+            child.stdin.close()
+            child.stdin = None
+            drive([server], lambda: child.poll() is not None, child, said)
+            assert child.stdout is not None
+            said += child.stdout.read()
+    return resumed, said.decode(errors="replace")
+
+
 def hex_of(text: str, pattern: str) -> bytes:
     """What a program prints in hex behind a pattern."""
     found = re.search(pattern + r"\s*([0-9A-Fa-f]+)", text)
@@ -136,3 +168,40 @@ def test_our_client_agrees_with_openssl() -> None:
     text = said.decode(errors="replace")
     assert "ALPN protocols selected: coap" in text
     assert hex_of(text, "Keying material:") == keys
+
+
+SECRET = b"a secret of tickets, and of nothing else"
+
+
+@pytest.mark.parametrize("other", [SECRET, SECRET + b"!"])
+def test_gnutls_cli_resumes_at_another_node_with_the_secret(other: bytes) -> None:
+    """--resume: it connects twice. With another secret there is a full handshake."""
+    command = [gnutls_cli(), "--udp", "--x509cafile", TRUST, "--verify-hostname", "localhost"]
+    nodes = [TicketKey.from_secret(SECRET), TicketKey.from_secret(other)]
+    resumed, said = resuming([*command, "--resume", "--port", "PORT", "127.0.0.1"], nodes)
+    assert resumed == [False, other == SECRET]
+    assert ("*** This is a resumed session" in said) == (other == SECRET), said
+
+
+@pytest.mark.parametrize("other", [SECRET, SECRET + b"!"])
+def test_openssl_resumes_at_another_node_with_the_secret(other: bytes, tmp_path: Path) -> None:
+    """-sess_out, then -sess_in: two programs, two nodes, two addresses."""
+    file = str(tmp_path / "session")
+    first, said = serve(s_client("-sess_out", file), tickets=TicketKey.from_secret(SECRET))
+    assert (first.resumed, "New, " in said) == (False, True)
+    second, said = serve(s_client("-sess_in", file), tickets=TicketKey.from_secret(other))
+    assert (second.resumed, "Reused, " in said) == (other == SECRET, other == SECRET)
+
+
+def test_our_client_resumes_at_gnutls_serv() -> None:
+    """By its tickets."""
+    data = None
+    with started(serv(), "X.509", "127.0.0.1") as (_, port, _said):
+        for resumed in (False, True):
+            with blocking.connect(
+                "127.0.0.1", port, credentials=trusting(), server_name="localhost", resume=data
+            ) as connection:
+                connection.send(LINE)
+                assert connection.receive(timeout=60) == LINE
+                data = connection.session.session_data
+                assert connection.session.resumed == resumed
