@@ -37,6 +37,7 @@ C_SOURCES = [
     "gnutls_cookie/native/admission.c",
     "gnutls_cookie/native/server.c",
     "gnutls_cookie/native/send.c",
+    "gnutls_cookie/native/waiting.c",
     "gnutls_cookie/native/serve.c",
 ]
 

@@ -45,6 +45,7 @@ class RefusalReason(Enum):
     ADDRESS = "their address has its share"
     PREFIX = "their network has its share"
     EARLY = "a handshake from their address and port had just begun"
+    BUSY = "more of them came than there was time for"
 
 
 class Receiver(Protocol):

@@ -61,7 +61,7 @@ class Serving:
         self.send_errors = 0
         self._listener = listener
         self._server = server
-        self._native = ffi.new("struct gcookie_serve *")
+        self._native = ffi.gc(ffi.new("struct gcookie_serve *"), lib.gcookie_serve_clear)
         self.outbox = Outbox()
         self._spare = [new_turn()]  # for flush(); more than one where it is nested
         native, _owner = listener._opened()
@@ -121,7 +121,7 @@ class Serving:
     @property
     def has_more(self) -> bool:
         """Whether a turn has left something that no descriptor tells of."""
-        return bool(self._native.taken < self._native.arrived)
+        return bool(self._native.has_more)
 
     def send(self, connection: Connection, data: Buffer, now: float) -> int:
         """Send a message by the next flush(). Raises as Server.send()."""

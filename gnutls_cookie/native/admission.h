@@ -14,9 +14,10 @@ enum gcookie_refusal {
     GCOOKIE_REFUSED_FULL = 0,
     GCOOKIE_REFUSED_ADDRESS = 1,
     GCOOKIE_REFUSED_PREFIX = 2,
-    GCOOKIE_REFUSED_EARLY = 3
+    GCOOKIE_REFUSED_EARLY = 3,
+    GCOOKIE_REFUSED_BUSY = 4 /* by who has the socket */
 };
-enum { GCOOKIE_REFUSALS = 4, GCOOKIE_MOST_VICTIMS = 4 };
+enum { GCOOKIE_REFUSALS = 5, GCOOKIE_MOST_VICTIMS = 4 };
 
 /* Of all connections, and of those in their handshake: at most. */
 struct gcookie_limits {

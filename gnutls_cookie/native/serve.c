@@ -3,13 +3,13 @@
 #include "send.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 enum {
-    MOST_NEW = 16,         /* sessions that begin in a turn: of that many the others wait */
     MOST_TEXT = 256 << 10, /* bytes of messages in a turn, and of what waits to be sent */
-    MOST_DUE = 256,        /* timers: the others are still due, and wait for the next turn */
+    DUE_AT_ONCE = 8,       /* timers, before the clock is looked at */
     SENT_AT_ONCE = 64,     /* datagrams: more would not stay in the cache */
     NS_A_MS = 1000000,
 };
@@ -66,63 +66,75 @@ int gcookie_serve_wait(struct gcookie_serve *serve, int fd, const struct gcookie
         return -EBUSY;
     code = receive(serve, fd, keys, counters, wait_ms, work_ms);
     if (code == 0 && serve->taken < serve->arrived)
-        code = 1;
+        code = serve->has_more = 1;
     leave(serve);
     return code;
 }
 
-/* One arrival. 1: a session began. */
-static int give(struct gcookie_serve *serve, const struct gcookie_arrival *arrival,
-                struct gcookie_counters *counters, struct gcookie_turn *turn, double now,
-                uintptr_t handle) {
-    gnutls_dtls_prestate_st prestate = arrival->prestate;
-    struct gcookie_path path;
-    const uint64_t before = serve->server->counters.handshaking + serve->server->counters.sessions;
-
-    gcookie_udp_path(serve->udp, arrival, &path);
-    if (!arrival->verified && gcookie_server_has(serve->server, &path.address) == 0) {
-        gcookie_add(&counters->discarded[arrival->reason], 1);
-        return 0;
-    }
+/* One arrival of a peer that has a connection. */
+static void give(struct gcookie_serve *serve, const struct gcookie_arrival *arrival,
+                 const struct gcookie_path *path, struct gcookie_turn *turn, double now,
+                 uintptr_t handle) {
     gcookie_udp_count_arrival(serve->udp);
-    (void)gcookie_server_receive(serve->server, turn, &path, arrival->datagram, arrival->size,
-                                 arrival->verified ? &prestate : NULL, now, handle);
-    return arrival->verified &&
-           serve->server->counters.handshaking + serve->server->counters.sessions > before;
+    (void)gcookie_server_receive(serve->server, turn, path, arrival->datagram, arrival->size, NULL,
+                                 now, handle);
 }
 
-/* The peers that are connected come first; then the others, in their order. 1: some are left. */
-static int work(struct gcookie_serve *serve, struct gcookie_counters *counters,
-                struct gcookie_turn *turn, double now, uintptr_t handle, unsigned int *begun) {
+/* A batch: the peers that are connected come first, then those in their handshake, in their order.
+ * What begins a session waits. */
+static void work(struct gcookie_serve *serve, struct gcookie_counters *counters,
+                 struct gcookie_turn *turn, double now, uintptr_t handle) {
     const struct gcookie_arrival *arrivals = gcookie_udp_arrivals(serve->udp);
+    struct gcookie_path path;
 
     for (unsigned int at = serve->taken; at < serve->arrived; at++) {
-        struct gcookie_path path;
         if (arrivals[at].verified || serve->done[at])
             continue;
         gcookie_udp_path(serve->udp, &arrivals[at], &path);
         if (gcookie_server_has(serve->server, &path.address) == 1) {
             serve->done[at] = 1;
-            gcookie_udp_count_arrival(serve->udp);
-            (void)gcookie_server_receive(serve->server, turn, &path, arrivals[at].datagram,
-                                         arrivals[at].size, NULL, now, handle);
+            give(serve, &arrivals[at], &path, turn, now, handle);
         }
     }
-    while (serve->taken < serve->arrived && *begun < MOST_NEW) {
+    while (serve->taken < serve->arrived) {
         const unsigned int at = serve->taken++;
-        if (!serve->done[at])
-            *begun += (unsigned int)give(serve, &arrivals[at], counters, turn, now, handle);
+        if (serve->done[at])
+            continue;
+        gcookie_udp_path(serve->udp, &arrivals[at], &path);
+        if (!arrivals[at].verified) {
+            if (gcookie_server_has(serve->server, &path.address) == 0)
+                gcookie_add(&counters->discarded[arrivals[at].reason], 1);
+            else
+                give(serve, &arrivals[at], &path, turn, now, handle);
+            continue;
+        }
+        gcookie_udp_count_arrival(serve->udp);
+        if (!gcookie_waiting_put(&serve->waiting, &path, &arrivals[at].prestate,
+                                 arrivals[at].datagram, arrivals[at].size))
+            gcookie_server_refuse(serve->server, GCOOKIE_REFUSED_BUSY);
     }
-    return serve->taken < serve->arrived;
+}
+
+/* Those that wait, until `end`. At least one, so that all have their turn some time. */
+static void begin(struct gcookie_serve *serve, struct gcookie_turn *turn, int64_t end, double now,
+                  uintptr_t handle) {
+    do {
+        struct gcookie_newcomer *hello = gcookie_waiting_take(&serve->waiting);
+        if (hello == NULL)
+            return;
+        (void)gcookie_server_receive(serve->server, turn, &hello->path, hello->datagram,
+                                     hello->size, &hello->prestate, now, handle);
+        free(hello);
+    } while (monotonic_ns() < end);
 }
 
 int gcookie_serve_turn(struct gcookie_serve *serve, int fd, int out,
                        const struct gcookie_keys *keys, struct gcookie_counters *counters,
                        unsigned int work_ms, struct gcookie_turn *turn, double now,
                        uintptr_t handle) {
-    const int64_t end = monotonic_ns() + (int64_t)work_ms * NS_A_MS;
-    unsigned int begun = 0;
-    int code, is_full, are_left;
+    const int64_t work_ns = (int64_t)work_ms * NS_A_MS;
+    int64_t end = monotonic_ns() + work_ns;
+    int code, is_full;
 
     if (enter(serve) != 0)
         return -EBUSY;
@@ -132,18 +144,34 @@ int gcookie_serve_turn(struct gcookie_serve *serve, int fd, int out,
         if (code < 0)
             break;
         is_full = serve->arrived == GCOOKIE_SERVE_BATCH;
-        are_left = work(serve, counters, turn, now, handle, &begun);
+        work(serve, counters, turn, now, handle);
         flush(turn, out);
-    } while (is_full && !are_left && turn->text_size < MOST_TEXT && monotonic_ns() < end);
-    serve->server->most_due = MOST_DUE;
-    if (code == 0)
+        /* No more than can wait is read, as long as it can lie in the socket. */
+    } while (is_full && turn->text_size < MOST_TEXT &&
+             serve->waiting.count + GCOOKIE_SERVE_BATCH <= GCOOKIE_MOST_WAITING_OF_PREFIX &&
+             monotonic_ns() < end);
+    if (code == 0 && serve->waiting.count > 0) {
+        begin(serve, turn, monotonic_ns() + work_ns, now, handle);
+        flush(turn, out);
+    }
+    serve->server->most_due = DUE_AT_ONCE;
+    end = monotonic_ns() + work_ns;
+    while (code == 0) {
         code = gcookie_server_handle_timeout(serve->server, turn, now, handle);
+        if (monotonic_ns() >= end || gcookie_server_timeout(serve->server, now) != 0)
+            break;
+    }
     flush(turn, out);
+    serve->has_more = serve->taken < serve->arrived || serve->waiting.count > 0;
     if (code == 0)
-        code = serve->taken < serve->arrived;
+        code = serve->has_more;
     gcookie_turn_leave(turn);
     leave(serve);
     return code;
+}
+
+void gcookie_serve_clear(struct gcookie_serve *serve) {
+    gcookie_waiting_clear(&serve->waiting);
 }
 
 int gcookie_serve_send(struct gcookie_serve *serve, int out, struct gcookie_turn *turn,

@@ -6,6 +6,7 @@
 #include "counters.h"
 #include "server.h"
 #include "udp.h"
+#include "waiting.h"
 
 enum { GCOOKIE_SERVE_BATCH = 64 }; /* datagrams in one system call */
 
@@ -15,7 +16,12 @@ struct gcookie_serve {
     unsigned int arrived, taken; /* arrivals in the buffers of udp; the first that is not done */
     unsigned char done[GCOOKIE_SERVE_BATCH]; /* 1: this one is, before its turn */
     int busy;                                /* 1: the buffers are in use */
+    struct gcookie_waiting waiting;          /* hellos, for a later turn */
+    int has_more; /* 1: a turn would have something to do of which no descriptor tells */
 };
+
+/* Frees what waits. */
+void gcookie_serve_clear(struct gcookie_serve *serve);
 
 /* The last argument of each: 0 where nothing can ask. -EBUSY, or GCOOKIE_BUSY: another call is
  * under way, and nothing was done. Other negative numbers: -errno of a socket that is of no use any
@@ -27,8 +33,10 @@ int gcookie_serve_wait(struct gcookie_serve *serve, int fd, const struct gcookie
                        struct gcookie_counters *counters, unsigned int wait_ms,
                        unsigned int work_ms);
 
-/* Works for at most `work_ms` and one batch, begins few sessions, and does what timers want. What
- * sessions say goes out by the descriptor `out`. 1: it has not done all. */
+/* Takes batches for at most `work_ms` and one batch; what comes from peers that have a connection
+ * is done at once. Then sessions begin for at most as long and one of them, and timers are served
+ * for as long again and some of them. What sessions say goes out by the descriptor `out`. 1: it has
+ * not done all. */
 int gcookie_serve_turn(struct gcookie_serve *serve, int fd, int out,
                        const struct gcookie_keys *keys, struct gcookie_counters *counters,
                        unsigned int work_ms, struct gcookie_turn *turn, double now,

@@ -342,6 +342,14 @@ static void receive_hello(struct gcookie_server *server, const struct gcookie_pa
         advance(server, one, datagram, size);
 }
 
+void gcookie_server_refuse(struct gcookie_server *server, enum gcookie_refusal refusal) {
+    if (enter(server, NULL, 0, 0) != 0)
+        return;
+    server->counters.refused++;
+    server->counters.refused_by[refusal]++;
+    leave(server);
+}
+
 int gcookie_server_receive(struct gcookie_server *server, struct gcookie_turn *turn,
                            const struct gcookie_path *path, const unsigned char *datagram,
                            size_t size, gnutls_dtls_prestate_st *prestate, double now,

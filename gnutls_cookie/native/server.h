@@ -77,6 +77,9 @@ int gcookie_server_receive(struct gcookie_server *server, struct gcookie_turn *t
                            size_t size, gnutls_dtls_prestate_st *prestate, double now,
                            uintptr_t handle);
 
+/* A verified client that was turned away before it came here. */
+void gcookie_server_refuse(struct gcookie_server *server, enum gcookie_refusal refusal);
+
 /* What is due: flights are sent again, handshakes and idle connections end. */
 int gcookie_server_handle_timeout(struct gcookie_server *server, struct gcookie_turn *turn,
                                   double now, uintptr_t handle);

@@ -4,8 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void make_key(unsigned char key[GCOOKIE_SHARE_KEY_SIZE],
-                     const union gcookie_address *address, enum gcookie_scope scope) {
+void gcookie_share_key(unsigned char key[GCOOKIE_SHARE_KEY_SIZE],
+                       const union gcookie_address *address, enum gcookie_scope scope) {
     const struct in6_addr *const ip = &address->ipv6.sin6_addr;
     const int is_mapped = address->any.sa_family == AF_INET6 && IN6_IS_ADDR_V4MAPPED(ip);
 
@@ -35,7 +35,7 @@ struct gcookie_share *gcookie_share_of(const struct gcookie_table *shares,
                                        const union gcookie_address *address,
                                        enum gcookie_scope scope) {
     unsigned char key[GCOOKIE_SHARE_KEY_SIZE];
-    make_key(key, address, scope);
+    gcookie_share_key(key, address, scope);
     return find(shares, key, gcookie_table_hash(shares, key, sizeof key));
 }
 
@@ -46,7 +46,7 @@ static struct gcookie_share *find_or_make(struct gcookie_table *shares,
     struct gcookie_share *share;
     uint64_t hash;
 
-    make_key(key, address, scope);
+    gcookie_share_key(key, address, scope);
     hash = gcookie_table_hash(shares, key, sizeof key);
     share = find(shares, key, hash);
     if (share != NULL)

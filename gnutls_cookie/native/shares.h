@@ -28,6 +28,10 @@ struct gcookie_member {
     struct gcookie_share *share;
 };
 
+/* What tells one share from another. */
+void gcookie_share_key(unsigned char key[GCOOKIE_SHARE_KEY_SIZE],
+                       const union gcookie_address *address, enum gcookie_scope scope);
+
 /* NULL: it holds nothing. */
 struct gcookie_share *gcookie_share_of(const struct gcookie_table *shares,
                                        const union gcookie_address *address,
