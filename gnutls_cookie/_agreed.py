@@ -144,7 +144,8 @@ class Agreed:
         wire = self._wire
         if self.role == "client":
             settings = wire.settings
-            return c_text(settings.name) if settings.name and settings.name_is_sent else None
+            sent = settings.texts[lib.GCOOKIE_SNI].data
+            return c_text(sent) if sent else None
         name, kind = ffi.new("char[]", _NAME_SIZE), ffi.new("unsigned int *")
         size = ffi.new("size_t *", _NAME_SIZE)
         if lib.gnutls_server_name_get(wire.session, name, size, kind, 0) < 0:
@@ -186,7 +187,8 @@ class Agreed:
             return None
         try:
             settings = wire.settings
-            name = ffi.string(settings.name) if settings.name else b""
+            text = settings.texts[lib.GCOOKIE_NAME].data
+            name = ffi.string(text) if text else b""
             data = bytes(ffi.buffer(out.data, out.size))
             return kept_session(data, bool(settings.verify_peer), name)
         finally:

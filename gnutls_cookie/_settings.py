@@ -35,6 +35,7 @@ ClientCertificate = Literal["ignore", "request", "require"]
 Credentials = CertificateCredentials | PSKCredentials
 
 MTU_MIN, MTU_MAX = 128, 65507  # bytes of a UDP payload; below, no handshake fragment would fit
+_RECORD_SIZES = (512, 16384)  # bytes, of gnutls_record_set_max_recv_size
 TICK = 0.001  # seconds; the shortest time between two looks at a timer
 _TICKET_KEY_SECONDS = 24 * 3600.0  # of a random one
 _LONGEST_TIMEOUT_SECONDS = 4_000_000.0  # six weeks
@@ -102,6 +103,9 @@ class Settings:
         mtu: int | None,
         retransmit_timeout: float,
         handshake_timeout: float,
+        sni: str | None = None,
+        server_names: Sequence[str] = (),
+        record_size: int | None = None,
         alpn: str | Sequence[str] = (),
         alpn_required: bool = False,
         tickets: bool | TicketKey | None = False,
@@ -129,8 +133,11 @@ class Settings:
         )
         kinds = [self._add_credentials(one) for one in listed]
         self._add_priority(priority, tuple(sorted(kinds)))
+        self._set_names(server_name, sni, server_names)
         self._set_verification(server_name, verify_peer, lib.GNUTLS_CRD_CERTIFICATE in kinds)
         self._set_request(client_certificate, lib.GNUTLS_CRD_CERTIFICATE in kinds)
+        if record_size is not None:
+            native.record_size = integer("record_size", record_size, *_RECORD_SIZES)
         if mtu is not None:
             native.mtu = integer("mtu", mtu, MTU_MIN, MTU_MAX)
         self._set_alpn(alpn, alpn_required)
@@ -179,11 +186,8 @@ class Settings:
     ) -> None:
         native = self._box[0]
         if server_name is not None:
-            name = utf8("server_name", server_name)
-            if len(name) > 255:  # RFC 1035 2.3.4
-                raise ValueError(f"server_name must be of 1..255 bytes, not {len(name)}")
-            check(lib.gcookie_settings_set_name(native, name, len(name)))
-            native.name_is_sent = not _is_ip_address(server_name)
+            name = _name("server_name", server_name)
+            self._set_text(lib.GCOOKIE_NAME, name)
         if not (verify_peer is None or isinstance(verify_peer, bool)):
             raise TypeError(f"verify_peer must be a bool, not {type(verify_peer).__name__}")
         if verify_peer is None:
@@ -193,6 +197,28 @@ class Settings:
         if verify_peer and self.role == "client" and server_name is None:
             raise ValueError("server_name is needed to verify the server (or verify_peer=False)")
         native.verify_peer = verify_peer
+
+    def _set_names(
+        self, server_name: str | None, sni: str | None, server_names: Sequence[str]
+    ) -> None:
+        """Those of the server name extension (RFC 6066)."""
+        if self.role == "server":
+            if sni is not None:
+                raise ValueError("sni is for a client")
+        elif server_names:
+            raise ValueError("server_names is for a server")
+        if sni is None and server_name is not None and not _is_ip_address(server_name):
+            sni = server_name
+        if sni is not None and sni != "":
+            self._set_text(lib.GCOOKIE_SNI, _name("sni", sni))
+        if not isinstance(server_names, (list, tuple)):
+            kind = type(server_names).__name__
+            raise TypeError(f"server_names must be a list or tuple of str, not {kind}")
+        served = b"".join(_name("server_names", name) + b"\0" for name in server_names)
+        self._set_text(lib.GCOOKIE_SERVED, served)
+
+    def _set_text(self, kind: int, text: bytes) -> None:
+        check(lib.gcookie_settings_set_text(self._box[0], kind, text, len(text)))
 
     def _set_request(self, wanted: ClientCertificate | None, certificates: bool) -> None:
         native = self._box[0]
@@ -253,7 +279,8 @@ class Settings:
         if self.role == "server":
             raise ValueError("resume is for a client")
         native = self._box[0]
-        name = ffi.string(native.name) if native.name else b""
+        text = native.texts[lib.GCOOKIE_NAME].data
+        name = ffi.string(text) if text else b""
         data = resumable(bytes_copy("resume", resume), bool(native.verify_peer), name)
         if lib.gcookie_settings_set_resume(native, data, len(data)) < 0:
             raise MemoryError
@@ -296,6 +323,13 @@ def _numbers(function: Any, priority: Any) -> list[int]:
     out = ffi.new("const unsigned int **")
     count = function(priority, out)
     return [int(number) for number in out[0][0:count]] if count > 0 else []
+
+
+def _name(argument: str, name: str) -> bytes:
+    raw = utf8(argument, name)
+    if len(raw) > 255:  # RFC 1035 2.3.4
+        raise ValueError(f"{argument} must be of 1..255 bytes, not {len(raw)}")
+    return raw
 
 
 def _listed(credentials: Credentials | Sequence[Credentials]) -> list[Credentials]:

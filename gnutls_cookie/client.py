@@ -44,6 +44,8 @@ class Client(Connection):
         max_queue_bytes: bytes of the messages that wait; what would be more is dropped, and
             counted. One message always has room.
         retransmit_timeout: seconds until a flight is sent again for the first time.
+        sni: as for a Session.
+        record_size: as for a Session.
         alpn: as for a Session.
         alpn_required: as for a Session.
         resume: as for a Session.
@@ -89,6 +91,8 @@ class Client(Connection):
         max_queue: int = 256,
         max_queue_bytes: int = 1 << 20,
         retransmit_timeout: float = 1.0,
+        sni: str | None = None,
+        record_size: int | None = None,
         alpn: str | Sequence[str] = (),
         alpn_required: bool = False,
         resume: Buffer | None = None,
@@ -106,6 +110,8 @@ class Client(Connection):
             mtu=mtu,
             retransmit_timeout=retransmit_timeout,
             handshake_timeout=handshake_timeout,
+            sni=sni,
+            record_size=record_size,
             alpn=alpn,
             alpn_required=alpn_required,
             resume=resume,

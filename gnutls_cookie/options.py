@@ -24,6 +24,8 @@ class ClientOptions(TypedDict, total=False):
     retransmit_timeout: float
     handshake_timeout: float
     idle_timeout: float
+    sni: str | None
+    record_size: int | None
     alpn: str | Sequence[str]
     alpn_required: bool
     resume: Buffer | None
@@ -47,6 +49,8 @@ class ServerOptions(TypedDict, total=False):
     max_queue: int
     max_queue_bytes: int
     retransmit_timeout: float
+    server_names: Sequence[str]
+    record_size: int | None
     alpn: str | Sequence[str]
     alpn_required: bool
     tickets: bool | TicketKey | None

@@ -94,6 +94,8 @@ class Server:
         max_queue_bytes: bytes of the messages that wait in a connection; what would be more is
             dropped, and counted. One message always has room.
         retransmit_timeout: seconds until a flight is sent again for the first time.
+        server_names: as for a Session.
+        record_size: as for a Session.
         alpn: as for a Session.
         alpn_required: as for a Session.
         tickets: whether clients get tickets to resume by. True: sealed with a random key of this
@@ -137,6 +139,8 @@ class Server:
         max_queue: int = 256,
         max_queue_bytes: int = 256 << 10,
         retransmit_timeout: float = 1.0,
+        server_names: Sequence[str] = (),
+        record_size: int | None = None,
         alpn: str | Sequence[str] = (),
         alpn_required: bool = False,
         tickets: bool | TicketKey | None = None,
@@ -156,6 +160,8 @@ class Server:
             mtu=mtu,
             retransmit_timeout=retransmit_timeout,
             handshake_timeout=handshake_timeout,
+            server_names=server_names,
+            record_size=record_size,
             alpn=alpn,
             alpn_required=alpn_required,
         )

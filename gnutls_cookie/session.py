@@ -64,10 +64,16 @@ class Session(Agreed):
             extension (RFC 6066) unless it is an IP address.
         verify_peer: whether the peer's certificate must be trusted. None: yes for a client, no for
             a server.
+        sni: for a client: the name in the server name extension in the place of `server_name`; "":
+            none is sent.
+        server_names: for a server: names that it goes by. A client that asks for another one is
+            refused (unrecognized_name, RFC 6066 3); one that asks for none is not.
         client_certificate: for a server: "ignore": do not ask the client for a certificate;
             "request": ask for one, which the client need not have; "require": it must. None:
             "require" with verify_peer, else "ignore". Without verify_peer any certificate will do.
         mtu: bytes of the largest datagram to send, 128..65507; None: libgnutls' default (1200).
+        record_size: bytes of the largest record that the peer may send, 512..16384 (RFC 8449,
+            gnutls_record_set_max_recv_size); None: any.
         prestate: for a server: what cookie_verify() gave, as by prestate_set(). The verified
             datagram must then be the first that receive_datagram() is given.
         retransmit_timeout: seconds until the first retransmission (RFC 6347 4.2.4.1: 1 s),
@@ -115,6 +121,9 @@ class Session(Agreed):
         prestate: Prestate | None = None,
         retransmit_timeout: float = 1.0,
         handshake_timeout: float = 60.0,
+        sni: str | None = None,
+        server_names: Sequence[str] = (),
+        record_size: int | None = None,
         alpn: str | Sequence[str] = (),
         alpn_required: bool = False,
         tickets: TicketKey | None = None,
@@ -134,6 +143,9 @@ class Session(Agreed):
             mtu=mtu,
             retransmit_timeout=retransmit_timeout,
             handshake_timeout=handshake_timeout,
+            sni=sni,
+            server_names=server_names,
+            record_size=record_size,
             alpn=alpn,
             alpn_required=alpn_required,
             tickets=False if tickets is None else tickets,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ipaddress
 import logging
 import math
 import os
@@ -74,6 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=True,
         help="the server's certificate is verified; --no-ca-verification: as --insecure",
     )
+    add("--sni-hostname", metavar="NAME", help="the name to ask the server for")
+    add("--disable-sni", action="store_true", help="ask the server for no name")
     add("--print-cert", action="store_true", help="print the server's certificate in PEM")
     add("--save-cert", metavar="FILE", type=Path, help="write the server's certificate to FILE")
     add("--crlf", action="store_true", help="send CR LF at the end of a line")
@@ -136,6 +139,9 @@ def _connected(
             verify_peer=None if verifies(options) else False,
             priority=options.priority,
             mtu=options.mtu,
+            alpn=options.alpn,
+            sni=_sni(options, host),
+            record_size=options.recordsize,
             handshake_timeout=options.timeout,
         )
     except (OSError, GnuTLSError) as error:
@@ -159,6 +165,19 @@ def _connected(
 def _failed(code: int, error: Exception, where: str = "") -> int:
     complain(_PROGRAM, f"{where}{reason(error)}")
     return code
+
+
+def _sni(options: argparse.Namespace, host: str) -> str | None:
+    """The name to ask the server for; "": none. gnutls-cli asks for HOST, whatever is verified."""
+    if options.disable_sni:
+        return ""
+    if options.sni_hostname is not None or not options.udp:
+        return str(options.sni_hostname) if options.sni_hostname is not None else None
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host.removesuffix(".")
+    return ""
 
 
 def _service(text: str) -> int:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from gnutls_cookie import __version__, library_version
+from gnutls_cookie import Session, __version__, library_version
 
-__all__ = ["add_psk_arguments", "add_session_arguments", "key_life", "number_in"]
+__all__ = ["add_psk_arguments", "add_session_arguments", "key_life", "key_material", "number_in"]
 
+_LABEL_MAX_BYTES = 128
 _KEY_LIFE_MIN_S, _KEY_LIFE_MAX_S = 1, 0x7FFFFFFF
 
 
@@ -21,9 +22,37 @@ def add_psk_arguments(parser: argparse.ArgumentParser) -> None:
 def add_session_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of whoever has DTLS sessions; their names are gnutls-cli's and gnutls-serv's."""
     parser.add_argument("--priority", metavar="TEXT", help="GnuTLS priority string")
-    parser.add_argument("--mtu", metavar="BYTES", type=_mtu, help="largest datagram to send (1200)")
+    parser.add_argument(
+        "--mtu", metavar="BYTES", type=_zero_is_none, help="largest datagram to send (1200)"
+    )
     parser.add_argument(
         "-d", "--debug", metavar="LEVEL", type=int, default=0, help="above 0: log more"
+    )
+    parser.add_argument(
+        "--recordsize",
+        metavar="BYTES",
+        type=_zero_is_none,
+        help="largest record that the peer may send",
+    )
+    parser.add_argument(
+        "--alpn",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="application protocol (ALPN); may be repeated",
+    )
+    parser.add_argument(
+        "--keymatexport",
+        metavar="LABEL",
+        type=_label,
+        help="print keying material of this label (RFC 5705)",
+    )
+    parser.add_argument(
+        "--keymatexportsize",
+        metavar="BYTES",
+        type=number_in("--keymatexportsize", 1, 65535),
+        default=20,
+        help="so many bytes of it (20)",
     )
     version = f"gnutls-cookie {__version__}, libgnutls {library_version()}"
     parser.add_argument(
@@ -31,8 +60,24 @@ def add_session_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _mtu(text: str) -> int | None:
-    """The type of --mtu for argparse: 0 is the default, as GnuTLS' tools have it."""
+def key_material(options: argparse.Namespace, session: Session) -> str | None:
+    """What --keymatexport asks of a session, as gnutls-cli prints it; None: nothing."""
+    if options.keymatexport is None:
+        return None
+    material = session.export_keying_material(options.keymatexport, options.keymatexportsize)
+    return f"- Key material: {material.hex()}"
+
+
+def _label(text: str) -> str:
+    """The type of --keymatexport for argparse: what Session.export_keying_material() takes."""
+    size = len(text.encode("utf-8", "surrogateescape"))
+    if 1 <= size <= _LABEL_MAX_BYTES and text.isprintable():
+        return text
+    raise argparse.ArgumentTypeError(f"a label must be of 1..{_LABEL_MAX_BYTES} bytes, not {size}")
+
+
+def _zero_is_none(text: str) -> int | None:
+    """A type for argparse: a size, of which 0 is the default, as GnuTLS' tools have it."""
     return int(text) or None
 
 

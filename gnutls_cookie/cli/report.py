@@ -14,6 +14,8 @@ from types import TracebackType
 
 from gnutls_cookie import CertificateVerificationError, Session
 
+from .options import key_material
+
 __all__ = ["Report", "wait_for", "write_all"]
 
 _log = logging.getLogger("gnutls_cookie")
@@ -69,7 +71,7 @@ class Report:
         Raises:
             OSError: what is to be written cannot be.
         """
-        certificates = _certificates(session)
+        certificates = session.peer_certificates
         pem = [_pem(one) for one in certificates]
         if self._options.save_cert is not None:
             self._options.save_cert.write_text("\n".join(pem))
@@ -83,6 +85,11 @@ class Report:
             trusted = "is trusted" if self._verified else "was NOT verified"
             self.say(f"- Status: The certificate {trusted}.")
         self.say(f"- Description: {session.description}", f"connected: {session.description}")
+        if session.alpn is not None:
+            self.say(f"- Application protocol: {session.alpn}")
+        material = key_material(self._options, session)
+        if material is not None:
+            self._write(1 if self._descriptor is None else self._descriptor, f"{material}\n")
         self.say("- Handshake was completed")
         # gnutls-cli's source says that programs look for this line.
         self.say("\n- Simple Client Mode:\n")
@@ -133,10 +140,6 @@ def wait_for(descriptor: int, what: int) -> None:
     poll = select.poll()
     poll.register(descriptor, what)
     poll.poll()
-
-
-def _certificates(session: Session) -> list[bytes]:
-    return [] if session.peer_certificate is None else [session.peer_certificate]
 
 
 def _pem(certificate: bytes) -> str:

@@ -46,9 +46,9 @@ from .credentials import (
     warn_of_times,
 )
 from .exporter import Exporter, exporter_at
-from .gnutls_options import SERV, add_others
 from .listening import Listening, listening_at, listening_everywhere
-from .options import add_session_arguments, key_life, number_in
+from .options import key_material
+from .serve_options import Unusable, add_arguments, check_numbers, server_options
 from .systemd import Notifier, activated, activated_count
 from .tally import Tally
 from .workers import Companion, Reporter, Signals, Worker, Workers
@@ -58,108 +58,9 @@ __all__ = ["add_arguments", "run"]
 _log = logging.getLogger("gnutls_cookie")
 
 _PROGRAM = "gnutls-cookie serve"
-_HOST, _PORT = "127.0.0.1", 5556  # the port is gnutls-serv's
-_MAX_WORKERS = 1024
-_MAX_SESSIONS = 0xFFFFFFFF
-_SHARES = {  # with Server's own defaults
-    "max_sessions_per_address": (None, "of one IP address (all but a 32nd of --max-sessions)"),
-    "max_sessions_per_prefix": (None, "of one network, /24 or /64 (all but a 64th)"),
-    "max_handshakes": (4096, "under way at once (4096)"),
-    "max_handshakes_per_address": (512, "of one IP address (512)"),
-    "max_handshakes_per_prefix": (1024, "of one network (1024)"),
-}
-_STATS_MIN_SECONDS = 0.01
+_HOST = "127.0.0.1"
 _BEATS = 4  # signs of life of a worker in the seconds of the service manager's watchdog
 _COUNT_SECONDS = 1.0  # between two times that a worker tells what it has counted
-
-
-class _Unusable(Exception):
-    """What was asked for cannot be done; the text says why."""
-
-    def __init__(self, text: str, code: int = 2) -> None:
-        super().__init__(text)
-        self.code = code
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command."""
-    add = parser.add_argument
-    add(
-        "-p",
-        "--port",
-        type=number_in("a port", 0, 65535),
-        default=_PORT,
-        help=f"UDP port; 0: any ({_PORT})",
-    )
-    add("--host", help='address to serve on; "::" for all (127.0.0.1; with -u all)')
-    add("-u", "--udp", action="store_true", help="be as gnutls-serv --udp: see docs/drop-in.md")
-    add(
-        "--x509certfile",
-        metavar="FILE",
-        type=Path,
-        action="append",
-        help="certificate chain, PEM or DER; may be repeated, as --x509keyfile",
-    )
-    add(
-        "--x509keyfile",
-        metavar="FILE",
-        type=Path,
-        action="append",
-        help="private key of the certificate in the same place, PEM or DER",
-    )
-    for kind in "dsa", "ecc":  # names of former times
-        for what in "cert", "key":
-            add(
-                f"--x509{kind}{what}file",
-                dest=f"x509{what}file",
-                type=Path,
-                action="append",
-                help=argparse.SUPPRESS,
-            )
-    add("--x509cafile", metavar="FILE", type=Path, help="authorities of clients' certificates")
-    add(
-        "--verify-client-cert",
-        action="store_true",
-        help="ask for a client's certificate, and verify it if one is sent",
-    )
-    asked = parser.add_mutually_exclusive_group()
-    asked.add_argument(
-        "-r", "--require-client-cert", action="store_true", help="and one must be sent"
-    )
-    asked.add_argument(
-        "-a",
-        "--disable-client-cert",
-        action="store_true",
-        help="with -u: do not ask for a client's certificate",
-    )
-    add("--pskpasswd", metavar="FILE", type=Path, help="pre-shared keys, a line identity:hex each")
-    add("--pskhint", metavar="TEXT", help="identity hint to send")
-    add_session_arguments(parser)
-    add("--cookie-secret-file", metavar="FILE", type=Path, help="cookie keys of a fleet")
-    add(
-        "--rotate",
-        metavar="SECONDS",
-        type=key_life,
-        default=3600.0,
-        help="a cookie key's life (3600)",
-    )
-    add(
-        "--workers",
-        metavar="N",
-        type=number_in("workers", 1, _MAX_WORKERS),
-        default=1,
-        help="processes on the port (1)",
-    )
-    add("--max-sessions", metavar="N", type=int, default=10_000, help="of a process (10000)")
-    for name, (most, text) in _SHARES.items():
-        add(f"--{name.replace('_', '-')}", metavar="N", type=int, default=most, help=text)
-    add("--handshake-timeout", metavar="SECONDS", type=float, default=30.0, help="(30)")
-    add("--idle-timeout", metavar="SECONDS", type=float, default=300.0, help="inf: none (300)")
-    add("--stats", metavar="SECONDS", type=float, help="print counters every SECONDS")
-    add("--metrics", metavar="HOST:PORT", help="serve counters to Prometheus there, over HTTP")
-    add("--json", action="store_true", help="what is printed is JSON, an object a line")
-    add("-q", "--quiet", action="store_true", help="log warnings only")
-    add_others(parser, SERV)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -188,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
         if len(sockets) == 1 and options.metrics is None:
             return service.serve_alone(sockets[0])
         return service.serve_by_workers(sockets)
-    except _Unusable as error:
+    except Unusable as error:
         code = error.code
         complain(_PROGRAM, str(error))
     except OSError as error:
@@ -229,22 +130,14 @@ class _Service:
         if not (options.x509certfile or options.x509keyfile or options.pskpasswd):
             self._made_psk = (f"guest-{secrets.token_hex(3)}", secrets.token_bytes(16))
         self._own_secret = secrets.token_bytes(32)  # made before any worker: the same in all
-        _check_numbers(options)
+        check_numbers(options)
         self.credentials = self._credentials()
         self.keys = self._keys()
-        self._limits: dict[str, Any] = {
-            "priority": options.priority,
-            "mtu": options.mtu,
-            **_of_clients(options),
-            "max_sessions": options.max_sessions,
-            "handshake_timeout": options.handshake_timeout,
-            "idle_timeout": options.idle_timeout,
-            **_shares(options),
-        }
+        self._limits = server_options(options)
         try:
             Server(self.credentials, **self._limits)
         except (ValueError, TypeError, GnuTLSError) as error:
-            raise _Unusable(str(error)) from None
+            raise Unusable(str(error)) from None
 
     def serve_alone(self, sock: Listening) -> int:
         """Serve sockets in this process; returns the exit code."""
@@ -361,9 +254,14 @@ class _Service:
                 self._tally.write(worker, server.counters)
             await asyncio.sleep(seconds)
 
-    @staticmethod
-    async def _echo(connection: Connection) -> None:
-        _log.info("%s port %d: %s", *connection.address[:2], connection.session.description)
+    async def _echo(self, connection: Connection) -> None:
+        session = connection.session
+        agreed = [session.description, session.alpn, key_material(self.options, session)]
+        what = ", ".join(one for one in agreed if one)
+        _log.info("%s port %d: %s", *connection.address[:2], what)
+        served, asked = self.options.sni_hostname, session.server_name
+        if served and asked and served.lower() != asked.lower():
+            _log.warning("%s port %d: asks for %r", *connection.address[:2], asked)
         async for message in connection:
             most = connection.session.data_mtu  # what one datagram carries
             for start in range(0, len(message), most):
@@ -379,7 +277,7 @@ class _Service:
         try:
             for path in self._files():
                 if stat.S_ISFIFO(os.stat(path).st_mode):
-                    raise _Unusable(f"{path}: a pipe can be read once, at the start")
+                    raise Unusable(f"{path}: a pipe can be read once, at the start")
             credentials, keys = self._credentials(), self._keys()
             Server(credentials, **self._limits)
             self.warn()
@@ -413,22 +311,22 @@ class _Service:
         options = self.options
         certificates, keys = options.x509certfile or [], options.x509keyfile or []
         if len(certificates) != len(keys):
-            raise _Unusable(
+            raise Unusable(
                 "--x509certfile and --x509keyfile go together: "
                 f"{len(certificates)} and {len(keys)} are given"
             )
         if options.require_client_cert and options.x509cafile is None and not options.udp:
-            raise _Unusable("--require-client-cert needs --x509cafile")
+            raise Unusable("--require-client-cert needs --x509cafile")
         if options.verify_client_cert and options.x509cafile is None:
-            raise _Unusable("--verify-client-cert needs --x509cafile")
+            raise Unusable("--verify-client-cert needs --x509cafile")
         if options.x509cafile is not None and not certificates:
-            raise _Unusable("--x509cafile needs --x509certfile")
+            raise Unusable("--x509cafile needs --x509certfile")
         if options.pskhint is not None and certificates and options.pskpasswd is None:
-            raise _Unusable("--pskhint needs --pskpasswd")
+            raise Unusable("--pskhint needs --pskpasswd")
         try:
             found = server_credentials(options)
         except (OSError, ValueError, GnuTLSError) as error:
-            raise _Unusable(f"credentials: {reason(error)}") from None
+            raise Unusable(f"credentials: {reason(error)}") from None
         if self._made_psk is not None:
             found.append(PSKCredentials(*self._made_psk, hint=options.pskhint))
         return found
@@ -439,7 +337,7 @@ class _Service:
             secret = self._own_secret if path is None else secret_file(path)
             return KeyRing.from_secret(secret, self.options.rotate)
         except (OSError, ValueError) as error:
-            raise _Unusable(f"cookie keys: {reason(error)}") from None
+            raise Unusable(f"cookie keys: {reason(error)}") from None
 
     # --- what is printed --------------------------------------------------------------------------
 
@@ -504,9 +402,9 @@ def _exporter(where: str, tally: Tally) -> Exporter:
     try:
         return exporter_at(where, tally.page)
     except ValueError as error:  # a name that cannot be one, too
-        raise _Unusable(f"--metrics: {reason(error)}") from None
+        raise Unusable(f"--metrics: {reason(error)}") from None
     except OSError as error:
-        raise _Unusable(f"cannot serve metrics on {where}: {reason(error)}", 1) from None
+        raise Unusable(f"cannot serve metrics on {where}: {reason(error)}", 1) from None
 
 
 # --- sockets --------------------------------------------------------------------------------------
@@ -531,55 +429,17 @@ def _sockets(options: argparse.Namespace) -> list[Listening]:
             raise UnicodeError
         return listening_at(host, options.port, options.workers)
     except UnicodeError:  # no name has such a form (RFC 1035)
-        raise _Unusable(f"--host must be a name or an address, not {host!r}") from None
+        raise Unusable(f"--host must be a name or an address, not {host!r}") from None
 
 
 def _activated(options: argparse.Namespace, count: str) -> list[socket.socket]:
     """The sockets that systemd has bound, one for each worker."""
     if count != str(options.workers):
-        raise _Unusable(
+        raise Unusable(
             "socket activation wants a socket for each worker, "
             f"not LISTEN_FDS={count!r} and --workers {options.workers}"
         )
     try:
         return activated(options.workers)
     except ValueError as error:
-        raise _Unusable(f"socket activation: {error}") from None
-
-
-# --- numbers --------------------------------------------------------------------------------------
-
-
-def _of_clients(options: argparse.Namespace) -> dict[str, Any]:
-    """What clients are asked for, by the arguments of Server.
-
-    gnutls-serv asks for a certificate and takes any, unless it is told to verify. Where it is told
-    whom to trust, a required one is verified here.
-    """
-    verify = options.verify_client_cert or (options.require_client_cert and options.x509cafile)
-    wanted = "ignore"
-    if options.require_client_cert:
-        wanted = "require"
-    elif not options.disable_client_cert and options.x509certfile:
-        wanted = "request" if options.udp or verify else "ignore"
-    return {"client_certificate": wanted, "verify_peer": bool(verify) and wanted != "ignore"}
-
-
-def _shares(options: argparse.Namespace) -> dict[str, int]:
-    """The limits of addresses and networks; what is None is for Server to find."""
-    given = {name: getattr(options, name) for name in _SHARES}
-    return {name: most for name, most in given.items() if most is not None}
-
-
-def _check_numbers(options: argparse.Namespace) -> None:
-    """Refuse what no limit can be. The library judges the rest, where it is used."""
-    stats = options.stats
-    if stats is not None and not _STATS_MIN_SECONDS <= stats < math.inf:
-        least = "0" if not stats > 0 else f"{_STATS_MIN_SECONDS} and finite"
-        raise _Unusable(f"--stats must be above {least}, not {stats:g} seconds")
-    if not options.idle_timeout > 0:
-        raise _Unusable(f"--idle-timeout must be above 0, not {options.idle_timeout:g} seconds")
-    for name, most in {"max_sessions": options.max_sessions, **_shares(options)}.items():
-        if not 1 <= most <= _MAX_SESSIONS:
-            option = f"--{name.replace('_', '-')}"
-            raise _Unusable(f"{option} must be in 1..{_MAX_SESSIONS}, not {most}")
+        raise Unusable(f"socket activation: {error}") from None

@@ -4,17 +4,21 @@
 #include <gnutls/x509.h>
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
+#include <strings.h>
 
 enum { TRIES = 100 }; /* to make a session; each fails where it is interrupted at one moment */
+enum { NAMES = 16, NAME_SIZE = 257 }; /* lib/ext/server_name.h has fewer; bytes, with the NUL */
 
 /* gnutls_certificate_verify_function. A client that is only asked for a certificate may send none;
  * where it must, libgnutls has looked already. */
 static int verify(gnutls_session_t session) {
     struct gcookie_wire *wire = gnutls_transport_get_ptr(session);
     const struct gcookie_settings *settings = wire->settings;
+    const struct gcookie_text *name = &settings->texts[GCOOKIE_NAME];
     gnutls_typed_vdata_st data[2] = {
         {GNUTLS_DT_KEY_PURPOSE_OID, NULL, 0},
-        {GNUTLS_DT_DNS_HOSTNAME, (unsigned char *)settings->name, 0},
+        {GNUTLS_DT_DNS_HOSTNAME, (unsigned char *)name->data, 0},
     };
     unsigned int size = 0, status = 0;
     int code;
@@ -24,11 +28,50 @@ static int verify(gnutls_session_t session) {
     /* RFC 5280 4.2.1.12: what the certificate may be used for, if it says so. */
     data[0].data = (unsigned char *)(settings->is_server ? GNUTLS_KP_TLS_WWW_CLIENT
                                                          : GNUTLS_KP_TLS_WWW_SERVER);
-    code = gnutls_certificate_verify_peers(session, data, settings->name == NULL ? 1 : 2, &status);
+    code = gnutls_certificate_verify_peers(session, data, name->data == NULL ? 1 : 2, &status);
     if (code < 0)
         return GNUTLS_E_CERTIFICATE_ERROR;
     wire->error_detail = (int)status;
     return status == 0 ? 0 : GNUTLS_E_CERTIFICATE_VERIFICATION_ERROR;
+}
+
+/* Whether a name is one of those that a server goes by (RFC 6066 3: as DNS compares them). */
+static int is_served(const struct gcookie_text *served, const char *name, size_t size) {
+    for (size_t at = 0; at < served->size; at += strlen(served->data + at) + 1)
+        if (strlen(served->data + at) == size && strncasecmp(served->data + at, name, size) == 0)
+            return 1;
+    return 0;
+}
+
+/* GNUTLS_E_UNRECOGNIZED_NAME where the client asks for names, and none is served; or 0. */
+static int judge_names(gnutls_session_t session, const struct gcookie_text *served) {
+    char name[NAME_SIZE];
+    unsigned int type, asked = 0;
+
+    for (unsigned int at = 0; at < NAMES; at++) {
+        size_t size = sizeof name;
+        const int code = gnutls_server_name_get(session, name, &size, &type, at);
+        if (code == GNUTLS_E_REQUESTED_DATA_NOT_AVAILABLE)
+            break;
+        if (code >= 0 && type != GNUTLS_NAME_DNS)
+            continue;
+        if (code >= 0 && is_served(served, name, size))
+            return 0;
+        asked = 1;
+    }
+    return asked ? GNUTLS_E_UNRECOGNIZED_NAME : 0;
+}
+
+/* gnutls_handshake_post_client_hello_func. */
+static int after_hello(gnutls_session_t session) {
+    const struct gcookie_wire *wire = gnutls_transport_get_ptr(session);
+    const struct gcookie_settings *settings = wire->settings;
+    int code = 0;
+    if (settings->texts[GCOOKIE_SERVED].size > 0)
+        code = judge_names(session, &settings->texts[GCOOKIE_SERVED]);
+    if (code >= 0 && settings->alpn_required)
+        code = gcookie_wire_lacks_alpn(session);
+    return code;
 }
 
 static int configure(const struct gcookie_wire *wire, const char **what) {
@@ -49,10 +92,15 @@ static int configure(const struct gcookie_wire *wire, const char **what) {
         *what = "priority";
         code = gnutls_priority_set(wire->session, settings->priority->pointer);
     }
-    if (code >= 0 && settings->name != NULL && settings->name_is_sent) {
+    if (code >= 0 && settings->texts[GCOOKIE_SNI].size > 0) {
         *what = "server_name";
-        code = gnutls_server_name_set(wire->session, GNUTLS_NAME_DNS, settings->name,
-                                      settings->name_size);
+        code = gnutls_server_name_set(wire->session, GNUTLS_NAME_DNS,
+                                      settings->texts[GCOOKIE_SNI].data,
+                                      settings->texts[GCOOKIE_SNI].size);
+    }
+    if (code >= 0 && settings->record_size > 0) {
+        *what = "record_size";
+        code = (int)gnutls_record_set_max_recv_size(wire->session, settings->record_size);
     }
     if (code >= 0 && settings->alpn_count > 0) {
         *what = "alpn";
@@ -75,8 +123,8 @@ static int configure(const struct gcookie_wire *wire, const char **what) {
     if (settings->is_server)
         gnutls_certificate_server_set_request(wire->session,
                                               (gnutls_certificate_request_t)settings->request);
-    if (settings->alpn_required && settings->is_server)
-        gnutls_handshake_set_post_client_hello_function(wire->session, gcookie_wire_lacks_alpn);
+    if (settings->is_server)
+        gnutls_handshake_set_post_client_hello_function(wire->session, after_hello);
     if (settings->verify_peer)
         gnutls_session_set_verify_function(wire->session, verify);
     return 0;

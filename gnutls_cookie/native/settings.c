@@ -124,15 +124,19 @@ int gcookie_settings_new(struct gcookie_settings **box) {
     return 0;
 }
 
-int gcookie_settings_set_name(struct gcookie_settings *settings, const char *name, size_t size) {
-    char *copy = malloc(size + 1);
+int gcookie_settings_set_text(struct gcookie_settings *settings, unsigned int kind,
+                              const char *text, size_t size) {
+    char *copy;
+    if (kind >= GCOOKIE_TEXTS || size == SIZE_MAX)
+        return GNUTLS_E_INVALID_REQUEST;
+    copy = malloc(size + 1);
     if (copy == NULL)
         return GNUTLS_E_MEMORY_ERROR;
-    memcpy(copy, name, size);
+    memcpy(copy, text, size);
     copy[size] = 0;
-    free(settings->name);
-    settings->name = copy;
-    settings->name_size = size;
+    free(settings->texts[kind].data);
+    settings->texts[kind].data = copy;
+    settings->texts[kind].size = size;
     return 0;
 }
 
@@ -190,6 +194,7 @@ void gcookie_settings_release(struct gcookie_settings **box) {
         gnutls_memset(settings->resume.data, 0, settings->resume.size);
     gcookie_free(settings->resume.data);
     gnutls_memset(settings->ticket_key, 0, sizeof settings->ticket_key);
-    free(settings->name);
+    for (unsigned int at = 0; at < GCOOKIE_TEXTS; at++)
+        free(settings->texts[at].data);
     free(settings);
 }

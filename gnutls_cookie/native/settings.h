@@ -35,6 +35,19 @@ enum { GCOOKIE_TICKET_KEY_SIZE = 64 }; /* lib/gnutls_int.h: TICKET_MASTER_KEY_SI
 /* lib/ext/alpn.h: MAX_ALPN_PROTOCOLS, and one less than MAX_ALPN_PROTOCOL_NAME (bytes). */
 enum { GCOOKIE_ALPN_MOST = 8, GCOOKIE_ALPN_NAME_MOST = 31 };
 
+/* Texts of settings. */
+enum gcookie_text_kind {
+    GCOOKIE_NAME,   /* of a client: the name in the server's certificate */
+    GCOOKIE_SNI,    /* of a client: the name in the extension (RFC 6066) */
+    GCOOKIE_SERVED, /* of a server: the names that it goes by, each with its NUL */
+    GCOOKIE_TEXTS,
+};
+
+struct gcookie_text {
+    char *data; /* with a NUL behind it; or NULL */
+    size_t size;
+};
+
 struct gcookie_settings {
     int is_server;
     int verify_peer;  /* the peer's certificate must be trusted */
@@ -43,9 +56,8 @@ struct gcookie_settings {
     uintptr_t number; /* never given before: which lookup a server asks */
     double retransmit_seconds;
     double handshake_seconds;
-    char *name; /* of a client: the server's name, or NULL */
-    size_t name_size;
-    int name_is_sent; /* in the extension (RFC 6066); not where it is an IP address */
+    struct gcookie_text texts[GCOOKIE_TEXTS];
+    size_t record_size;                     /* bytes of the largest record to accept; 0: any */
     gnutls_datum_t alpn[GCOOKIE_ALPN_MOST]; /* names of protocols (RFC 7301); the bytes are ours */
     unsigned int alpn_count;
     int alpn_required; /* 1: no session without one of them */
@@ -61,7 +73,8 @@ struct gcookie_settings {
 
 /* 0, or GNUTLS_E_MEMORY_ERROR. */
 int gcookie_settings_new(struct gcookie_settings **box);
-int gcookie_settings_set_name(struct gcookie_settings *settings, const char *name, size_t size);
+int gcookie_settings_set_text(struct gcookie_settings *settings, unsigned int kind,
+                              const char *text, size_t size);
 
 /* One more protocol: at most GCOOKIE_ALPN_MOST of 1..GCOOKIE_ALPN_NAME_MOST bytes, else
  * GNUTLS_E_INVALID_REQUEST. */

@@ -199,6 +199,35 @@ SERVERS: dict[str, tuple[str, str, bool]] = {  # options, a client's, whether it
         f"gnutls {AS_PSK}",
         True,
     ),
+    "alpn": (f"-u --echo --alpn coap --alpn echo {SERVER}", "gnutls --alpn echo", True),
+    "another alpn": (f"-u --echo --alpn coap {SERVER}", "gnutls --alpn echo", True),
+    "another alpn, fatal": (
+        f"-u --echo --alpn coap --alpn-fatal {SERVER}",
+        "gnutls --alpn echo",
+        False,
+    ),
+    "alpn of openssl": (f"-u --echo --alpn coap {SERVER}", "openssl -alpn echo,coap", True),
+    "a name": (
+        f"-u --echo --sni-hostname localhost --sni-hostname-fatal {SERVER}",
+        "openssl -servername localhost",
+        True,
+    ),
+    "another name": (
+        f"-u --echo --sni-hostname localhost --sni-hostname-fatal {SERVER}",
+        "openssl -servername example.org",
+        False,
+    ),
+    "no name": (
+        f"-u --echo --sni-hostname localhost --sni-hostname-fatal {SERVER}",
+        "openssl -noservername",
+        True,
+    ),
+    "a certificate by name": (
+        f"-u --echo {SERVER} --x509certfile {{pki}}/example.pem --x509keyfile {{pki}}/example.key",
+        "gnutls --sni-hostname example.org --verify-hostname example.org",
+        True,
+    ),
+    "recordsize": (f"-u --echo --recordsize 1024 {SERVER}", "gnutls", True),
     "clients are asked": (f"-u --echo {SERVER}", f"gnutls {AS_CLIENT}", True),
     "clients are not asked": (f"-u --echo -a {SERVER}", f"gnutls {AS_CLIENT}", True),
     "clients have a certificate": (
@@ -249,7 +278,8 @@ def test_client_sees_the_same_server(line: str) -> None:
 def ports() -> Iterator[dict[str, int]]:
     """Of servers of three kinds."""
     kinds = {
-        "certificate": f"-u {SERVER}",
+        "certificate": f"-u --alpn echo {SERVER}",
+        "names": f"-u --sni-hostname example.org --sni-hostname-fatal {SERVER}",
         "psk": "-u --pskpasswd {keys} --pskhint plant --priority {PSK}",
         "clients": f"-u -r --verify-client-cert {TRUST} {SERVER}",
     }
@@ -290,6 +320,20 @@ CLIENTS: dict[str, tuple[str, str, bool]] = {  # server, options, whether it is 
     ),
     "mtu": ("certificate", f"-u -p {{port}} {TRUST} --mtu 600 127.0.0.1", True),
     "verbose": ("certificate", f"-u -V -p {{port}} {TRUST} 127.0.0.1", True),
+    "alpn": ("certificate", f"-u -p {{port}} {TRUST} --alpn echo 127.0.0.1", True),
+    "name": (
+        "names",
+        f"-u -p {{port}} {TRUST} --sni-hostname example.org localhost",
+        True,
+    ),
+    "a name that is not there": ("names", f"-u -p {{port}} {TRUST} localhost", False),
+    "a name that is verified is not sent": (
+        "names",
+        f"-u -p {{port}} {TRUST} --verify-hostname localhost 127.0.0.1",
+        True,
+    ),
+    "no name": ("names", f"-u -p {{port}} {TRUST} --disable-sni localhost", True),
+    "recordsize": ("certificate", f"-u -p {{port}} {TRUST} --recordsize 1024 127.0.0.1", True),
     "psk": (
         "psk",
         f"-u -p {{port}} {AS_PSK} 127.0.0.1",
@@ -319,7 +363,7 @@ def test_client_does_the_same(line: str, ports: dict[str, int]) -> None:
     """
     kind, words, served = CLIENTS[line]
     words = words.replace("{port}", str(ports[kind]))
-    told = {"handshake", "ready"}
+    told = {"handshake", "ready", "protocol"}
     if kind == "certificate" and not re.search("--insecure|--no-ca", words):
         told.add("status")
     found = []
