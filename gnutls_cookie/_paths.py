@@ -14,9 +14,27 @@ if TYPE_CHECKING:
 __all__ = ["address_text", "native_address", "native_path", "source_text"]
 
 
-@functools.lru_cache(maxsize=1024)
 def native_address(address: Any) -> Any:
-    """A union gcookie_address, not to be changed."""
+    """A union gcookie_address, not to be changed.
+
+    Raises:
+        TypeError, ValueError, OverflowError: it is no address.
+    """
+    try:
+        return _known_address(address)
+    except TypeError:  # it may have no hash
+        return _address(address)
+
+
+def native_path(address: Any, local: Any) -> Any:
+    """A struct gcookie_path, not to be changed. Raises as native_address()."""
+    try:
+        return _known_path(address, local)
+    except TypeError:
+        return _path(address, local)
+
+
+def _address(address: Any) -> Any:
     if not isinstance(address, tuple) or len(address) not in (2, 4):
         raise TypeError(f"address must be a tuple (ip, port, ...), not {address!r}")
     host, port, *more = address
@@ -37,14 +55,18 @@ def native_address(address: Any) -> Any:
     return out
 
 
-@functools.lru_cache(maxsize=1024)
-def native_path(address: Any, local: str | None) -> Any:
-    """A struct gcookie_path, not to be changed."""
+def _path(address: Any, local: Any) -> Any:
     out = ffi.new("struct gcookie_path *")
     out.address = native_address(address)[0]
     if local is not None:
+        if not isinstance(local, str):
+            raise TypeError(f"local must be a str or None, not {type(local).__name__}")
         lib.gcookie_source_parse(ffi.addressof(out, "source"), local.encode("ascii", "replace"))
     return out
+
+
+_known_address = functools.lru_cache(maxsize=1024)(_address)
+_known_path = functools.lru_cache(maxsize=1024)(_path)
 
 
 def source_text(path: Any) -> str | None:

@@ -32,6 +32,7 @@ from ._paths import native_address, native_path
 from ._settings import ClientCertificate, Credentials, Settings
 from ._turns import REASONS, Turns
 from .arrival import Arrival
+from .cookie import Prestate
 from .credentials import identity_text, psk_key
 from .errors import GnuTLSError, check, error_from_code
 from .handles import TABLE, Transport
@@ -269,14 +270,18 @@ class Server:
         (KeyboardInterrupt) comes out, and its session has ended.
 
         Raises:
-            TypeError, ValueError: the arrival's address is not one of IPv4 or IPv6.
+            TypeError, ValueError: it is no Arrival, or its address is not one of IPv4 or IPv6.
             RuntimeError: another call is under way, in another thread or around a PSK lookup.
         """
         _check_now(now)
-        datagram = arrival.datagram
+        if not isinstance(arrival, Arrival):
+            raise _wrong("arrival", "an Arrival", arrival)
+        datagram, given = arrival.datagram, arrival.prestate
         if type(datagram) is not bytes:
             datagram = bytes_copy("datagram", datagram)
-        prestate = ffi.NULL if arrival.prestate is None else arrival.prestate._struct
+        if not (given is None or isinstance(given, Prestate)):
+            raise _wrong("prestate", "a Prestate or None", given)
+        prestate = ffi.NULL if given is None else given._struct
         self._call(
             lib.gcookie_server_receive,
             native_path(arrival.address, arrival.local),
@@ -348,10 +353,11 @@ class Server:
         Raises:
             LargePacketError: data is longer than the session's `data_mtu`.
             GnuTLSError: the connection is closed, or its handshake is not complete.
+            TypeError: connection is not a Connection, or data not bytes-like.
         """
         _check_now(now)
         message = data if type(data) is bytes else bytes_copy("data", data)
-        number = connection._id
+        number = _number_of(connection)
         if self._connections.get(number) is not connection:
             raise error_from_code(lib.GNUTLS_E_INVALID_SESSION, "the session is closed")
         session = connection._session
@@ -371,9 +377,14 @@ class Server:
         return code
 
     def close(self, connection: Connection) -> None:
-        """Say goodbye to a peer, and forget it."""
-        if self._connections.get(connection._id) is connection:
-            self._call_alone(lib.gcookie_server_close, connection._id)
+        """Say goodbye to a peer, and forget it.
+
+        Raises:
+            TypeError: connection is not a Connection.
+        """
+        number = _number_of(connection)
+        if self._connections.get(number) is connection:
+            self._call_alone(lib.gcookie_server_close, number)
 
     def close_all(self) -> None:
         """Say goodbye to every peer, and forget them."""
@@ -519,6 +530,16 @@ class _Lookups(Transport):
 
 def _most(name: str, value: int) -> int:
     return min(integer(name, value, 1), _UNLIMITED)
+
+
+def _number_of(connection: Connection) -> int:
+    if not isinstance(connection, Connection):
+        raise _wrong("connection", "a Connection", connection)
+    return connection._id
+
+
+def _wrong(name: str, wanted: str, given: object) -> TypeError:
+    return TypeError(f"{name} must be {wanted}, not {type(given).__name__}")
 
 
 def _gone() -> GnuTLSError:

@@ -1288,3 +1288,36 @@ def test_a_finalizer_of_the_same_garbage_is_told_that_the_server_is_freed() -> N
     gc.collect()
     assert len(said) == 3
     assert all("freed the server" in one for one in said), said
+
+
+@pytest.mark.parametrize("given", [None, 5, 1.5, "x", b"x", [], {}, ("127.0.0.1", 5), object()])
+def test_argument_of_another_type_is_refused_by_name(given: Any) -> None:
+    """By each method that takes one, and each field of an Arrival; nothing else happens."""
+    bench = Bench(psk())
+    client = bench.connected()
+    server, now = bench.server, bench.now()
+    fields: dict[str, Any] = {"address": client.address, "datagram": b"x", "prestate": None}
+
+    def refuses(name: str, call: Any, *arguments: Any) -> None:
+        with pytest.raises(TypeError, match=rf"^{name}\b.* must be "):
+            call(*arguments)
+
+    refuses("arrival", server.receive, given, now)
+    if given != ("127.0.0.1", 5):
+        refuses("address", server.receive, Arrival(**fields | {"address": given}), now)
+    refuses("address", server.receive, Arrival(**fields | {"address": (given, [])}), now)
+    if given != b"x":
+        refuses("datagram", server.receive, Arrival(**fields | {"datagram": given}), now)
+        refuses("data", server.send, bench.connection(client), given, now)
+    if given is not None:
+        refuses("prestate", server.receive, Arrival(**fields | {"prestate": given}), now)
+    if given is not None and given != "x":
+        refuses("local", server.receive, Arrival(**fields | {"local": given}), now)
+    refuses("connection", server.send, given, b"x", now)
+    refuses("connection", server.close, given)
+    if given not in (5, 1.5):
+        refuses("now", server.receive, Arrival(**fields), given)
+        refuses("now", server.timeout, given)
+        refuses("now", server.handle_timeout, given)
+        refuses("now", server.send, bench.connection(client), b"x", given)
+    assert bench.echoes(client)
