@@ -248,6 +248,12 @@ _ROWS: dict[type, tuple[_Row, ...]] = {
         ),
         ("handshakes_completed", "counter", "Handshakes completed.", _one("connected")),
         (
+            "handshakes_resumed",
+            "counter",
+            "Completed handshakes that went on from an earlier session.",
+            _one("resumed"),
+        ),
+        (
             "sessions_closed",
             "counter",
             "Sessions that ended, those in their handshake included.",

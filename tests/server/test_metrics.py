@@ -30,7 +30,7 @@ prometheus_client = pytest.importorskip("prometheus_client")
 # Each number is another one, so that none can stand in the place of another.
 GATE = GateCounters(1, 2, 3, 4, {reason: 10 + reason for reason in DiscardReason})
 LISTENER = ListenerCounters(30, 31, 32, 33, 34, 35)
-SERVER = ServerCounters(40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51)
+SERVER = ServerCounters(*range(40, 53))
 SERVER.closed.update((reason, 60 + number) for number, reason in enumerate(CloseReason))
 SERVER.refused_by.update((reason, 70 + number) for number, reason in enumerate(RefusalReason))
 ALL = Counters(GATE, LISTENER, SERVER, 80)
@@ -94,6 +94,7 @@ def test_every_counter_has_its_name() -> None:
     assert found[f"{prefix}sessions established"] == SERVER.sessions
     assert found[f"{prefix}sessions handshake"] == SERVER.handshaking
     assert found[f"{prefix}handshakes_completed_total"] == SERVER.connected
+    assert found[f"{prefix}handshakes_resumed_total"] == SERVER.resumed > 0
     assert found[f"{prefix}session_errors_total"] == SERVER.session_errors
     assert found[f"{prefix}hellos_repeated_total"] == SERVER.duplicates
     assert found[f"{prefix}datagrams_stray_total"] == SERVER.strays
