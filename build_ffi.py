@@ -45,6 +45,7 @@ C_SOURCES = [
 PORTABLE_LOOP = os.environ.get("GNUTLS_COOKIE_PORTABLE_LOOP", "") not in ("", "0")
 
 PREAMBLE = """
+#include <gnutls/abstract.h>
 #include <gnutls/x509.h>
 #include "lock.h"
 #include "transport.h"

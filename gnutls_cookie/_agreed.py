@@ -9,7 +9,7 @@ from ._convert import c_text
 from ._ffi import ffi, lib
 from ._owned import not_copied
 from ._settings import MTU_MAX, MTU_MIN, Role
-from .credentials import identity_text
+from .credentials import identity_text, public_key_of
 from .errors import GnuTLSError, check, error_from_code
 from .tickets import kept_session
 
@@ -119,6 +119,36 @@ class Agreed:
         gnutls_certificate_get_peers.
         """
         return self._peers(lib.GNUTLS_CRT_X509)
+
+    @property
+    def peer_public_key(self) -> bytes | None:
+        """The peer's public key: SubjectPublicKeyInfo in DER. None where it showed none.
+
+        Of its certificate, or the raw key that it sent in place of one (RFC 7250): then
+        `peer_certificates` is empty, and whom the key belongs to is for `peer_keys` of the
+        credentials, or for the application, to say.
+        """
+        raw = self._peers(lib.GNUTLS_CRT_RAWPK, 1)
+        if raw:
+            return raw[0]
+        own = self.peer_certificate
+        return None if own is None else public_key_of(own)
+
+    @property
+    def ocsp_response(self) -> bytes | None:
+        """For a client: the OCSP response in DER that the server stapled (RFC 6066 8), if any.
+
+        Where `verify_peer` is set it was verified with the certificate. Stands on
+        gnutls_ocsp_status_request_get.
+        """
+        response = ffi.new("gnutls_datum_t *")
+        if (
+            self.role == "server"
+            or not self.established
+            or lib.gnutls_ocsp_status_request_get(self._pointer, response) < 0
+        ):
+            return None
+        return bytes(ffi.buffer(response.data, response.size))
 
     def _peers(self, kind: int, most: int | None = None) -> tuple[bytes, ...]:
         """What the peer proved itself with, where it is of that kind (GNUTLS_CRT_*)."""

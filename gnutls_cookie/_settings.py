@@ -132,7 +132,9 @@ class Settings:
             "retransmit_timeout", retransmit_timeout, TICK, _LONGEST_TIMEOUT_SECONDS
         )
         kinds = [self._add_credentials(one) for one in listed]
-        self._add_priority(priority, tuple(sorted(kinds)))
+        self._add_priority(
+            _default(listed, kinds, is_server) if priority is None else priority, kinds
+        )
         self._set_names(server_name, sni, server_names)
         self._set_verification(server_name, verify_peer, lib.GNUTLS_CRD_CERTIFICATE in kinds)
         self._set_request(client_certificate, lib.GNUTLS_CRD_CERTIFICATE in kinds)
@@ -167,10 +169,12 @@ class Settings:
         shared, _owner = one._of_role(self.role)
         lib.gcookie_settings_add(self._box[0], shared[0])
         is_certificate = isinstance(one, CertificateCredentials)
+        if isinstance(one, CertificateCredentials):
+            for key in one.peer_keys:
+                check(lib.gcookie_settings_add_peer_key(self._box[0], key, len(key)), "peer_keys")
         return int(lib.GNUTLS_CRD_CERTIFICATE if is_certificate else lib.GNUTLS_CRD_PSK)
 
-    def _add_priority(self, text: str | None, kinds: tuple[int, ...]) -> None:
-        text = _PRIORITY[kinds] if text is None else text
+    def _add_priority(self, text: str, kinds: list[int]) -> None:
         shared, _owner, exchanges = _priority(utf8("priority", text))
         if not any(exchanges & _EXCHANGES[kind] for kind in kinds):
             names = {
@@ -284,6 +288,19 @@ class Settings:
         data = resumable(bytes_copy("resume", resume), bool(native.verify_peer), name)
         if lib.gcookie_settings_set_resume(native, data, len(data)) < 0:
             raise MemoryError
+
+
+def _default(listed: list[Credentials], kinds: list[int], is_server: bool) -> str:
+    """The priority string where none is given. What stands first is preferred, and that is a raw
+    key (RFC 7250) where one was given."""
+    text = _PRIORITY[tuple(sorted(kinds))]
+    own, peers = ("SRV", "CLI") if is_server else ("CLI", "SRV")
+    for one in listed:
+        if isinstance(one, CertificateCredentials):
+            sides = [own] * one.has_raw_key + [peers] * bool(one.peer_keys)
+            for side in sides:
+                text += f":-CTYPE-{side}-X509:+CTYPE-{side}-RAWPK:+CTYPE-{side}-X509"
+    return text
 
 
 def new_session(settings: Settings) -> tuple[Any, Any]:

@@ -17,7 +17,13 @@ from .errors import GnuTLSError, check, error_from_code
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["CertificateCredentials", "FileContent", "PSKCredentials", "certificate_validity"]
+__all__ = [
+    "CertificateCredentials",
+    "FileContent",
+    "PSKCredentials",
+    "certificate_validity",
+    "public_key_of",
+]
 
 PSKLookup = Callable[[str], "bytes | None"]
 StrPath = str | os.PathLike[str]
@@ -41,6 +47,18 @@ class CertificateCredentials:
         password: of encrypted keys.
         trust: certificates of trusted authorities; PEM or DER.
         system_trust: whether the authorities that this machine trusts are trusted as well.
+        crl: lists of revoked certificates, signed by these authorities; PEM, or one in DER.
+        ocsp: for a server: the OCSP responses to staple (RFC 6066 8), PEM or DER: one for each
+            certificate in their order; None: none for this one.
+        raw_key: a private key, PEM or DER, whose public half is shown in place of a certificate
+            where the peer takes that (RFC 7250).
+        peer_keys: public keys, as SubjectPublicKeyInfo in PEM or DER, that a peer may prove itself
+            with in place of a certificate. `verify_peer` trusts these alone: there is no authority
+            and no name behind them. Without it `Session.peer_public_key` tells the application,
+            which decides.
+
+    `certificate` and `key`, both, may also be str: a URL that libgnutls reads by itself
+    (pkcs11:...); `password` is its PIN then.
 
     Raises:
         GnuTLSError: libgnutls could not read one of them, or the key is not the certificate's;
@@ -49,21 +67,26 @@ class CertificateCredentials:
             one, or trust without any certificate in it.
         TypeError: an argument is of another type.
 
-    Stands on gnutls_certificate_set_x509_key_mem2, gnutls_certificate_set_x509_trust_mem and
-    gnutls_certificate_set_x509_system_trust.
+    Stands on gnutls_certificate_set_x509_key_mem2, gnutls_certificate_set_x509_trust_mem,
+    gnutls_certificate_set_x509_system_trust, gnutls_certificate_set_x509_crl_mem,
+    gnutls_certificate_set_ocsp_status_request_mem and gnutls_certificate_set_rawpk_key_mem.
     """
 
     __reduce__ = not_copied
 
     def __init__(
         self,
-        certificate: Buffer | None = None,
-        key: Buffer | None = None,
+        certificate: Buffer | str | None = None,
+        key: Buffer | str | None = None,
         *,
-        more_pairs: Sequence[tuple[Buffer, Buffer]] = (),
+        more_pairs: Sequence[tuple[Buffer | str, Buffer | str]] = (),
         password: str | None = None,
         trust: Buffer | None = None,
         system_trust: bool = False,
+        crl: Buffer | None = None,
+        ocsp: Sequence[Buffer | None] = (),
+        raw_key: Buffer | None = None,
+        peer_keys: Sequence[Buffer] = (),
     ) -> None:
         if (certificate is None) != (key is None):
             raise ValueError("certificate and key go together")
@@ -73,7 +96,7 @@ class CertificateCredentials:
         elif pairs:
             raise ValueError("more_pairs needs certificate and key")
         self._shared, self._owner = _shared(lib.GCOOKIE_CERTIFICATES)
-        self.has_certificate = bool(pairs)
+        self.has_certificate = bool(pairs) or raw_key is not None
         secret = ffi.NULL if password is None else utf8("password", password, least=0)
         for number, pair in enumerate(pairs, 1):
             self._add(*pair, secret, "" if number == 1 else f" {number}")
@@ -87,6 +110,15 @@ class CertificateCredentials:
                 raise ValueError(f"{name} holds no certificate")
         if system_trust:
             check(lib.gnutls_certificate_set_x509_system_trust(self._pointer), "system_trust")
+        if crl is not None:
+            self._add_crl(crl)
+        for number, response in enumerate(_listed("ocsp", ocsp, most=len(pairs))):
+            if response is not None:
+                self._add_ocsp(number, response)
+        self.has_raw_key = raw_key is not None
+        if raw_key is not None:
+            self._add_raw_key(raw_key, secret)
+        self.peer_keys = tuple(_public_key(one) for one in _listed("peer_keys", peer_keys))
 
     @classmethod
     def from_files(
@@ -98,8 +130,12 @@ class CertificateCredentials:
         password: str | None = None,
         trust: StrPath | None = None,
         system_trust: bool = False,
+        crl: StrPath | None = None,
+        ocsp: Sequence[StrPath | None] = (),
+        raw_key: StrPath | None = None,
+        peer_keys: Sequence[StrPath] = (),
     ) -> CertificateCredentials:
-        """The same, from files. Errors name the file.
+        """The same, from files (or URLs, as above). Errors name the file.
 
         Raises:
             OSError: a file could not be read.
@@ -109,16 +145,28 @@ class CertificateCredentials:
         def content(path: StrPath | None) -> bytes | None:
             return None if path is None else FileContent.read(path)
 
+        def content_or_url(path: StrPath) -> Buffer | str:
+            return path if isinstance(path, str) and _is_url(path) else FileContent.read(path)
+
         return cls(
-            content(certificate),
-            content(key),
-            more_pairs=[(FileContent.read(one), FileContent.read(two)) for one, two in more_pairs],
+            None if certificate is None else content_or_url(certificate),
+            None if key is None else content_or_url(key),
+            more_pairs=[(content_or_url(one), content_or_url(two)) for one, two in more_pairs],
             password=password,
             trust=content(trust),
             system_trust=system_trust,
+            crl=content(crl),
+            ocsp=[content(path) for path in _listed("ocsp", ocsp)],
+            raw_key=content(raw_key),
+            peer_keys=[FileContent.read(path) for path in _listed("peer_keys", peer_keys)],
         )
 
-    def _add(self, certificate: Buffer, key: Buffer, password: Any, number: str) -> None:
+    def _add(
+        self, certificate: Buffer | str, key: Buffer | str, password: Any, number: str
+    ) -> None:
+        if isinstance(certificate, str) or isinstance(key, str):
+            self._add_urls(certificate, key, password, number)
+            return
         names = _called(f"certificate{number}", certificate), _called(f"key{number}", key)
         with _datum(names[0], certificate) as chain, _datum(names[1], key) as private:
             form = _form(chain)
@@ -127,6 +175,51 @@ class CertificateCredentials:
             )
             if code < 0:
                 raise _pair_error(code, chain, private, form, password, names)
+
+    def _add_urls(self, certificate: object, key: object, password: Any, number: str) -> None:
+        named = ((f"certificate{number}", certificate), (f"key{number}", key))
+        urls = []
+        for (name, value), (_, other) in zip(named, reversed(named), strict=True):
+            if not isinstance(value, str):
+                continue
+            if not isinstance(other, str):
+                raise TypeError(f"{name} must be bytes-like, not str: a URL goes with a URL")
+            if not _is_url(value):
+                raise ValueError(f"{name} is not a URL that libgnutls reads: {value!r}")
+            urls.append(utf8(name, value))
+        code = lib.gnutls_certificate_set_x509_key_file2(
+            self._pointer, *urls, lib.GNUTLS_X509_FMT_PEM, password, 0
+        )
+        check(code, f"certificate{number} and key{number}")
+
+    def _add_crl(self, crl: Buffer) -> None:
+        name = _called("crl", crl)
+        lib.gnutls_certificate_set_flags(self._pointer, lib.GNUTLS_CERTIFICATE_VERIFY_CRLS)
+        with _datum("crl", crl) as lists:
+            code = lib.gnutls_certificate_set_x509_crl_mem(
+                self._pointer, lists.pointer, _form(lists)
+            )
+        if check(code, name) == 0:
+            raise ValueError(f"{name} holds no list of a trusted authority")
+
+    def _add_ocsp(self, number: int, response: Buffer) -> None:
+        with _datum("ocsp", response) as answer:
+            code = lib.gnutls_certificate_set_ocsp_status_request_mem(
+                self._pointer, answer.pointer, number, _form(answer)
+            )
+        check(code, _called("ocsp", response))
+
+    def _add_raw_key(self, raw_key: Buffer, password: Any) -> None:
+        name = _called("raw_key", raw_key)
+        # libgnutls wants PEM with a NUL behind it.
+        with _datum(name, bytes_copy(name, raw_key) + b"\0", trailing=1) as private:
+            form = _form(private)
+            public = _public_half(private, form, password, name) + b"\0"
+            with _datum(name, public, trailing=1) as shown:
+                code = lib.gnutls_certificate_set_rawpk_key_mem(
+                    self._pointer, shown.pointer, private.pointer, form, password, 0, ffi.NULL, 0, 0
+                )
+        check(code, name)
 
     def __repr__(self) -> str:
         return f"<CertificateCredentials certificate={self.has_certificate}>"
@@ -237,11 +330,11 @@ def _pointer(kind: str, shared: Any) -> Any:
 class _datum:
     """A gnutls_datum_t that looks at a bytes-like object, for a with block."""
 
-    def __init__(self, name: str, value: Buffer) -> None:
+    def __init__(self, name: str, value: Buffer, trailing: int = 0) -> None:
         self.view = view(name, value)
         self.pointer = ffi.new("gnutls_datum_t *")
         self.pointer.data = self.view
-        self.pointer.size = len(self.view)
+        self.pointer.size = len(self.view) - trailing
 
     def __enter__(self) -> _datum:
         return self
@@ -275,10 +368,10 @@ def _called(name: str, value: object) -> str:
     return value.path if isinstance(value, FileContent) else name
 
 
-def _pairs(value: object) -> list[tuple[Buffer, Buffer]]:
+def _pairs(value: object) -> list[tuple[Buffer | str, Buffer | str]]:
     if not isinstance(value, Sequence) or isinstance(value, (str, bytes, bytearray)):
         raise TypeError(f"more_pairs must be a sequence of pairs, not {type(value).__name__}")
-    pairs: list[tuple[Buffer, Buffer]] = []
+    pairs: list[tuple[Buffer | str, Buffer | str]] = []
     for pair in value:
         if not isinstance(pair, Sequence) or isinstance(pair, (str, bytes)) or len(pair) != 2:
             raise TypeError("more_pairs must hold pairs (certificate, key)")
@@ -324,6 +417,64 @@ def _certificates(chain: _datum, form: int) -> Iterator[list[Any]]:
         for one in listed:
             lib.gnutls_x509_crt_deinit(one)
         lib.gcookie_free(certificates[0])
+
+
+def _is_url(text: str) -> bool:
+    return bool(lib.gnutls_url_is_supported(utf8("a URL", text)))
+
+
+def _listed(name: str, value: object, most: int | None = None) -> list[Any]:
+    if not isinstance(value, (list, tuple)):
+        raise TypeError(f"{name} must be a list or tuple, not {type(value).__name__}")
+    if most is not None and len(value) > most:
+        raise ValueError(f"{name} must be of at most {most}, as certificates are")
+    return list(value)
+
+
+def _public_half(private: _datum, form: int, password: Any, name: str) -> bytes:
+    """The SubjectPublicKeyInfo of a private key, in the same form."""
+    key = ffi.new("gnutls_privkey_t *")
+    check(lib.gnutls_privkey_init(key))
+    try:
+        check(lib.gnutls_privkey_import_x509_raw(key[0], private.pointer, form, password, 0), name)
+        return _exported(
+            lambda public: lib.gnutls_pubkey_import_privkey(public, key[0], 0, 0), name, form
+        )
+    finally:
+        lib.gnutls_privkey_deinit(key[0])
+
+
+def _public_key(value: Buffer) -> bytes:
+    """A public key in DER."""
+    name = _called("peer_keys", value)
+    with _datum("peer_keys", value) as given:
+        return _exported(
+            lambda public: lib.gnutls_pubkey_import(public, given.pointer, _form(given)), name
+        )
+
+
+def public_key_of(certificate: bytes) -> bytes:
+    """The SubjectPublicKeyInfo of a certificate; both in DER."""
+    with _datum("certificate", certificate) as given:
+        return _exported(
+            lambda public: lib.gnutls_pubkey_import_x509_raw(
+                public, given.pointer, lib.GNUTLS_X509_FMT_DER, 0
+            ),
+            "certificate",
+        )
+
+
+def _exported(load: Callable[[Any], int], name: str, form: int = lib.GNUTLS_X509_FMT_DER) -> bytes:
+    key, out = ffi.new("gnutls_pubkey_t *"), ffi.new("gnutls_datum_t *")
+    check(lib.gnutls_pubkey_init(key))
+    try:
+        check(load(key[0]), name)
+        check(lib.gnutls_pubkey_export2(key[0], form, out), name)
+        data = bytes(ffi.buffer(out.data, out.size))
+        lib.gcookie_free(out.data)
+        return data
+    finally:
+        lib.gnutls_pubkey_deinit(key[0])
 
 
 def certificate_validity(certificate: Buffer) -> tuple[int, int]:

@@ -10,6 +10,15 @@
 enum { TRIES = 100 }; /* to make a session; each fails where it is interrupted at one moment */
 enum { NAMES = 16, NAME_SIZE = 257 }; /* lib/ext/server_name.h has fewer; bytes, with the NUL */
 
+/* A raw public key (RFC 7250) is trusted where it is one of those that were given. */
+static int is_known(const struct gcookie_settings *settings, const gnutls_datum_t *key) {
+    for (size_t at = 0; at < settings->peer_keys_count; at++)
+        if (settings->peer_keys[at].size == key->size &&
+            memcmp(settings->peer_keys[at].data, key->data, key->size) == 0)
+            return 1;
+    return 0;
+}
+
 /* gnutls_certificate_verify_function. A client that is only asked for a certificate may send none;
  * where it must, libgnutls has looked already. */
 static int verify(gnutls_session_t session) {
@@ -21,10 +30,17 @@ static int verify(gnutls_session_t session) {
         {GNUTLS_DT_DNS_HOSTNAME, (unsigned char *)name->data, 0},
     };
     unsigned int size = 0, status = 0;
+    const gnutls_datum_t *const peers = gnutls_certificate_get_peers(session, &size);
     int code;
 
-    if (settings->is_server && gnutls_certificate_get_peers(session, &size) == NULL)
+    if (settings->is_server && peers == NULL)
         return 0;
+    if (gnutls_certificate_type_get2(session, GNUTLS_CTYPE_PEERS) == GNUTLS_CRT_RAWPK) {
+        if (peers != NULL && size == 1 && is_known(settings, peers))
+            return 0;
+        wire->error_detail = GNUTLS_CERT_INVALID | GNUTLS_CERT_SIGNER_NOT_FOUND;
+        return GNUTLS_E_CERTIFICATE_VERIFICATION_ERROR;
+    }
     /* RFC 5280 4.2.1.12: what the certificate may be used for, if it says so. */
     data[0].data = (unsigned char *)(settings->is_server ? GNUTLS_KP_TLS_WWW_CLIENT
                                                          : GNUTLS_KP_TLS_WWW_SERVER);
@@ -132,7 +148,7 @@ static int configure(const struct gcookie_wire *wire, const char **what) {
 
 static int open_session(struct gcookie_wire *wire, const char **what) {
     const unsigned int flags = (wire->is_server ? GNUTLS_SERVER : GNUTLS_CLIENT) | GNUTLS_DATAGRAM |
-                               GNUTLS_NONBLOCK | GNUTLS_NO_SIGNAL;
+                               GNUTLS_NONBLOCK | GNUTLS_NO_SIGNAL | GNUTLS_ENABLE_RAWPK;
     int code = GNUTLS_E_TIMEDOUT;
 
     for (unsigned int tries = 0; tries < TRIES && code == GNUTLS_E_TIMEDOUT; tries++) {

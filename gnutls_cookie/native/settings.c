@@ -151,6 +151,23 @@ int gcookie_settings_add_alpn(struct gcookie_settings *settings, const unsigned 
     return code;
 }
 
+int gcookie_settings_add_peer_key(struct gcookie_settings *settings, const unsigned char *key,
+                                  size_t size) {
+    const size_t count = settings->peer_keys_count;
+    gnutls_datum_t *keys;
+    int code;
+    if (size == 0 || size > UINT16_MAX || count >= UINT16_MAX)
+        return GNUTLS_E_INVALID_REQUEST;
+    keys = realloc(settings->peer_keys, (count + 1) * sizeof *keys);
+    if (keys == NULL)
+        return GNUTLS_E_MEMORY_ERROR;
+    settings->peer_keys = keys;
+    code = gcookie_datum_copy(&keys[count], key, (unsigned int)size);
+    if (code >= 0)
+        settings->peer_keys_count++;
+    return code;
+}
+
 int gcookie_settings_set_resume(struct gcookie_settings *settings, const unsigned char *data,
                                 size_t size) {
     if (size == 0 || size > INT_MAX || settings->resume.data != NULL)
@@ -190,6 +207,9 @@ void gcookie_settings_release(struct gcookie_settings **box) {
     gcookie_shared_release(&settings->priority);
     for (unsigned int at = 0; at < settings->alpn_count; at++)
         gcookie_free(settings->alpn[at].data);
+    for (size_t at = 0; at < settings->peer_keys_count; at++)
+        gcookie_free(settings->peer_keys[at].data);
+    free(settings->peer_keys);
     if (settings->resume.data != NULL)
         gnutls_memset(settings->resume.data, 0, settings->resume.size);
     gcookie_free(settings->resume.data);

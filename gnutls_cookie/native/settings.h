@@ -63,8 +63,10 @@ struct gcookie_settings {
     int alpn_required; /* 1: no session without one of them */
     int has_ticket_key;
     unsigned char ticket_key[GCOOKIE_TICKET_KEY_SIZE];
-    double ticket_seconds; /* a random key's life; 0: it stays */
-    double ticket_until;   /* of the caller's clock; 0: not begun */
+    double ticket_seconds;     /* a random key's life; 0: it stays */
+    double ticket_until;       /* of the caller's clock; 0: not begun */
+    gnutls_datum_t *peer_keys; /* SubjectPublicKeyInfo in DER that a peer may prove itself with */
+    size_t peer_keys_count;
     gnutls_datum_t resume; /* of a client: what gnutls_session_get_data2 gave; ours */
     struct gcookie_shared *priority;
     struct gcookie_shared *credentials[GCOOKIE_CREDENTIALS];
@@ -80,6 +82,10 @@ int gcookie_settings_set_text(struct gcookie_settings *settings, unsigned int ki
  * GNUTLS_E_INVALID_REQUEST. */
 int gcookie_settings_add_alpn(struct gcookie_settings *settings, const unsigned char *name,
                               size_t size);
+
+/* One more raw public key that is trusted. 0, or GNUTLS_E_MEMORY_ERROR. */
+int gcookie_settings_add_peer_key(struct gcookie_settings *settings, const unsigned char *key,
+                                  size_t size);
 
 /* What a client resumes from. 0, or GNUTLS_E_MEMORY_ERROR. */
 int gcookie_settings_set_resume(struct gcookie_settings *settings, const unsigned char *data,

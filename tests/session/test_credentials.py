@@ -89,7 +89,7 @@ ENCRYPTED = (CERTS / "localhost-encrypted.key").read_bytes()
         (lambda: CertificateCredentials(PEM, KEY, more_pairs=""), TypeError, "be a sequence"),  # type: ignore[arg-type]
         (lambda: CertificateCredentials(PEM, KEY, more_pairs=[PEM]), TypeError, "more_pairs"),  # type: ignore[list-item]
         (lambda: CertificateCredentials(PEM, KEY, more_pairs=[(PEM,)]), TypeError, "more_pairs"),  # type: ignore[list-item]
-        (lambda: CertificateCredentials(PEM, KEY, more_pairs=[(PEM, "x")]), TypeError, "key 2"),  # type: ignore[list-item]
+        (lambda: CertificateCredentials(PEM, KEY, more_pairs=[(PEM, "x")]), TypeError, "key 2"),
         (
             lambda: CertificateCredentials(PEM, KEY, more_pairs=[(PEM, KEY), (PEM, RSA_KEY)]),
             GnuTLSError, "do not match.*certificate 3 and key 3$",

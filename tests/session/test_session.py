@@ -1164,8 +1164,8 @@ PEM = LOCALHOST_PEM
         (lambda: PSKCredentials(lookup={}, hint="x" * 65536), ValueError, "hint"),
         (lambda: CertificateCredentials(PEM), ValueError, "certificate and key"),
         (lambda: CertificateCredentials(key=LOCALHOST_KEY), ValueError, "certificate and key"),
-        (lambda: CertificateCredentials("x", b"x"), TypeError, "certificate"),  # type: ignore[arg-type]
-        (lambda: CertificateCredentials(PEM, "x"), TypeError, "key"),  # type: ignore[arg-type]
+        (lambda: CertificateCredentials("x", b"x"), TypeError, "certificate"),
+        (lambda: CertificateCredentials(PEM, "x"), TypeError, "key"),
         (lambda: CertificateCredentials(memoryview(PEM)[::2], b"x"), ValueError, "certificate"),
         (lambda: CertificateCredentials(b"x", b"x"), GnuTLSError, "certificate and key"),
         (lambda: CertificateCredentials(b"", b""), GnuTLSError, "certificate and key"),
