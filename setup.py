@@ -14,6 +14,7 @@ import cffi
 import setuptools
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.egg_info import egg_info
 from setuptools.errors import CompileError
 
 MISSING_HEADERS = """
@@ -60,16 +61,19 @@ def stable_abi() -> str | None:
 STABLE_ABI = stable_abi()
 
 
-def package_page() -> str:
-    """README.md for where no other file of the project is: without its pictures, and with the
-    names of files in the place of links to them."""
-    text = re.sub(r"!\[[^]]*\]\([^)]*\)\n*", "", Path("README.md").read_text(encoding="utf-8"))
+class EggInfo(egg_info):
+    """egg_info whose description is for where no other file of the project is: README without its
+    pictures, and with the names of files in the place of links to them."""
 
-    def named(link: re.Match[str]) -> str:
-        words, file = link[1], link[2].partition("#")[0]
-        return words if words == file else f"{words} ({file})"
-
-    return re.sub(r"\[([^]]*)\]\((?!https?://)([^)]*)\)", named, text)
+    def run(self) -> None:
+        metadata = self.distribution.metadata
+        text = re.sub(r"!\[[^]]*\]\([^)]*\)\n*", "", metadata.long_description or "")
+        metadata.long_description = re.sub(
+            r"\[([^]]*)\]\((?!https?://)([^)#]*)[^)]*\)",
+            lambda link: link[1] if link[1] == link[2] else f"{link[1]} ({link[2]})",
+            text,
+        )
+        super().run()
 
 
 class BuildExt(build_ext):
@@ -132,10 +136,8 @@ preload = Extension(
 )
 
 setup(
-    long_description=package_page(),
-    long_description_content_type="text/markdown",
     ext_modules=[preload] if sys.platform == "linux" else [],
     cffi_modules=["build_ffi.py:ffibuilder"],
-    cmdclass={"build_ext": BuildExt},
+    cmdclass={"build_ext": BuildExt, "egg_info": EggInfo},
     options={"bdist_wheel": {"py_limited_api": STABLE_ABI}} if STABLE_ABI else {},
 )
