@@ -77,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--sni-hostname", metavar="NAME", help="the name to ask the server for")
     add("--disable-sni", action="store_true", help="ask the server for no name")
+    add("-r", "--resume", action="store_true", help="connect twice, and resume the session")
     add("--print-cert", action="store_true", help="print the server's certificate in PEM")
     add("--save-cert", metavar="FILE", type=Path, help="write the server's certificate to FILE")
     add("--crlf", action="store_true", help="send CR LF at the end of a line")
@@ -124,8 +125,14 @@ def _connected(
     port: int,
     credentials: list[Credentials],
     report: Report,
+    resume: bytes | None = None,
+    again: bool = False,
 ) -> int:
-    """Connect, and pass lines on. Returns the exit code."""
+    """Connect, and pass lines on; with --resume `again`, with the session of the first time.
+
+    Returns:
+        The exit code.
+    """
     # Until there is a server to say goodbye to, Ctrl-C ends this process at once, a look-up of a
     # name in C included.
     former = default_sigint()
@@ -143,7 +150,10 @@ def _connected(
             sni=_sni(options, host),
             record_size=options.recordsize,
             handshake_timeout=options.timeout,
+            resume=resume,
         )
+    except BrokenPipeError:
+        end_by(signal.SIGPIPE)
     except (OSError, GnuTLSError) as error:
         report.failed(error)
         return _failed(1, error, f"{host} port {port}: ")
@@ -153,13 +163,18 @@ def _connected(
         signal.signal(signal.SIGINT, former)
     with connection:
         try:
-            report.connected(connection.session)
-            return _talk(connection, options.wait, options.crlf, report)
+            report.connected(connection.session, again)
+            if again or not options.resume:
+                report.ready()
+                return _talk(connection, options.wait, options.crlf, report)
+            resume = connection.session.session_data
+            report.say("- Disconnecting\n\n\n- Connecting again- trying to resume previous session")
         except BrokenPipeError:
             connection.close()
             end_by(signal.SIGPIPE)
         except (OSError, GnuTLSError) as error:
             return _failed(1, error)
+    return _connected(options, host, port, credentials, report, resume, again=True)
 
 
 def _failed(code: int, error: Exception, where: str = "") -> int:

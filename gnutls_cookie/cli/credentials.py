@@ -34,13 +34,14 @@ SECRET_MIN_SIZE = 16  # bytes, as KeyRing.from_secret() has it
 SECRET_MAX_SIZE = 65536  # bytes; no secret is that long, and a wrong file or device often is longer
 
 
-def secret_file(path: Path) -> bytes:
-    """The cookie secret of a file: all its bytes but white space at the end.
+def secret_file(path: Path, what: str = "cookie") -> bytes:
+    """The secret of a file: all its bytes but white space at the end.
 
     A file of any kind is read to its end: a pipe too, as a shell makes it of <(command).
 
     Args:
         path: the file.
+        what: the secret is for; for errors.
 
     Returns:
         16..65536 bytes.
@@ -58,11 +59,11 @@ def secret_file(path: Path) -> bytes:
                 break
             content += more
     if len(content) > SECRET_MAX_SIZE:
-        raise ValueError(f"{path}: a cookie secret has at most {SECRET_MAX_SIZE} bytes")
+        raise ValueError(f"{path}: a {what} secret has at most {SECRET_MAX_SIZE} bytes")
     secret = bytes(content).rstrip()
     if len(secret) < SECRET_MIN_SIZE:
         raise ValueError(
-            f"{path}: a cookie secret has at least {SECRET_MIN_SIZE} bytes, not {len(secret)}"
+            f"{path}: a {what} secret has at least {SECRET_MIN_SIZE} bytes, not {len(secret)}"
         )
     warn_of_readers(path, status)
     return secret

@@ -65,8 +65,8 @@ class Report:
         elif log:
             _log.info("%s", log)
 
-    def connected(self, session: Session) -> None:
-        """The handshake is complete.
+    def connected(self, session: Session, again: bool) -> None:
+        """The handshake is complete, the first one or one that should resume a session.
 
         Raises:
             OSError: what is to be written cannot be.
@@ -90,7 +90,12 @@ class Report:
         material = key_material(self._options, session)
         if material is not None:
             self._write(1 if self._descriptor is None else self._descriptor, f"{material}\n")
-        self.say("- Handshake was completed")
+        self.say(f"- {'Resume ' if again else ''}Handshake was completed")
+        if session.resumed:
+            self.say("*** This is a resumed session", "resumed")
+
+    def ready(self) -> None:
+        """Messages may come and go."""
         # gnutls-cli's source says that programs look for this line.
         self.say("\n- Simple Client Mode:\n")
 

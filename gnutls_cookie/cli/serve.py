@@ -28,6 +28,7 @@ from gnutls_cookie.credentials import PSKCredentials
 from gnutls_cookie.errors import GnuTLSError
 from gnutls_cookie.keys import KeyRing
 from gnutls_cookie.server import Server
+from gnutls_cookie.tickets import TicketKey, tickets_are_safe
 
 from .board import Board
 from .console import (
@@ -134,8 +135,11 @@ class _Service:
         self.credentials = self._credentials()
         self.keys = self._keys()
         self._limits = server_options(options)
+        # As the secret; a worker alone has a new one each day.
+        self._own_tickets = True if options.workers == 1 else TicketKey.random()
+        self.tickets = self._tickets(self.keys)
         try:
-            Server(self.credentials, **self._limits)
+            Server(self.credentials, tickets=self.tickets, **self._limits)
         except (ValueError, TypeError, GnuTLSError) as error:
             raise Unusable(str(error)) from None
 
@@ -199,6 +203,7 @@ class _Service:
             sock=sock.sockets,
             credentials=self.credentials,
             keys=self.keys,
+            tickets=self.tickets,
             **self._limits,
         )
         asked = False
@@ -214,7 +219,7 @@ class _Service:
             elif signal.SIGHUP in came:
                 notifier.reloading()
                 if self._read_again():
-                    server.set_credentials(self.credentials)
+                    server.set_credentials(self.credentials, self.tickets)
                     server.keys = self.keys
                     _log.info("read anew" if lifeline < 0 else f"worker {worker}: read anew")
                 notifier.ready(status)
@@ -256,7 +261,8 @@ class _Service:
 
     async def _echo(self, connection: Connection) -> None:
         session = connection.session
-        agreed = [session.description, session.alpn, key_material(self.options, session)]
+        resumed = "resumed" if session.resumed else None
+        agreed = [session.description, session.alpn, resumed, key_material(self.options, session)]
         what = ", ".join(one for one in agreed if one)
         _log.info("%s port %d: %s", *connection.address[:2], what)
         served, asked = self.options.sni_hostname, session.server_name
@@ -279,14 +285,15 @@ class _Service:
                 if stat.S_ISFIFO(os.stat(path).st_mode):
                     raise Unusable(f"{path}: a pipe can be read once, at the start")
             credentials, keys = self._credentials(), self._keys()
-            Server(credentials, **self._limits)
+            tickets = self._tickets(keys)
+            Server(credentials, tickets=tickets, **self._limits)
             self.warn()
         except Exception as error:
             _log.error("not read anew: %s", reason(error))
             return False
         finally:
             logging.disable(logging.NOTSET)
-        self.credentials, self.keys = credentials, keys
+        self.credentials, self.keys, self.tickets = credentials, keys, tickets
         return True
 
     def warn(self) -> None:
@@ -304,7 +311,12 @@ class _Service:
         """All that are read."""
         options = self.options
         several = [*(options.x509certfile or ()), *(options.x509keyfile or ())]
-        one_each = [options.x509cafile, options.pskpasswd, options.cookie_secret_file]
+        one_each = [
+            options.x509cafile,
+            options.pskpasswd,
+            options.cookie_secret_file,
+            options.ticket_secret_file,
+        ]
         return several + [path for path in one_each if path is not None]
 
     def _credentials(self) -> list[Credentials]:
@@ -338,6 +350,27 @@ class _Service:
             return KeyRing.from_secret(secret, self.options.rotate)
         except (OSError, ValueError) as error:
             raise Unusable(f"cookie keys: {reason(error)}") from None
+
+    def _tickets(self, keys: KeyRing) -> bool | TicketKey:
+        """What clients resume by. gnutls-serv gives tickets to all; without -u those that a key or
+        a certificate has admitted get none, unless they are asked for."""
+        options = self.options
+        path = options.ticket_secret_file
+        if path is not None:
+            if options.noticket:
+                raise Unusable("--noticket and --ticket-secret-file exclude each other")
+            try:
+                key = TicketKey.from_secret(secret_file(path, "ticket"))
+            except (OSError, ValueError) as error:
+                raise Unusable(f"ticket key: {reason(error)}") from None
+            if key.is_of(keys.prints):
+                raise Unusable(f"{path}: the ticket secret must not be the cookie secret")
+            return key
+        if options.noticket or not tickets_are_safe():
+            return False
+        has_keys = options.pskpasswd is not None or self._made_psk is not None
+        are_alike = not has_keys and not self._limits["verify_peer"]
+        return self._own_tickets if options.udp or are_alike else False
 
     # --- what is printed --------------------------------------------------------------------------
 

@@ -90,6 +90,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--pskpasswd", metavar="FILE", type=Path, help="pre-shared keys, a line identity:hex each")
     add("--pskhint", metavar="TEXT", help="identity hint to send")
     add_session_arguments(parser)
+    add("--noticket", action="store_true", help="let no session be resumed")
+    add("--ticket-secret-file", metavar="FILE", type=Path, help="ticket key of a fleet")
     add("--cookie-secret-file", metavar="FILE", type=Path, help="cookie keys of a fleet")
     add(
         "--rotate",

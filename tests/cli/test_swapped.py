@@ -41,6 +41,7 @@ PATTERNS = {  # what the other end knows of a session
     "OCSP": r"OCSP Response Status: (.*)$",
     "status": r"^- Status: (The certificate is (?:NOT )?trusted)",
     "handshake": r"^(- Handshake was completed)$",
+    "resumed": r"^(\*\*\* This is a resumed session)$",
     "ready": r"^(- Simple Client Mode:)$",
 }
 
@@ -333,6 +334,8 @@ CLIENTS: dict[str, tuple[str, str, bool]] = {  # server, options, whether it is 
         True,
     ),
     "no name": ("names", f"-u -p {{port}} {TRUST} --disable-sni localhost", True),
+    "resume": ("certificate", f"-u -r -p {{port}} {TRUST} 127.0.0.1", True),
+    "resume by psk": ("psk", f"-u --resume -p {{port}} {AS_PSK} 127.0.0.1", True),
     "recordsize": ("certificate", f"-u -p {{port}} {TRUST} --recordsize 1024 127.0.0.1", True),
     "psk": (
         "psk",
@@ -363,7 +366,7 @@ def test_client_does_the_same(line: str, ports: dict[str, int]) -> None:
     """
     kind, words, served = CLIENTS[line]
     words = words.replace("{port}", str(ports[kind]))
-    told = {"handshake", "ready", "protocol"}
+    told = {"handshake", "ready", "protocol", "resumed"}
     if kind == "certificate" and not re.search("--insecure|--no-ca", words):
         told.add("status")
     found = []
