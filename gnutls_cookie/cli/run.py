@@ -63,7 +63,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--cookie-secret-file", metavar="FILE", type=Path, help="cookie keys of a fleet")
     add("--rotate", metavar="SECONDS", type=key_life, help="a cookie key's life (3600)")
-    add("--stats", metavar="FILE", type=Path, help="write counters to it once a second, as JSON")
+    add(
+        "--stats",
+        metavar="FILE",
+        type=Path,
+        help="write counters to it once a second: JSON, or NAME.prom",
+    )
     add("--record", metavar="FILE", type=Path, help="write each call to it; keys are in it")
     add("--children", action="store_true", help="programs that the server starts have it too")
     add("command_line", metavar="COMMAND", nargs=argparse.REMAINDER, help="the server")
@@ -386,7 +391,7 @@ def _first_stats(path: Path, folder: int) -> None:
     """All zero: whether they can be written is known before the server starts."""
     try:
         writer.check_own(path.name, folder)
-        none = writer.counters_json([0] * (writer.HEADER_SIZE // 8), 0, 0)
+        none = writer.counters_for(path.name, [0] * (writer.HEADER_SIZE // 8), 0)
         writer.replace_file(path.name, folder, none)
     except OSError as error:
         raise _Refused(f"--stats {path}: {error.strerror or error}") from None

@@ -34,7 +34,9 @@ __all__ = [
     "Recorder",
     "Writer",
     "check_own",
+    "counters_for",
     "counters_json",
+    "counters_text",
     "main",
     "open_for_appending",
     "printable",
@@ -62,6 +64,13 @@ COUNTERS = ("challenged", "presented", "verified", "verified_previous", "left_al
 # native/preload/record.c: size, is_send, pushed, result, before, after, sizes of the three parts.
 _RECORD = struct.Struct("=IIqi3I3I3I8x")
 _NO_DATA = 2**32 - 1
+
+# As gnutls_cookie.metrics has it.
+_CHALLENGED = "ClientHellos that were answered with a HelloVerifyRequest."
+_PRESENTED = "Challenged ClientHellos that carried a cookie: a wrong one, or one of an old key."
+_VERIFIED = "ClientHellos with a good cookie, by the key that made it."
+_DISCARDED = "Datagrams of unknown clients that got no answer."
+_PROM = ".prom"  # the end of the names that node_exporter reads
 
 _STATS_S = 1.0
 _BUSY_S, _IDLE_S = 0.02, 0.25  # between two looks at the ring
@@ -168,15 +177,69 @@ def counters_json(words: memoryview | list[int], now: float, lost: int) -> bytes
         now: seconds since the epoch.
         lost: records that were not written.
     """
-    discarded = [(name, words[_COUNTERS + at]) for at, name in enumerate(REASONS)]
-    others = words[_COUNTERS + len(REASONS) :][: len(COUNTERS)]
+    discarded, others = _counted(words)
     parts = [f'"time": {int(now)}']
-    parts += [f'"{name}": {number}' for name, number in zip(COUNTERS, others, strict=True)]
+    parts += [f'"{name}": {number}' for name, number in others.items()]
     if lost:
         parts.append(f'"not_recorded": {lost}')
-    found = ", ".join(f'"{name}": {number}' for name, number in discarded if name and number)
+    found = ", ".join(f'"{name}": {number}' for name, number in discarded.items() if number)
     parts.append(f'"discarded": {{{found}}}')
     return f"{{{', '.join(parts)}}}\n".encode()
+
+
+def counters_for(name: str, words: memoryview | list[int], lost: int) -> bytes:
+    """What is written to a file of that name: JSON, or what node_exporter reads if it ends so."""
+    if name.endswith(_PROM):
+        return counters_text(words, lost, name.removesuffix(_PROM))
+    return counters_json(words, time.time(), lost)
+
+
+def counters_text(words: memoryview | list[int], lost: int, server: str) -> bytes:
+    """The counters for the textfile collector of Prometheus' node_exporter.
+
+    The names are those of gnutls_cookie.metrics.
+
+    Args:
+        words: the header of the memory, as numbers of 64 bits.
+        lost: records that were not written.
+        server: the value of the label that tells several servers of a machine apart.
+    """
+    for one, escaped in ("\\", "\\\\"), ("\n", "\\n"), ('"', '\\"'):
+        server = server.replace(one, escaped)
+    discarded, others = _counted(words)
+    text = ""
+    for name, about, label, values in (
+        ("hellos_challenged", _CHALLENGED, "", {"": others["challenged"]}),
+        ("hellos_presented", _PRESENTED, "", {"": others["presented"]}),
+        (
+            "hellos_verified",
+            _VERIFIED,
+            "key",
+            {"current": others["verified"], "previous": others["verified_previous"]},
+        ),
+        ("datagrams_discarded", _DISCARDED, "reason", discarded),
+        (
+            "calls_left_alone",
+            "Calls that are none of the recipe's.",
+            "",
+            {"": others["left_alone"]},
+        ),
+        ("calls_not_recorded", "Calls that came too fast to be recorded.", "", {"": lost}),
+    ):
+        name = f"gnutls_cookie_{name}_total"
+        text += f"# HELP {name} {about}\n# TYPE {name} counter\n"
+        for value, number in values.items():
+            labels = f'server="{server}"' + (f',{label}="{value}"' if label else "")
+            text += f"{name}{{{labels}}} {number}\n"
+    return text.encode("utf-8", "replace")
+
+
+def _counted(words: memoryview | list[int]) -> tuple[dict[str, int], dict[str, int]]:
+    """The numbers by reason, and the others by name."""
+    numbers = list(words[_COUNTERS:][: len(REASONS) + len(COUNTERS)])
+    discarded = dict(zip(REASONS, numbers, strict=False))
+    del discarded[""]
+    return discarded, dict(zip(COUNTERS, numbers[len(REASONS) :], strict=True))
 
 
 # --- records --------------------------------------------------------------------------------------
@@ -409,7 +472,7 @@ class Writer:
     def _write_stats(self) -> None:
         lost = self._lost() if self._recorder is not None else 0
         try:
-            replace_file(self._stats, self._folder, counters_json(self._words(), time.time(), lost))
+            replace_file(self._stats, self._folder, counters_for(self._stats, self._words(), lost))
         except OSError as error:
             self.complain(f"cannot write counters to {self._names[0]}: {error.strerror}")
 

@@ -709,6 +709,19 @@ def test_names_of_files_are_any(tmp_path: Path) -> None:
         record.unlink()
 
 
+def test_counters_are_written_for_node_exporter(tmp_path: Path) -> None:
+    """A file whose name ends in .prom; nothing else is left in its folder."""
+    stats = tmp_path / "coap.prom"
+    with stock_server(["--stats", str(stats)]) as served:
+        assert b'gnutls_cookie_hellos_challenged_total{server="coap"} 0\n' in stats.read_bytes()
+        with udp_socket() as sock:
+            sock.sendto(wire.client_hello(), ("127.0.0.1", served.port))
+            served.wait_for("reply 44")
+        wanted = b'gnutls_cookie_hellos_challenged_total{server="coap"} 1\n'
+        wait_until(stats.read_bytes, lambda text: wanted in text)
+    assert [path.name for path in tmp_path.iterdir()] == ["coap.prom"]
+
+
 def test_it_becomes_the_command() -> None:
     """The same process: its exit code, its end by a signal, and no ignored SIGPIPE."""
     program = compile_peer("stock_server.c")

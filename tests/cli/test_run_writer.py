@@ -22,11 +22,15 @@ from gnutls_cookie.cli.writer import (
     UNIT_SIZE,
     Recorder,
     Writer,
+    counters_for,
     counters_json,
+    counters_text,
     open_for_appending,
     printable,
     replace_file,
 )
+from gnutls_cookie.gate import GateCounters
+from gnutls_cookie.metrics import families
 from tests.support.common import seeded
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memfd_create")
@@ -213,6 +217,36 @@ def test_counters_as_json() -> None:
         "left_alone": 119,
         "not_recorded": 3,
     }
+
+
+def test_text_for_node_exporter_is_that_of_the_metrics() -> None:
+    """Names, types, descriptions and labels are those of gnutls_cookie.metrics, of which the writer
+    imports nothing; a label tells servers apart."""
+    parse = pytest.importorskip("prometheus_client.parser").text_string_to_metric_families
+    words = [0] * (HEADER_SIZE // 8)
+    words[16 : 16 + 20] = range(100, 120)
+    found = {one.name: one for one in parse(counters_text(words, 3, 'co"ap\\1').decode())}
+    discarded = {reason: 100 + reason for reason in DiscardReason}
+    for family in families(GateCounters(115, 116, 117, 118, discarded), build_info=False):
+        same = found.pop(family.name)
+        assert (same.type, same.documentation) == (family.kind, family.text)
+        assert [(sample.labels, sample.value) for sample in same.samples] == [
+            ({"server": 'co"ap\\1', **labels}, value) for labels, value in family.samples
+        ]
+    rest = {name: one.samples[0].value for name, one in found.items()}
+    assert rest == {"gnutls_cookie_calls_left_alone": 119, "gnutls_cookie_calls_not_recorded": 3}
+
+
+@pytest.mark.parametrize(
+    ("name", "is_text"),
+    [("coap.prom", True), ("coap.json", False), ("prom", False), ("a.prom.json", False)],
+)
+def test_name_of_the_file_says_what_is_in_it(name: str, is_text: bool) -> None:
+    """node_exporter reads files that end in .prom; all others are JSON."""
+    data = counters_for(name, [0] * (HEADER_SIZE // 8), 0)
+    assert data.startswith(b"# HELP gnutls_cookie_") == is_text
+    assert data.startswith(b'{"time": ') != is_text
+    assert (b'{server="coap"}' in data) == is_text
 
 
 def test_names_of_reasons_are_those_of_the_gate() -> None:
