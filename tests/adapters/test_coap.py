@@ -205,7 +205,8 @@ async def test_as_a_program(coap: Any, tmp_path: Path) -> None:
         said = await said_by(*command, "get", f"{uri}/whoami", "--psk", "sensor-2:616e6f74686572")
         assert said == "psk:sensor-2\n"
     finally:
-        server.kill()
+        if server.returncode is None:
+            server.kill()
         await server.wait()
 
 
