@@ -65,8 +65,9 @@ def _path(address: Any, local: Any) -> Any:
     return out
 
 
-_known_address = functools.lru_cache(maxsize=1024)(_address)
-_known_path = functools.lru_cache(maxsize=1024)(_path)
+# Few are kept: each keeps a page of the heap that a flood of clients has left.
+_known_address = functools.lru_cache(maxsize=128)(_address)
+_known_path = functools.lru_cache(maxsize=128)(_path)
 
 
 def source_text(path: Any) -> str | None:

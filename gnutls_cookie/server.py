@@ -84,7 +84,7 @@ class Server:
             refused in silence, and counted.
         max_sessions_per_address: of one IP address; None: all but a 32nd of max_sessions.
         max_sessions_per_prefix: of one network, /24 of IPv4 or /64 of IPv6; None: all but a 64th.
-        max_handshakes: handshakes at once. Beyond it the oldest gives way.
+        max_handshakes: handshakes at once, of some 22 KB each. Beyond it the oldest gives way.
         max_handshakes_per_address: of one IP address. Beyond it the oldest gives way if its flight
             is due again; else the client is refused.
         max_handshakes_per_prefix: the same of one network.
@@ -132,7 +132,7 @@ class Server:
         max_sessions: int = 10_000,
         max_sessions_per_address: int | None = None,
         max_sessions_per_prefix: int | None = None,
-        max_handshakes: int = 4096,
+        max_handshakes: int = 2048,
         max_handshakes_per_address: int = 512,
         max_handshakes_per_prefix: int = 1024,
         handshake_timeout: float = 30.0,

@@ -24,9 +24,9 @@ FIRST = 1.0  # seconds until a flight is sent again for the first time
 _randoms = itertools.count(1)
 
 
-def hello_template() -> bytes:
+def hello_template(kind: str = "PSK") -> bytes:
     """A second hello of a client, whose cookie nobody looks at here."""
-    client = client_of("PSK")
+    client = client_of(kind)
     client.handshake(0.0)
     (first,) = client.datagrams_to_send()
     client.receive_datagram(wire.HelloVerifyRequest(bytes(16)).encode())
@@ -371,21 +371,28 @@ def test_no_order_of_hellos_breaks_a_limit_or_refuses_without_one() -> None:
 
 
 MEMORY = """
-import gc, resource
-from tests.server.test_fair import Arrival, Flood, fragment
+import gc, resource, sys
+from tests.server import test_fair
+from tests.server.test_fair import Arrival, Flood, Server, fragment, hello_template
+from tests.support.peers import certificate
+
+is_one_network, length = sys.argv[1] == "one network", int(sys.argv[2])
+test_fair.HELLO = hello_template("X.509")
 
 def resident() -> float:
     with open("/proc/self/statm") as statm:
         return int(statm.read().split()[1]) * resource.getpagesize() / 1e6
 
 flood = Flood()
+flood.server = Server(certificate(), retransmit_timeout=1.0, handshake_timeout=60.0)
 flood.hello(("192.0.9.1", 1))
 flood.wait(100.0)
 before = most = resident()
-for number in range(4000):
-    address = (f"192.0.2.{number % 250}", 1 + number)
+for number in range(6000):
+    host = f"192.0.2.{number % 250}" if is_one_network else f"10.{number // 250}.{number % 250}.1"
+    address = (host, 1 + number)
     flood.hello(address)
-    flood.server.receive(Arrival(address, fragment(9_000, 8_990, 2), None), flood.now)
+    flood.server.receive(Arrival(address, fragment(length, length - 10, 2), None), flood.now)
     flood.server.datagrams_to_send()
     flood.now += 0.001
     most = max(most, resident())
@@ -405,9 +412,11 @@ print(most - before, resident() - before)
     platform.libc_ver()[0] != "glibc" or "asan" in os.environ.get("LD_PRELOAD", ""),
     reason="it is glibc's malloc that is asked to give memory back",
 )
-def test_memory_of_a_flood_is_bounded_and_given_back() -> None:
-    """Of one network, with fragments that never become a message."""
-    done = python(MEMORY, timeout=120)
+@pytest.mark.parametrize("networks", ["one network", "many"])
+@pytest.mark.parametrize("length", [3_600, 9_000])
+def test_memory_of_a_flood_is_bounded_and_given_back(networks: str, length: int) -> None:
+    """With fragments that never become a message: as many as are kept of each, and large ones."""
+    done = python(MEMORY, networks, str(length), timeout=240)
     assert done.returncode == 0, done.stderr
     most, left = map(float, done.stdout.split())
-    assert (most < 40, left < 12) == (True, True), (most, left)
+    assert (most < 64, left < 10) == (True, True), (most, left)
