@@ -18,7 +18,7 @@ _MAX_SESSIONS = 0xFFFFFFFF
 _SHARES = {  # with Server's own defaults
     "max_sessions_per_address": (None, "of one IP address (all but a 32nd of --max-sessions)"),
     "max_sessions_per_prefix": (None, "of one network, /24 or /64 (all but a 64th)"),
-    "max_handshakes": (4096, "under way at once (4096)"),
+    "max_handshakes": (2048, "under way at once (2048)"),
     "max_handshakes_per_address": (512, "of one IP address (512)"),
     "max_handshakes_per_prefix": (1024, "of one network (1024)"),
 }
