@@ -18,6 +18,7 @@ NATIVE = ROOT / "gnutls_cookie" / "native"
 # Relative to the project root: setuptools wants no absolute path in an sdist.
 C_SOURCES = [
     "gnutls_cookie/native/lock.c",
+    "gnutls_cookie/native/debug.c",
     "gnutls_cookie/native/transport.c",
     "gnutls_cookie/native/gate.c",
     "gnutls_cookie/native/table.c",
@@ -48,6 +49,7 @@ PREAMBLE = """
 #include <gnutls/abstract.h>
 #include <gnutls/x509.h>
 #include "lock.h"
+#include "debug.h"
 #include "transport.h"
 #include "counters.h"
 #include "udp.h"

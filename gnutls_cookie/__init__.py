@@ -6,6 +6,7 @@ import time as _time
 
 from . import _early as _early
 from . import _library as _library
+from ._debug import debug_log
 from ._version import __version__
 from .address import client_data
 from .arrival import Arrival
@@ -94,6 +95,7 @@ __all__ = [
     "cookie_reply",
     "cookie_send",
     "cookie_verify",
+    "debug_log",
     "generate_key",
     "library_version",
     "prestate_set",

@@ -21,7 +21,7 @@ LAYERS = (
     {"_check", "_early", "_ffi", "_owned", "_version"},
     {"_clock", "_convert"},
     {"_library", "address", "errors", "locks"},
-    {"_paths", "credentials", "handles", "tickets"},
+    {"_debug", "_paths", "credentials", "handles", "tickets"},
     {"_settings"},
     {"_agreed"},
     {"cookie"},
@@ -53,6 +53,7 @@ APART = {
 # The rooms next to C: these alone know its pointers and structs.
 NEXT_TO_C = {
     "_agreed",
+    "_debug",
     "_paths",
     "_serving",
     "_settings",

@@ -51,6 +51,7 @@ from gnutls_cookie import (
     cookie_reply,
     cookie_send,
     cookie_verify,
+    debug_log,
     generate_key,
     library_version,
     prestate_set,
@@ -77,6 +78,7 @@ def main() -> None:
 def versions() -> None:
     """__version__, library_version."""
     texts: tuple[str, str] = (__version__, library_version())
+    debug_log(0)
     assert all(texts)
 
 
