@@ -31,7 +31,7 @@ from .console import (
 )
 from .credentials import Credentials, client_credentials, verifies
 from .gnutls_options import CLI, add_others
-from .options import add_psk_arguments, add_session_arguments, number_in
+from .options import add_psk_arguments, add_session_arguments, file_or_url, number_in
 from .report import Report, wait_for, write_all
 
 __all__ = ["add_arguments", "run"]
@@ -66,8 +66,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--logfile", metavar="FILE", type=Path, help="print that to FILE, not to stdout")
     add("-V", "--verbose", action="store_true", help="with -u: print sizes and certificates, too")
     add("--x509cafile", metavar="FILE", type=Path, help="trusted authorities (the system's)")
-    add("--x509certfile", metavar="FILE", type=Path, help="own certificate")
-    add("--x509keyfile", metavar="FILE", type=Path, help="its private key")
+    add("--x509crlfile", metavar="FILE", type=Path, help="list of revoked certificates of these")
+    add("--x509certfile", metavar="FILE", type=file_or_url, help="own certificate")
+    add("--x509keyfile", metavar="FILE", type=file_or_url, help="its private key")
+    add("--rawpkkeyfile", metavar="FILE", type=Path, help="private key of an own raw public key")
+    add("--rawpkfile", metavar="FILE", type=Path, help=argparse.SUPPRESS)
     add("--insecure", action="store_true", help="take any certificate")
     add(
         "--ca-verification",
@@ -80,6 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-r", "--resume", action="store_true", help="connect twice, and resume the session")
     add("--print-cert", action="store_true", help="print the server's certificate in PEM")
     add("--save-cert", metavar="FILE", type=Path, help="write the server's certificate to FILE")
+    add("--save-ocsp", metavar="FILE", type=Path, help="write its stapled OCSP response to FILE")
     add("--crlf", action="store_true", help="send CR LF at the end of a line")
     add("--verify-hostname", metavar="NAME", help="the name in the server's certificate (HOST)")
     add_psk_arguments(parser)

@@ -85,6 +85,14 @@ def _password() -> str | None:
     return os.environ.get("GNUTLS_PIN")
 
 
+def _raw_key(options: argparse.Namespace) -> Path | None:
+    """The private key of a raw public key (RFC 7250), of which the public one follows."""
+    if options.rawpkfile is not None and options.rawpkkeyfile is None:
+        raise ValueError("--rawpkfile needs --rawpkkeyfile")
+    path: Path | None = options.rawpkkeyfile
+    return path
+
+
 # --- of a client ----------------------------------------------------------------------------------
 
 
@@ -119,13 +127,16 @@ def client_credentials(options: argparse.Namespace) -> list[Credentials]:
     psk = psk_credentials(options)
     if (options.x509certfile is None) != (options.x509keyfile is None):
         raise ValueError("--x509certfile and --x509keyfile go together")
-    if psk is not None and options.x509certfile is None and options.x509cafile is None:
+    own = options.x509certfile, options.x509cafile, options.rawpkkeyfile
+    if psk is not None and own == (None, None, None):
         return [psk]
     certificates = CertificateCredentials.from_files(
         options.x509certfile,
         options.x509keyfile,
         password=_password(),
         trust=options.x509cafile,
+        crl=options.x509crlfile,
+        raw_key=_raw_key(options),
         system_trust=options.x509cafile is None and verifies(options),
     )
     return [certificates] if psk is None else [psk, certificates]
@@ -141,11 +152,18 @@ def server_credentials(options: argparse.Namespace) -> list[Credentials]:
         ValueError, OSError, GnuTLSError: a file cannot be read or used.
     """
     found: list[Credentials] = []
-    if options.x509certfile:
-        first, *more = zip(options.x509certfile, options.x509keyfile, strict=True)
+    raw_key = _raw_key(options)
+    if options.x509certfile or raw_key is not None:
+        pairs = list(zip(options.x509certfile or (), options.x509keyfile or (), strict=True))
         found.append(
             CertificateCredentials.from_files(
-                *first, more_pairs=more, password=_password(), trust=options.x509cafile
+                *(pairs[0] if pairs else ()),
+                more_pairs=pairs[1:],
+                password=_password(),
+                trust=options.x509cafile,
+                crl=options.x509crlfile,
+                ocsp=options.ocsp_response,
+                raw_key=raw_key,
             )
         )
     if options.pskpasswd is not None:

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 
 from gnutls_cookie import Session, __version__, library_version
 
-__all__ = ["add_psk_arguments", "add_session_arguments", "key_life", "key_material", "number_in"]
+__all__ = [
+    "add_psk_arguments",
+    "add_session_arguments",
+    "file_or_url",
+    "key_life",
+    "key_material",
+    "number_in",
+]
 
 _LABEL_MAX_BYTES = 128
+_URLS = ("pkcs11:", "system:", "tpmkey:")
 _KEY_LIFE_MIN_S, _KEY_LIFE_MAX_S = 1, 0x7FFFFFFF
 
 
@@ -58,6 +67,12 @@ def add_session_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-v", "--version", action="version", version=version, help="print versions, and exit"
     )
+
+
+def file_or_url(text: str) -> Path | str:
+    """The type of an option for argparse that names a file, or an object of a token by its URL
+    (RFC 7512), which libgnutls reads by itself."""
+    return text if text.startswith(_URLS) else Path(text)
 
 
 def key_material(options: argparse.Namespace, session: Session) -> str | None:

@@ -75,6 +75,11 @@ class Report:
         pem = [_pem(one) for one in certificates]
         if self._options.save_cert is not None:
             self._options.save_cert.write_text("\n".join(pem))
+        if self._options.save_ocsp is not None:
+            if session.ocsp_response is None:
+                _log.warning("the server has stapled no OCSP response")
+            else:
+                self._options.save_ocsp.write_bytes(session.ocsp_response)
         if certificates:
             self.say("- Certificate type: X.509")
             self.say(f"- Got a certificate list of {len(certificates)} certificates.")

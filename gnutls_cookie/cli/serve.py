@@ -128,7 +128,8 @@ class _Service:
         self._notifier = notifier
         self._told = False  # that what is printed cannot be written
         self._made_psk: tuple[str, bytes] | None = None
-        if not (options.x509certfile or options.x509keyfile or options.pskpasswd):
+        given = options.x509certfile, options.x509keyfile, options.rawpkkeyfile, options.pskpasswd
+        if not any(given):
             self._made_psk = (f"guest-{secrets.token_hex(3)}", secrets.token_bytes(16))
         self._own_secret = secrets.token_bytes(32)  # made before any worker: the same in all
         check_numbers(options)
@@ -300,24 +301,28 @@ class _Service:
         """Warn of what is right and may be a mistake all the same."""
         options = self.options
         for path in options.x509certfile or ():
-            warn_of_times(path)
+            if isinstance(path, Path):
+                warn_of_times(path)
         if self._limits["client_certificate"] == "require" and not self._limits["verify_peer"]:
             _log.warning("clients' certificates are not verified: see --verify-client-cert")
-        for path in [*(options.x509keyfile or ()), options.pskpasswd]:
-            if path is not None:
+        for path in [*(options.x509keyfile or ()), options.rawpkkeyfile, options.pskpasswd]:
+            if isinstance(path, Path):
                 warn_of_readers(path, os.stat(path))
 
     def _files(self) -> list[Path]:
         """All that are read."""
         options = self.options
         several = [*(options.x509certfile or ()), *(options.x509keyfile or ())]
+        several += options.ocsp_response
         one_each = [
             options.x509cafile,
+            options.x509crlfile,
+            options.rawpkkeyfile,
             options.pskpasswd,
             options.cookie_secret_file,
             options.ticket_secret_file,
         ]
-        return several + [path for path in one_each if path is not None]
+        return [path for path in several + one_each if isinstance(path, Path)]
 
     def _credentials(self) -> list[Credentials]:
         options = self.options
@@ -331,7 +336,9 @@ class _Service:
             raise Unusable("--require-client-cert needs --x509cafile")
         if options.verify_client_cert and options.x509cafile is None:
             raise Unusable("--verify-client-cert needs --x509cafile")
-        if options.x509cafile is not None and not certificates:
+        if options.x509crlfile is not None and options.x509cafile is None:
+            raise Unusable("--x509crlfile needs --x509cafile")
+        if options.x509cafile is not None and not (certificates or options.rawpkkeyfile):
             raise Unusable("--x509cafile needs --x509certfile")
         if options.pskhint is not None and certificates and options.pskpasswd is None:
             raise Unusable("--pskhint needs --pskpasswd")

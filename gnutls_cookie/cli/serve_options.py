@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .gnutls_options import SERV, add_others
-from .options import add_session_arguments, key_life, number_in
+from .options import add_session_arguments, file_or_url, key_life, number_in
 
 __all__ = ["Unusable", "add_arguments", "check_numbers", "server_options"]
 
@@ -48,14 +48,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--x509certfile",
         metavar="FILE",
-        type=Path,
+        type=file_or_url,
         action="append",
         help="certificate chain, PEM or DER; may be repeated, as --x509keyfile",
     )
     add(
         "--x509keyfile",
         metavar="FILE",
-        type=Path,
+        type=file_or_url,
         action="append",
         help="private key of the certificate in the same place, PEM or DER",
     )
@@ -64,11 +64,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             add(
                 f"--x509{kind}{what}file",
                 dest=f"x509{what}file",
-                type=Path,
+                type=file_or_url,
                 action="append",
                 help=argparse.SUPPRESS,
             )
+    add(
+        "--ocsp-response",
+        metavar="FILE",
+        type=Path,
+        action="append",
+        default=[],
+        help="OCSP response to staple to the certificate in the same place",
+    )
+    add("--rawpkkeyfile", metavar="FILE", type=Path, help="private key of a raw public key")
+    add("--rawpkfile", metavar="FILE", type=Path, help=argparse.SUPPRESS)
     add("--x509cafile", metavar="FILE", type=Path, help="authorities of clients' certificates")
+    add("--x509crlfile", metavar="FILE", type=Path, help="list of revoked certificates of these")
     add(
         "--verify-client-cert",
         action="store_true",
@@ -147,7 +158,7 @@ def _of_clients(options: argparse.Namespace) -> dict[str, Any]:
     wanted = "ignore"
     if options.require_client_cert:
         wanted = "require"
-    elif not options.disable_client_cert and options.x509certfile:
+    elif not options.disable_client_cert and (options.x509certfile or options.rawpkkeyfile):
         wanted = "request" if options.udp or verify else "ignore"
     return {"client_certificate": wanted, "verify_peer": bool(verify) and wanted != "ignore"}
 

@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.common import free_udp_port
 from tests.support.peers import CERTS
+from tests.support.pki import pki
 from tests.support.serve import CERT, LINE, SECONDS, Served, client, echoes, serving
 
 CONNECT = [sys.executable, "-X", "dev", "-m", "gnutls_cookie", "connect"]
@@ -162,6 +163,25 @@ def test_log_file_and_certificates(port: int, tmp_path: Path) -> None:
     words = [*CONNECT, *TRUST, "--print-cert", f"localhost:{port}"]
     done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS)
     assert (done.returncode, done.stdout.decode().strip()) == (0, pem.strip())
+
+
+@pytest.mark.peer
+def test_ocsp_response_is_saved(tmp_path: Path) -> None:
+    """--save-ocsp: in DER, as it was stapled; where none was, a warning says so."""
+    where = pki()
+    pair = ["--x509certfile", str(where / "server.pem"), "--x509keyfile", str(where / "server.key")]
+    trust = ["--x509cafile", str(where / "ca.pem"), "--save-ocsp", str(tmp_path / "response")]
+    for stapled in True, False:
+        options = ["--ocsp-response", str(where / "server.ocsp")] if stapled else []
+        with serving(*pair, *options) as served:
+            words = [*CONNECT, *trust, "--wait", "0", "localhost", str(served.port)]
+            done = subprocess.run(
+                words, stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS
+            )
+            assert done.returncode == 0, done.stderr
+            assert (b"has stapled no OCSP response" in done.stderr) is not stapled
+            assert served.end() == 0
+        assert (tmp_path / "response").read_bytes() == (where / "server.ocsp").read_bytes()
 
 
 def test_certificate_that_cannot_be_saved(port: int) -> None:

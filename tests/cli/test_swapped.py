@@ -33,6 +33,7 @@ KEY = "00112233445566778899aabbccddeeff"
 PATTERNS = {  # what the other end knows of a session
     "cipher suite": r"^- Description: \(DTLS1\.2(?:-X\.509)?\)-(.*)$|^New, (.*)$",
     "certificate": r"^subject=(.*)$|subject `([^']*)'",
+    "kind": r"^- Certificate type: (.*)$",
     "signature": r"^Peer signature type: (.*)$",
     "protocol": r"^ALPN protocol: (.*)$|^- Application protocol: (.*)$",
     "hint": r"PSK(?: identity)? hint:? '?([^'\n]*)",
@@ -127,6 +128,8 @@ def s_client(options: str, port: int) -> list[str]:
 REFUSED_SECONDS = 3.0
 SERVER = "--x509certfile {pki}/server.pem --x509keyfile {pki}/server.key"
 RSA = "--x509certfile {pki}/server-rsa.pem --x509keyfile {pki}/server-rsa.key"
+RAW = "--rawpkkeyfile {pki}/server.key --rawpkfile {pki}/server.pub"
+TAKES_RAW = "--insecure --priority NORMAL:-CTYPE-SRV-X509:+CTYPE-SRV-RAWPK"
 TRUST = "--x509cafile {pki}/ca.pem"
 AS_PSK = "--priority NORMAL:-KX-ALL:+PSK --pskusername sensor-1 --pskkey {KEY}"
 AS_CLIENT = "--x509certfile {pki}/client.pem --x509keyfile {pki}/client.key"
@@ -252,6 +255,27 @@ SERVERS: dict[str, tuple[str, str, bool]] = {  # options, a client's, whether it
         f"gnutls {AS_STRANGER}",
         False,
     ),
+    "one that is revoked": (
+        f"-u --echo -r --verify-client-cert {TRUST} --x509crlfile {{pki}}/crl.pem {SERVER}",
+        "gnutls --x509certfile {pki}/revoked.pem --x509keyfile {pki}/revoked.key",
+        False,
+    ),
+    "one that is not revoked": (
+        f"-u --echo -r --verify-client-cert {TRUST} --x509crlfile {{pki}}/crl.pem {SERVER}",
+        f"gnutls {AS_CLIENT}",
+        True,
+    ),
+    "ocsp": (f"-u --echo --ocsp-response {{pki}}/server.ocsp {SERVER}", "openssl -status", True),
+    "a raw key": (
+        f"-u --echo {RAW} --priority NORMAL:+CTYPE-SRV-RAWPK",
+        f"gnutls {TAKES_RAW}",
+        True,
+    ),
+    "a raw key beside a certificate": (
+        f"-u --echo {RAW} {SERVER} --priority NORMAL:+CTYPE-SRV-RAWPK",
+        "gnutls",
+        True,
+    ),
     "none, where one may be": (f"-u --echo --verify-client-cert {TRUST} {SERVER}", "gnutls", True),
 }
 
@@ -282,6 +306,8 @@ def ports() -> Iterator[dict[str, int]]:
         "certificate": f"-u --alpn echo {SERVER}",
         "names": f"-u --sni-hostname example.org --sni-hostname-fatal {SERVER}",
         "psk": "-u --pskpasswd {keys} --pskhint plant --priority {PSK}",
+        "revoked": "-u --x509certfile {pki}/example.pem --x509keyfile {pki}/example.key",
+        "raw": f"-u {RAW} --priority NORMAL:+CTYPE-SRV-RAWPK",
         "clients": f"-u -r --verify-client-cert {TRUST} {SERVER}",
     }
     with ExitStack() as stack:
@@ -335,6 +361,18 @@ CLIENTS: dict[str, tuple[str, str, bool]] = {  # server, options, whether it is 
     ),
     "no name": ("names", f"-u -p {{port}} {TRUST} --disable-sni localhost", True),
     "resume": ("certificate", f"-u -r -p {{port}} {TRUST} 127.0.0.1", True),
+    "a certificate that is revoked": (
+        "revoked",
+        f"-u -p {{port}} {TRUST} --verify-hostname example.org --x509crlfile {{pki}}/crl.pem "
+        "127.0.0.1",
+        False,
+    ),
+    "a certificate that is not revoked": (
+        "certificate",
+        f"-u -p {{port}} {TRUST} --x509crlfile {{pki}}/crl.pem 127.0.0.1",
+        True,
+    ),
+    "a raw key": ("raw", f"-u -p {{port}} {TAKES_RAW} 127.0.0.1", True),
     "resume by psk": ("psk", f"-u --resume -p {{port}} {AS_PSK} 127.0.0.1", True),
     "recordsize": ("certificate", f"-u -p {{port}} {TRUST} --recordsize 1024 127.0.0.1", True),
     "psk": (

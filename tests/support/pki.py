@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from tests.support.common import peer_required
+from tests.support.common import openssl, peer_required
 from tests.support.peers import CERTS
 
 _folder: tempfile.TemporaryDirectory[str] | None = None
@@ -33,7 +33,8 @@ _MADE = {  # name: the key in tests/certs, and its template
 @functools.cache
 def pki() -> Path:
     """The folder: NAME.pem, NAME.der, NAME.key and NAME.key.der for each of `ca`, `server`,
-    `server-rsa`, `example` (of example.org), `client`, `client-rsa`, `revoked`; and crl.pem."""
+    `server-rsa`, `example` (of example.org), `client`, `client-rsa`, `revoked`; crl.pem, with the
+    last one and `example` in it; server.pub, and server.ocsp, which says that it is good."""
     global _folder
     _folder = tempfile.TemporaryDirectory(prefix="gnutls-cookie-pki-")
     folder = Path(_folder.name)
@@ -50,7 +51,14 @@ def pki() -> Path:
             assert body is not None
             (folder / f"{name}.{target}").write_bytes(base64.b64decode(body[1]))
     (folder / "crl.template").write_text("crl_next_update = 3650\ncrl_number = 1\n")
-    _certtool(folder, "--generate-crl", "crl", "--load-certificate", "revoked.pem", *signed)
+    revoked = "".join((folder / f"{name}.pem").read_text() for name in ("revoked", "example"))
+    (folder / "to-revoke.pem").write_text(revoked)
+    _certtool(folder, "--generate-crl", "crl", "--load-certificate", "to-revoke.pem", *signed)
+    _openssl(folder, "pkey -in server.key -pubout -out server.pub")
+    serial = _openssl(folder, "x509 -in server.pem -noout -serial").partition("=")[2].strip()
+    (folder / "index.txt").write_text(f"V\t991231235959Z\t\t{serial}\tunknown\t/CN=server\n")
+    signer = "-CA ca.pem -rsigner ca.pem -rkey ca.key -index index.txt"
+    _openssl(folder, f"ocsp {signer} -issuer ca.pem -cert server.pem -ndays 9 -respout server.ocsp")
     return folder
 
 
@@ -64,9 +72,15 @@ def _certtool(folder: Path, what: str, name: str, *options: str) -> None:
     _run(folder, what, *options, "--template", f"{name}.template", "--outfile", f"{name}.pem")
 
 
-def _run(folder: Path, *options: str) -> None:
-    certtool = peer_required("certtool", "apt install gnutls-bin")
-    done = subprocess.run(
-        [certtool, *options], cwd=folder, capture_output=True, text=True, timeout=60
-    )
+def _run(folder: Path, *options: str) -> str:
+    return _output(folder, peer_required("certtool", "apt install gnutls-bin"), *options)
+
+
+def _openssl(folder: Path, words: str) -> str:
+    return _output(folder, openssl(), *words.split())
+
+
+def _output(folder: Path, *command: str) -> str:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+    return done.stdout
