@@ -78,7 +78,8 @@ class MessageInterfaceDTLS(interfaces.MessageInterface):
 
         Args:
             bind: host and port; None for the port is 5684.
-            options: what gnutls_cookie.aio.start_server takes besides, as client_certificate.
+            options: what gnutls_cookie.aio.start_server takes besides; with verify_peer=True a
+                client has to have a certificate of who is trusted.
         """
         self = cls(mman, log)
         host, port = bind
@@ -329,10 +330,8 @@ def site():
 
 async def serve(options):
     credentials = credentials_of(options)
-    asks = "require" if options.trust else None
-    extra = {"client_certificate": asks} if asks else {}
     context, transport = await server_context(
-        site(), (options.host, options.port), credentials, **extra
+        site(), (options.host, options.port), credentials, verify_peer=options.trust is not None
     )
     print(f"coaps://{hostportjoin(*transport.address[:2])}", flush=True)
     try:

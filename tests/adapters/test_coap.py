@@ -113,15 +113,18 @@ async def test_several_clients_by_their_keys(coap: Any) -> None:
 async def test_certificates_of_both_sides(coap: Any) -> None:
     """The server's has to have its name; the client's is told by its fingerprint."""
     server = {"": certificate(trust="localhost")}
-    async with serving(coap, server, client_certificate="require") as uri:
+    async with serving(coap, server, verify_peer=True) as uri:
         uri = uri.replace("127.0.0.1", "localhost")
         async with requesting(coap, None, certificate(trust="localhost")) as context:
             who = (await asked(context, f"{uri}/whoami")).payload
             assert who.startswith(b"sha256:")
             assert len(who) == len(b"sha256:") + 64
-        async with requesting(coap, None, trusting("stranger")) as context:
-            with pytest.raises(python_peer("aiocoap.error").NetworkError):
-                await asked(context, f"{uri}/whoami")
+        # Who does not trust the server; who has no certificate; whose nobody trusts.
+        strangers = trusting("stranger"), trusting(), certificate("stranger", trust="localhost")
+        for credentials in strangers:
+            async with requesting(coap, None, credentials) as context:
+                with pytest.raises(python_peer("aiocoap.error").NetworkError):
+                    await asked(context, f"{uri}/whoami")
 
 
 @asynchronous

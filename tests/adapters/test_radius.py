@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
+from gnutls_cookie import GnuTLSError
 from tests.support.common import ROOT, free_udp_port, lacks, peer_required
-from tests.support.peers import CERTS, certificate
+from tests.support.peers import CERTS, certificate, trusting
 from tests.support.servers import SECONDS, asynchronous, bounded
 
 EXAMPLE = ROOT / "examples" / "radius_dtls.py"
@@ -55,6 +56,17 @@ async def test_a_client_with_another_name(radius: Any) -> None:
     async with radius.start_server("127.0.0.1", 0, credentials, ["nas"], USERS) as server:
         with pytest.raises(ConnectionError):
             await radius.ask(*server.address, credentials, "localhost", b"alice", b"wonderland")
+
+
+@asynchronous
+async def test_a_client_that_nobody_vouches_for(radius: Any) -> None:
+    """Its name is right, and its certificate is its own."""
+    clients = ["stranger", "localhost"]
+    trusted = certificate(trust="localhost")
+    async with radius.start_server("127.0.0.1", 0, trusted, clients, USERS) as server:
+        for credentials in certificate("stranger", trust="localhost"), trusting():
+            with pytest.raises((GnuTLSError, ConnectionError)):
+                await radius.ask(*server.address, credentials, "localhost", b"alice", b"wonderland")
 
 
 @pytest.mark.parametrize("size", [0, 19, 20, 21, 22, 23, 37])
