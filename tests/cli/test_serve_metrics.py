@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
@@ -212,6 +213,18 @@ def test_scrapers_that_say_nothing_keep_nobody_out(metrics: tuple[Served, int]) 
             assert scrape(port)["workers"] == 1
             with client(served.port) as connection:
                 assert echoes(connection)
+
+
+def test_flood_of_scrapes_is_bounded(metrics: tuple[Served, int]) -> None:
+    """However fast they ask, there are so many answers in a second; clients are served, and whoever
+    asks afterwards is answered."""
+    served, port = metrics
+    before, count = time.monotonic(), 0
+    while time.monotonic() - before < 1:
+        count += scrape(port)["workers"] == 1
+    assert 0 < count <= 170 * (time.monotonic() - before) + 10
+    with client(served.port) as connection:
+        assert echoes(connection)
 
 
 def test_scraper_that_does_not_end_is_ended(metrics: tuple[Served, int]) -> None:
