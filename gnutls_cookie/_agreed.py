@@ -194,6 +194,15 @@ class Agreed:
         return bytes(ffi.buffer(name.data, name.size)).decode("utf-8", "surrogateescape")
 
     @property
+    def srtp_profile(self) -> str | None:
+        """The profile of DTLS-SRTP that was agreed on (RFC 5764), by GnuTLS' name; None: none was.
+
+        Stands on gnutls_srtp_get_selected_profile.
+        """
+        name = lib.gcookie_srtp_profile(self._pointer) if self.established else ffi.NULL
+        return None if name == ffi.NULL else c_text(name)
+
+    @property
     def resumed(self) -> bool:
         """Whether the session goes on from an earlier one (gnutls_session_is_resumed)."""
         return self.established and bool(lib.gnutls_session_is_resumed(self._pointer))

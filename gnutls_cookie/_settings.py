@@ -106,6 +106,7 @@ class Settings:
         sni: str | None = None,
         server_names: Sequence[str] = (),
         record_size: int | None = None,
+        srtp_profiles: str | None = None,
         alpn: str | Sequence[str] = (),
         alpn_required: bool = False,
         tickets: bool | TicketKey | None = False,
@@ -138,6 +139,8 @@ class Settings:
         self._set_names(server_name, sni, server_names)
         self._set_verification(server_name, verify_peer, lib.GNUTLS_CRD_CERTIFICATE in kinds)
         self._set_request(client_certificate, lib.GNUTLS_CRD_CERTIFICATE in kinds)
+        if srtp_profiles is not None:
+            self._set_text(lib.GCOOKIE_SRTP, utf8("srtp_profiles", srtp_profiles))
         if record_size is not None:
             native.record_size = integer("record_size", record_size, *_RECORD_SIZES)
         if mtu is not None:

@@ -23,6 +23,7 @@ _OF_SESSION = {
     "psk_identity",
     "resumed",
     "server_name",
+    "srtp_profile",
     "version",
 }
 
@@ -57,7 +58,8 @@ class ConnectionBase:
         Args:
             name: "peername" (`address`), "sockname", "socket" (of a server: that of all its
                 peers), "session", "version", "cipher", "peercert" (DER), and of the Session
-                "peer_certificates", "psk_identity", "server_name", "alpn", "resumed".
+                "peer_certificates", "psk_identity", "server_name", "alpn", "resumed",
+                "srtp_profile".
             default: what is returned for any other name, and for what there is not.
         """
         found: Any = None

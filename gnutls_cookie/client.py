@@ -46,6 +46,7 @@ class Client(Connection):
         retransmit_timeout: seconds until a flight is sent again for the first time.
         sni: as for a Session.
         record_size: as for a Session.
+        srtp_profiles: as for a Session.
         alpn: as for a Session.
         alpn_required: as for a Session.
         resume: as for a Session.
@@ -93,6 +94,7 @@ class Client(Connection):
         retransmit_timeout: float = 1.0,
         sni: str | None = None,
         record_size: int | None = None,
+        srtp_profiles: str | None = None,
         alpn: str | Sequence[str] = (),
         alpn_required: bool = False,
         resume: Buffer | None = None,
@@ -112,6 +114,7 @@ class Client(Connection):
             handshake_timeout=handshake_timeout,
             sni=sni,
             record_size=record_size,
+            srtp_profiles=srtp_profiles,
             alpn=alpn,
             alpn_required=alpn_required,
             resume=resume,

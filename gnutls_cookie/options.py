@@ -26,6 +26,7 @@ class ClientOptions(TypedDict, total=False):
     idle_timeout: float
     sni: str | None
     record_size: int | None
+    srtp_profiles: str | None
     alpn: str | Sequence[str]
     alpn_required: bool
     resume: Buffer | None
@@ -51,6 +52,7 @@ class ServerOptions(TypedDict, total=False):
     retransmit_timeout: float
     server_names: Sequence[str]
     record_size: int | None
+    srtp_profiles: str | None
     alpn: str | Sequence[str]
     alpn_required: bool
     tickets: bool | TicketKey | None

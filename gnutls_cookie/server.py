@@ -97,6 +97,7 @@ class Server:
         retransmit_timeout: seconds until a flight is sent again for the first time.
         server_names: as for a Session.
         record_size: as for a Session.
+        srtp_profiles: as for a Session.
         alpn: as for a Session.
         alpn_required: as for a Session.
         tickets: whether clients get tickets to resume by. True: sealed with a random key of this
@@ -142,6 +143,7 @@ class Server:
         retransmit_timeout: float = 1.0,
         server_names: Sequence[str] = (),
         record_size: int | None = None,
+        srtp_profiles: str | None = None,
         alpn: str | Sequence[str] = (),
         alpn_required: bool = False,
         tickets: bool | TicketKey | None = None,
@@ -163,6 +165,7 @@ class Server:
             handshake_timeout=handshake_timeout,
             server_names=server_names,
             record_size=record_size,
+            srtp_profiles=srtp_profiles,
             alpn=alpn,
             alpn_required=alpn_required,
         )

@@ -74,6 +74,9 @@ class Session(Agreed):
         mtu: bytes of the largest datagram to send, 128..65507; None: libgnutls' default (1200).
         record_size: bytes of the largest record that the peer may send, 512..16384 (RFC 8449,
             gnutls_record_set_max_recv_size); None: any.
+        srtp_profiles: profiles of DTLS-SRTP (RFC 5764) to offer or to accept, by GnuTLS' names
+            with colons between: "SRTP_AES128_CM_HMAC_SHA1_80:SRTP_AES128_CM_HMAC_SHA1_32". Keys for
+            the media are export_keying_material("EXTRACTOR-dtls_srtp", 60) in RFC 5764 4.2's order.
         prestate: for a server: what cookie_verify() gave, as by prestate_set(). The verified
             datagram must then be the first that receive_datagram() is given.
         retransmit_timeout: seconds until the first retransmission (RFC 6347 4.2.4.1: 1 s),
@@ -124,6 +127,7 @@ class Session(Agreed):
         sni: str | None = None,
         server_names: Sequence[str] = (),
         record_size: int | None = None,
+        srtp_profiles: str | None = None,
         alpn: str | Sequence[str] = (),
         alpn_required: bool = False,
         tickets: TicketKey | None = None,
@@ -146,6 +150,7 @@ class Session(Agreed):
             sni=sni,
             server_names=server_names,
             record_size=record_size,
+            srtp_profiles=srtp_profiles,
             alpn=alpn,
             alpn_required=alpn_required,
             tickets=False if tickets is None else tickets,

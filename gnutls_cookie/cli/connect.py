@@ -153,6 +153,7 @@ def _connected(
             alpn=options.alpn,
             sni=_sni(options, host),
             record_size=options.recordsize,
+            srtp_profiles=options.srtp_profiles,
             handshake_timeout=options.timeout,
             resume=resume,
         )

@@ -69,7 +69,7 @@ SERV: Mapping[str, Fate] = {
     "crlf": _nothing("over UDP both leave line ends as they are"),
     "udp": _same("as gnutls-serv also where `serve` differs without it: see above", "u"),
     "mtu": _same("128..65507; 0: the default, which is 1200", "", "BYTES"),
-    "srtp-profiles": _refused("an echo server has no media (DTLS-SRTP)", "TEXT"),
+    "srtp-profiles": _same("", "", "TEXT"),
     "disable-client-cert": _same("", "a"),
     "require-client-cert": _same(
         "with `--x509cafile` it is verified, as by `--verify-client-cert`", "r"
@@ -170,7 +170,7 @@ CLI: Mapping[str, Fate] = {
     "list": _refused(_LIST, short="l"),
     "priority-list": _refused("`gnutls-cli --priority-list` prints what libgnutls has"),
     "noticket": _refused("%NO_TICKETS in `--priority` says so"),
-    "srtp-profiles": _refused("lines of text are no media (DTLS-SRTP)", "TEXT"),
+    "srtp-profiles": _same("", "", "TEXT"),
     "alpn": _same("at most 8", "", "NAME"),
     "compress-cert": _refused(f"it {_TLS_1_3}", "METHOD"),
     "heartbeat": _refused(_HEARTBEAT, short="b"),

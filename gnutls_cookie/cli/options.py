@@ -44,6 +44,9 @@ def add_session_arguments(parser: argparse.ArgumentParser) -> None:
         help="largest record that the peer may send",
     )
     parser.add_argument(
+        "--srtp-profiles", metavar="TEXT", help="profiles of DTLS-SRTP, colons between them"
+    )
+    parser.add_argument(
         "--alpn",
         metavar="NAME",
         action="append",

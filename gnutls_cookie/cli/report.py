@@ -90,6 +90,8 @@ class Report:
             trusted = "is trusted" if self._verified else "was NOT verified"
             self.say(f"- Status: The certificate {trusted}.")
         self.say(f"- Description: {session.description}", f"connected: {session.description}")
+        if session.srtp_profile is not None:
+            self.say(f"- SRTP profile: {session.srtp_profile}")
         if session.alpn is not None:
             self.say(f"- Application protocol: {session.alpn}")
         material = key_material(self._options, session)

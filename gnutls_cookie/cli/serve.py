@@ -263,7 +263,8 @@ class _Service:
     async def _echo(self, connection: Connection) -> None:
         session = connection.session
         resumed = "resumed" if session.resumed else None
-        agreed = [session.description, session.alpn, resumed, key_material(self.options, session)]
+        agreed = [session.description, session.alpn, session.srtp_profile, resumed]
+        agreed.append(key_material(self.options, session))
         what = ", ".join(one for one in agreed if one)
         _log.info("%s port %d: %s", *connection.address[:2], what)
         served, asked = self.options.sni_hostname, session.server_name

@@ -138,6 +138,7 @@ def server_options(options: argparse.Namespace) -> dict[str, Any]:
         "mtu": options.mtu,
         "server_names": [options.sni_hostname] if is_one_name_served else [],
         "record_size": options.recordsize,
+        "srtp_profiles": options.srtp_profiles,
         "alpn": options.alpn,
         "alpn_required": options.alpn_fatal and bool(options.alpn),
         **_of_clients(options),

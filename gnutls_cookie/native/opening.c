@@ -7,6 +7,11 @@
 #include <string.h>
 #include <strings.h>
 
+/* A libgnutls that is built without DTLS-SRTP has none of these. */
+#pragma weak gnutls_srtp_set_profile_direct
+#pragma weak gnutls_srtp_get_selected_profile
+#pragma weak gnutls_srtp_get_profile_name
+
 enum { TRIES = 100 }; /* to make a session; each fails where it is interrupted at one moment */
 enum { NAMES = 16, NAME_SIZE = 257 }; /* lib/ext/server_name.h has fewer; bytes, with the NUL */
 
@@ -114,6 +119,14 @@ static int configure(const struct gcookie_wire *wire, const char **what) {
                                       settings->texts[GCOOKIE_SNI].data,
                                       settings->texts[GCOOKIE_SNI].size);
     }
+    if (code >= 0 && settings->texts[GCOOKIE_SRTP].size > 0) {
+        const char *position;
+        *what = "srtp_profiles";
+        code = GNUTLS_E_UNIMPLEMENTED_FEATURE;
+        if (gnutls_srtp_set_profile_direct != NULL)
+            code = gnutls_srtp_set_profile_direct(wire->session, settings->texts[GCOOKIE_SRTP].data,
+                                                  &position);
+    }
     if (code >= 0 && settings->record_size > 0) {
         *what = "record_size";
         code = (int)gnutls_record_set_max_recv_size(wire->session, settings->record_size);
@@ -144,6 +157,14 @@ static int configure(const struct gcookie_wire *wire, const char **what) {
     if (settings->verify_peer)
         gnutls_session_set_verify_function(wire->session, verify);
     return 0;
+}
+
+const char *gcookie_srtp_profile(gnutls_session_t session) {
+    gnutls_srtp_profile_t profile;
+    if (gnutls_srtp_get_selected_profile == NULL || gnutls_srtp_get_profile_name == NULL ||
+        gnutls_srtp_get_selected_profile(session, &profile) < 0)
+        return NULL;
+    return gnutls_srtp_get_profile_name(profile);
 }
 
 static int open_session(struct gcookie_wire *wire, const char **what) {

@@ -40,6 +40,7 @@ enum gcookie_text_kind {
     GCOOKIE_NAME,   /* of a client: the name in the server's certificate */
     GCOOKIE_SNI,    /* of a client: the name in the extension (RFC 6066) */
     GCOOKIE_SERVED, /* of a server: the names that it goes by, each with its NUL */
+    GCOOKIE_SRTP, /* profiles of DTLS-SRTP (RFC 5764), as gnutls_srtp_set_profile_direct has them */
     GCOOKIE_TEXTS,
 };
 

@@ -85,6 +85,9 @@ int gcookie_wire_lacks_alpn(gnutls_session_t session);
 /* What was given to gnutls_dtls_prestate_set: the message that is the first. */
 void gcookie_wire_begin_at(struct gcookie_wire *wire, unsigned int hsk_read_seq);
 
+/* The name of the profile of DTLS-SRTP that was agreed on, or NULL. */
+const char *gcookie_srtp_profile(gnutls_session_t session);
+
 void gcookie_wire_hold(struct gcookie_wire *wire);
 
 /* One holder fewer, and *box is NULL; with the last one the session is gone. */

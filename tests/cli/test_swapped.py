@@ -34,6 +34,7 @@ PATTERNS = {  # what the other end knows of a session
     "cipher suite": r"^- Description: \(DTLS1\.2(?:-X\.509)?\)-(.*)$|^New, (.*)$",
     "certificate": r"^subject=(.*)$|subject `([^']*)'",
     "kind": r"^- Certificate type: (.*)$",
+    "SRTP": r"^SRTP Extension negotiated, profile=(.*)$|^- SRTP profile: (.*)$",
     "signature": r"^Peer signature type: (.*)$",
     "protocol": r"^ALPN protocol: (.*)$|^- Application protocol: (.*)$",
     "hint": r"PSK(?: identity)? hint:? '?([^'\n]*)",
@@ -210,6 +211,11 @@ SERVERS: dict[str, tuple[str, str, bool]] = {  # options, a client's, whether it
         "gnutls --alpn echo",
         False,
     ),
+    "srtp": (
+        f"-u --echo --srtp-profiles SRTP_AES128_CM_HMAC_SHA1_80 {SERVER}",
+        "openssl -use_srtp SRTP_AES128_CM_SHA1_32:SRTP_AES128_CM_SHA1_80",
+        True,
+    ),
     "alpn of openssl": (f"-u --echo --alpn coap {SERVER}", "openssl -alpn echo,coap", True),
     "a name": (
         f"-u --echo --sni-hostname localhost --sni-hostname-fatal {SERVER}",
@@ -303,7 +309,7 @@ def test_client_sees_the_same_server(line: str) -> None:
 def ports() -> Iterator[dict[str, int]]:
     """Of servers of three kinds."""
     kinds = {
-        "certificate": f"-u --alpn echo {SERVER}",
+        "certificate": f"-u --alpn echo --srtp-profiles SRTP_AES128_CM_HMAC_SHA1_32 {SERVER}",
         "names": f"-u --sni-hostname example.org --sni-hostname-fatal {SERVER}",
         "psk": "-u --pskpasswd {keys} --pskhint plant --priority {PSK}",
         "revoked": "-u --x509certfile {pki}/example.pem --x509keyfile {pki}/example.key",
@@ -348,6 +354,11 @@ CLIENTS: dict[str, tuple[str, str, bool]] = {  # server, options, whether it is 
     "mtu": ("certificate", f"-u -p {{port}} {TRUST} --mtu 600 127.0.0.1", True),
     "verbose": ("certificate", f"-u -V -p {{port}} {TRUST} 127.0.0.1", True),
     "alpn": ("certificate", f"-u -p {{port}} {TRUST} --alpn echo 127.0.0.1", True),
+    "srtp": (
+        "certificate",
+        f"-u -p {{port}} {TRUST} --srtp-profiles SRTP_AES128_CM_HMAC_SHA1_32 127.0.0.1",
+        True,
+    ),
     "name": (
         "names",
         f"-u -p {{port}} {TRUST} --sni-hostname example.org localhost",
@@ -404,7 +415,7 @@ def test_client_does_the_same(line: str, ports: dict[str, int]) -> None:
     """
     kind, words, served = CLIENTS[line]
     words = words.replace("{port}", str(ports[kind]))
-    told = {"handshake", "ready", "protocol", "resumed"}
+    told = {"handshake", "ready", "protocol", "resumed", "SRTP"}
     if kind == "certificate" and not re.search("--insecure|--no-ca", words):
         told.add("status")
     found = []
