@@ -11,14 +11,15 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from types import ModuleType
 from typing import NamedTuple, NoReturn
 
 from gnutls_cookie import __version__, _early, library_version
 
 from .console import complain, end_by, reason
 
-__all__ = ["COMMANDS", "Command", "main"]
+__all__ = ["COMMANDS", "Command", "command_parsers", "main"]
 
 
 class Command(NamedTuple):
@@ -43,6 +44,8 @@ COMMANDS = {
     "learn": Command("learn a server's cookie stage as a state machine", ".cli.learn"),
     "run": Command("run an unmodified server with the gate in front", ".cli.run"),
     "stats": Command("print the counters of a server under `run --stats`", ".cli.stats"),
+    "manual": Command("print a manual page", ".cli.manual"),
+    "completion": Command("print what completes command lines in a shell", ".cli.completion"),
 }
 
 
@@ -114,29 +117,45 @@ def _stdout_failed(error: OSError, code: int) -> int:
     return code
 
 
-def _run(arguments: Sequence[str]) -> int:
+def command_parsers(
+    *names: str,
+) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The program's parser, and those of all commands; the named ones have their options.
+
+    Raises:
+        KeyError: there is no such command.
+    """
     parser = _Parser(
         prog="gnutls-cookie", description="The DTLS cookie exchange of the real libgnutls."
     )
     parser.add_argument(
+        "-v",
         "--version",
         action="version",
         version=f"gnutls-cookie {__version__}, libgnutls {library_version()}",
+        help="print versions, and exit",
     )
     parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    made: dict[str, argparse.ArgumentParser] = {
+        name: parsers.add_parser(name, help=command.help, description=command.help)
+        for name, command in COMMANDS.items()
+    }
+    for name in names:
+        _module(name).add_arguments(made[name])
+    return parser, made
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(COMMANDS[name].module, "gnutls_cookie")
+
+
+def _run(arguments: Sequence[str]) -> int:
     # No option before the command takes a value, so that the first other word names the command.
-    asked = next((word for word in arguments if not word.startswith("-")), None)
-    run: Callable[[argparse.Namespace], int] | None = None
-    subparsers: dict[str, argparse.ArgumentParser] = {}
-    for name, command in COMMANDS.items():
-        subparser = parsers.add_parser(name, help=command.help, description=command.help)
-        subparsers[name] = subparser
-        if name == asked:
-            module = importlib.import_module(command.module, "gnutls_cookie")
-            module.add_arguments(subparser)
-            run = module.run
+    asked = next((word for word in arguments if not word.startswith("-")), "")
+    known = [asked] if asked in COMMANDS else []
+    parser, parsers = command_parsers(*known)
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
-        subparsers[options.command].error(f"unrecognized arguments: {' '.join(unknown)}")
-    assert run is not None  # argparse refuses a command line without a command of the table
-    return run(options)
+        parsers[options.command].error(f"unrecognized arguments: {' '.join(unknown)}")
+    code: int = _module(options.command).run(options)
+    return code

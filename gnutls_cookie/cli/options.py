@@ -15,6 +15,7 @@ __all__ = [
     "key_life",
     "key_material",
     "number_in",
+    "plain_formatter",
 ]
 
 _LABEL_MAX_BYTES = 128
@@ -97,6 +98,14 @@ def _label(text: str) -> str:
 def _zero_is_none(text: str) -> int | None:
     """A type for argparse: a size, of which 0 is the default, as GnuTLS' tools have it."""
     return int(text) or None
+
+
+def plain_formatter(program: str) -> argparse.HelpFormatter:
+    """What writes usage and help on one line each, and without the colours of Python 3.14."""
+    formatter = argparse.HelpFormatter(program, width=100_000)
+    if hasattr(formatter, "_set_color"):
+        formatter._set_color(False)
+    return formatter
 
 
 def number_in(name: str, least: int, most: int) -> Callable[[str], int]:
