@@ -67,7 +67,7 @@ NOT_MADE_BY_USERS = "Connection DTLSServer Opening ProtocolConnection Machine Ha
 
 # The pages beside README, in the order of the side bar.
 CONTENTS = {
-    "Guides": "commands adapters serve operations drop-in fleet peers interop differential"
+    "Guides": "commands adapters sessions serve operations drop-in fleet peers interop differential"
     " five-minutes",
     "Reference": "api/cookie api/gate api/sessions api/aio api/blocking api/errors api/reference"
     " api/metrics api/differential",

@@ -7,6 +7,7 @@ import time as _time
 from . import _early as _early
 from . import _library as _library
 from ._debug import debug_log
+from ._names import CertificateNames
 from ._version import __version__
 from .address import client_data
 from .arrival import Arrival
@@ -60,6 +61,7 @@ __all__ = [
     "Arrival",
     "BadCookieError",
     "CertificateCredentials",
+    "CertificateNames",
     "CertificateVerificationError",
     "Challenge",
     "Client",

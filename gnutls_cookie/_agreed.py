@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ._check import bytes_copy, integer, utf8
 from ._convert import c_text
 from ._ffi import ffi, lib
+from ._names import CertificateNames, matches, names_of
 from ._owned import not_copied
 from ._settings import MTU_MAX, MTU_MIN, Role
 from .credentials import identity_text, public_key_of
@@ -119,6 +120,28 @@ class Agreed:
         gnutls_certificate_get_peers.
         """
         return self._peers(lib.GNUTLS_CRT_X509)
+
+    @property
+    def peer_names(self) -> CertificateNames | None:
+        """The names in the peer's own certificate; None where it sent none.
+
+        They are what it says: `verify_peer` decides whether that is trusted.
+        """
+        own = self.peer_certificate
+        return None if own is None else names_of(own)
+
+    def peer_matches(self, name: str) -> bool:
+        """Whether the peer's certificate is for that host name or address (RFC 6125).
+
+        A client that verifies has asked that of its `server_name` already. A server can tell its
+        clients apart by it. Stands on gnutls_x509_crt_check_hostname.
+
+        Raises:
+            TypeError, ValueError: name is not a str, or has none or too many bytes.
+        """
+        own = self.peer_certificate
+        utf8("name", name)
+        return own is not None and matches(own, name)
 
     @property
     def peer_public_key(self) -> bytes | None:

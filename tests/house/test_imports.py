@@ -21,7 +21,7 @@ LAYERS = (
     {"_check", "_early", "_ffi", "_owned", "_version"},
     {"_clock", "_convert"},
     {"_library", "address", "errors", "locks"},
-    {"_debug", "_paths", "credentials", "handles", "tickets"},
+    {"_debug", "_names", "_paths", "credentials", "handles", "tickets"},
     {"_settings"},
     {"_agreed"},
     {"cookie"},
@@ -54,6 +54,7 @@ APART = {
 NEXT_TO_C = {
     "_agreed",
     "_debug",
+    "_names",
     "_paths",
     "_serving",
     "_settings",

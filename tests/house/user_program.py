@@ -16,6 +16,7 @@ from gnutls_cookie import (
     Arrival,
     BadCookieError,
     CertificateCredentials,
+    CertificateNames,
     CertificateVerificationError,
     Challenge,
     Client,
@@ -268,6 +269,8 @@ def serving() -> None:
     tickets: TicketKey = TicketKey.from_secret(b"another secret of a fleet")
     served.set_credentials(secret, tickets)
     kept: bytes | None = client.session_data
+    names: CertificateNames | None = client.peer_names
+    assert names is None
     client = Session("client", secret, resume=kept)
     assert (client.resumed, served.counters.resumed) == (False, 0)
 

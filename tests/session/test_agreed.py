@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import ssl
 from typing import Any
 
 import pytest
 
-from gnutls_cookie import CertificateCredentials, FatalAlertError, GnuTLSError, Session, blocking
+from gnutls_cookie import (
+    CertificateCredentials,
+    CertificateNames,
+    FatalAlertError,
+    GnuTLSError,
+    Session,
+    blocking,
+)
+from gnutls_cookie._names import matches, names_of
 from gnutls_cookie.client import Client
 from gnutls_cookie.server import Server
 from tests.support.authority import authority
-from tests.support.common import libgnutls
+from tests.support.common import libgnutls, seeded
 from tests.support.peers import (
+    CERTS,
     certificate,
     client_of,
     deliver,
@@ -160,6 +170,62 @@ def test_whole_chain_of_the_peer_is_at_hand() -> None:
     assert server.peer_certificates == ()
     assert server.peer_certificate is None
     assert established("PSK")[0].peer_certificates == ()
+
+
+def test_names_of_the_peer_are_read_from_its_certificate() -> None:
+    """Each kind of them, and who signed it; a kind that libgnutls does not know is left out."""
+    issuer = authority()
+    every = "DNS:localhost,DNS:*.example.org,IP:192.0.2.1,IP:2001:db8::1,email:a@example.org,"
+    pem, key = issuer.issue("localhost", names=every + "URI:coaps://example.org/,RID:1.2.3")
+    client = Session(
+        "client",
+        CertificateCredentials.from_files(trust=issuer.certificate),
+        server_name="localhost",
+    )
+    server = Session("server", CertificateCredentials.from_files(pem, key))
+    assert (client.peer_names, server.peer_names) == (None, None)
+    shake(client, server)
+    assert client.peer_names == CertificateNames(
+        subject="CN=localhost",
+        issuer="CN=authority",
+        dns=("localhost", "*.example.org"),
+        ip=("192.0.2.1", "2001:db8::1"),
+        email=("a@example.org",),
+        uri=("coaps://example.org/",),
+    )
+    for name, is_its in {
+        "localhost": True,
+        "LOCALHOST": True,
+        "one.example.org": True,
+        "one.two.example.org": False,
+        "192.0.2.1": True,
+        "2001:db8::1": True,
+        "192.0.2.2": False,
+        "example.org": False,
+    }.items():
+        assert client.peer_matches(name) == is_its, name
+        assert not server.peer_matches(name)
+    assert server.peer_names is None
+    for wrong in ("", "a\0b"):
+        with pytest.raises(ValueError, match="name must"):
+            server.peer_matches(wrong)
+
+
+def test_names_of_a_broken_certificate_are_an_error_or_names() -> None:
+    """Any byte of it may be another: libgnutls reads it, or says that it cannot."""
+    chance = seeded()
+    whole = ssl.PEM_cert_to_DER_cert((CERTS / "localhost.pem").read_text())
+    assert names_of(whole).dns == ("localhost",)
+    for _ in range(1000):
+        broken = bytearray(whole)
+        broken[chance.randrange(len(whole))] = chance.randrange(256)
+        with contextlib.suppress(GnuTLSError):
+            assert isinstance(names_of(bytes(broken)), CertificateNames)
+        with contextlib.suppress(GnuTLSError):
+            matches(bytes(broken), "localhost")
+    for size in range(len(whole)):
+        with pytest.raises(GnuTLSError):
+            names_of(whole[:size])
 
 
 # --- keys and facts -------------------------------------------------------------------------------
