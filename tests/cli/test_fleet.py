@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +22,7 @@ from gnutls_cookie import (
     client_data,
 )
 from gnutls_cookie.reference import wire
+from tests.support.common import ROOT
 from tests.support.fleet import (
     BALANCERS,
     LINE,
@@ -285,6 +289,20 @@ def test_the_rules_of_the_guide_lose_a_node(kernel_balancer: NftBalancer, tmp_pa
 
 SESSION = "proxy_timeout 1s;"  # how long nginx keeps the session of a quiet client
 GAP = 1.5  # seconds between hello 1 and hello 2: that session is over
+
+
+@pytest.mark.peer
+@pytest.mark.usefixtures("kernel_balancer")
+def test_the_example_shows_what_a_shared_secret_is_for() -> None:
+    """One round trip where all nodes have it, two where each has its own; nothing is left."""
+    command = [sys.executable, str(ROOT / "examples" / "fleet.py")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as shown:
+        said, _ = shown.communicate(timeout=10 * SECONDS)
+    assert shown.returncode == 0
+    assert re.findall(r"served by node-\d; HelloVerifyRequests: (\d)", said) == ["1", "2"]
+    assert "HelloVerifyRequests: 1 each" in said
+    left = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True).stdout
+    assert f"fleet-{shown.pid}-" not in left
 
 
 @pytest.mark.peer

@@ -1,0 +1,244 @@
+"""A fleet to look at: three nodes behind one address, and one of them killed in mid-exchange.
+
+Needs root, `ip` and `nft`, and pip install gnutls-cookie. As root:
+
+python fleet.py
+
+It makes five network namespaces (a client's, the balancer's, three nodes'), which are gone at the
+end. The balancer is the kernel's: nftables chooses a node by the client's address and port, and
+remembers nothing. The nodes share a secret, and do not talk to each other.
+"""
+
+import asyncio
+import json
+import os
+import secrets
+import select
+import socket
+import subprocess
+import sys
+from collections import Counter
+from contextlib import ExitStack
+
+from gnutls_cookie import KeyRing, PSKCredentials, Session, aio
+
+FLEET, PORT = "192.0.2.1", 5684
+CLIENT = "10.78.0.2"
+NODES = ["10.78.1.2", "10.78.2.2", "10.78.3.2"]
+CREDENTIALS = PSKCredentials("sensor-1", b"a secret of 16 B")
+SECONDS = 30  # a bound for each step
+
+RULES = f"""
+flush ruleset
+table ip fleet {{
+  map node {{ type mark : ipv4_addr;
+    elements = {{ {", ".join(f"{number} : {node}" for number, node in enumerate(NODES))} }}; }}
+  chain prerouting {{
+    type filter hook prerouting priority raw;
+    ip saddr {{ {", ".join(NODES)} }} udp sport {PORT} notrack ip saddr set {FLEET} accept
+    ip daddr {FLEET} udp dport {PORT} notrack \
+      meta mark set jhash ip saddr . udp sport mod {len(NODES)} seed 0x5eed \
+      ip daddr set meta mark map @node
+  }}
+}}
+"""
+
+
+# --- a node ---------------------------------------------------------------------------------------
+
+
+async def node(address, name, secret):
+    """Answer each message by its name, and print how many it has challenged."""
+
+    async def handler(connection):
+        async for _ in connection:
+            await connection.send(name.encode())
+
+    keys = KeyRing.from_secret(bytes.fromhex(secret), period=3600)
+    async with aio.start_server(
+        handler, address, PORT, credentials=CREDENTIALS, keys=keys
+    ) as server:
+        told = None
+        while True:
+            challenged = server.counters.gate.challenged
+            if challenged != told:
+                told = challenged
+                print(json.dumps(challenged), flush=True)
+            await asyncio.sleep(0.02)
+
+
+# --- a client -------------------------------------------------------------------------------------
+
+
+def client(pause):
+    """Ask who serves; wait for a line of stdin between the two hellos, if wanted."""
+    session, challenges = Session("client", CREDENTIALS, handshake_timeout=SECONDS), 0
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.connect((FLEET, PORT))
+
+        def exchange(wait):
+            for datagram in session.datagrams_to_send():
+                sock.send(datagram)
+            if select.select([sock], [], [], wait)[0]:
+                return sock.recv(65536)
+            return None
+
+        while not session.handshake():
+            datagram = exchange(session.timeout())
+            if datagram is None:
+                session.handle_timeout()
+                continue
+            if datagram[13] == 3:  # HelloVerifyRequest
+                challenges += 1
+                if pause and challenges == 1:
+                    print("challenged", flush=True)
+                    sys.stdin.readline()
+            session.receive_datagram(datagram)
+        while (answer := session.receive()) is None:
+            session.send(b"who are you?")
+            if (datagram := exchange(1)) is not None:
+                session.receive_datagram(datagram)
+        print(json.dumps({"node": answer.decode(), "challenges": challenges}), flush=True)
+        session.close()
+        exchange(0)
+
+
+# --- the fleet ------------------------------------------------------------------------------------
+
+
+class Fleet:
+    """Namespaces and the programs in them; `with` ends all."""
+
+    def __init__(self):
+        self._held = ExitStack()
+        self._prefix = f"fleet-{os.getpid()}-"
+        self.nodes = []
+
+    def __enter__(self):
+        try:
+            self._wire()
+        except BaseException:
+            self._held.close()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self._held.close()
+
+    def start(self, secrets_of_nodes):
+        """Start all nodes, and balance over them."""
+        for one in self.nodes:
+            self._end(one)
+        self.nodes = [
+            self.run(f"node{number}", "node", address, f"node-{number}", secret)
+            for number, (address, secret) in enumerate(zip(NODES, secrets_of_nodes, strict=True))
+        ]
+        for one in self.nodes:  # the first number comes once it listens
+            assert select.select([one.stdout], [], [], SECONDS)[0], "a node does not start"
+            assert one.stdout.readline() == "0\n"
+        self._nft(RULES)
+
+    def run(self, where, *arguments):
+        """Start this program in a namespace."""
+        words = ["ip", "netns", "exec", self._prefix + where, sys.executable, __file__, *arguments]
+        child = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._held.callback(self._end, child)
+        return child
+
+    def ask(self):
+        """What one client says after its end."""
+        output, _ = self.run("client", "client").communicate(timeout=SECONDS)
+        return json.loads(output)
+
+    def challenged(self):
+        """The node that has challenged somebody since it was asked last."""
+        found, _, _ = select.select([one.stdout for one in self.nodes], [], [], SECONDS)
+        return next(number for number, one in enumerate(self.nodes) if one.stdout in found)
+
+    def lose(self, number):
+        """Kill a node, and give its clients to the next."""
+        self._end(self.nodes[number])
+        heir = NODES[(number + 1) % len(NODES)]
+        self._nft(
+            f"delete element ip fleet node {{ {number} : {NODES[number]} }}\n"
+            f"add element ip fleet node {{ {number} : {heir} }}\n"
+        )
+
+    def _end(self, child):
+        child.kill()
+        child.communicate(timeout=SECONDS)
+
+    def _nft(self, rules):
+        command = ["ip", "netns", "exec", f"{self._prefix}balancer", "nft", "-f", "-"]
+        subprocess.run(command, input=rules, text=True, check=True)
+
+    def _wire(self):
+        names = ["client", *(f"node{number}" for number in range(len(NODES)))]
+        balancer = f"{self._prefix}balancer"
+        for name in "balancer", *names:
+            _ip("netns", "add", self._prefix + name)
+            self._held.callback(_ip, "netns", "del", self._prefix + name)
+            _ip("-n", self._prefix + name, "link", "set", "dev", "lo", "up")
+        for name, address in zip(names, [CLIENT, *NODES], strict=True):
+            here, gateway = self._prefix + name, address[:-1] + "1"
+            _ip("link", "add", "wan", "netns", here, "type", "veth",
+                "peer", "name", name, "netns", balancer)  # fmt: skip
+            _ip("-n", here, "address", "add", f"{address}/24", "dev", "wan")
+            _ip("-n", balancer, "address", "add", f"{gateway}/24", "dev", name)
+            _ip("-n", balancer, "link", "set", "dev", name, "up")
+            _ip("-n", here, "link", "set", "dev", "wan", "up")
+            _ip("-n", here, "route", "add", "default", "via", gateway)
+        forward = "echo 1 > /proc/sys/net/ipv4/ip_forward"
+        _ip("netns", "exec", balancer, "sh", "-c", forward)
+
+
+def _ip(*words):
+    subprocess.run(["ip", *words], check=True)
+
+
+def many(fleet, count):
+    """Ask by clients one after the other, and print who served them."""
+    answers = [fleet.ask() for _ in range(count)]
+    nodes = Counter(one["node"] for one in answers)
+    served = ", ".join(f"{node} served {number}" for node, number in sorted(nodes.items()))
+    most = max(one["challenges"] for one in answers)
+    print(f"  {count} clients: {served}; HelloVerifyRequests: {most} each", flush=True)
+
+
+def killed_between_the_hellos(fleet):
+    child = fleet.run("client", "client", "pause")
+    assert child.stdout.readline() == "challenged\n"
+    number = fleet.challenged()
+    print(f"  a client is challenged by node-{number}, which is killed before its second hello")
+    fleet.lose(number)
+    output, _ = child.communicate("go on\n", timeout=SECONDS)
+    found = json.loads(output)
+    print(
+        f"  it is served by {found['node']}; HelloVerifyRequests: {found['challenges']}", flush=True
+    )
+
+
+def show():
+    with Fleet() as fleet:
+        one = secrets.token_hex(32)
+        print(f"three nodes behind {FLEET}, one secret", flush=True)
+        fleet.start([one] * len(NODES))
+        killed_between_the_hellos(fleet)
+        many(fleet, 8)
+        print("the same with a secret of its own on each node", flush=True)
+        fleet.start([secrets.token_hex(32) for _ in NODES])
+        killed_between_the_hellos(fleet)
+
+
+def main():
+    role, *arguments = sys.argv[1:] or ["show"]
+    if role == "node":
+        asyncio.run(node(*arguments))
+    elif role == "client":
+        client(bool(arguments))
+    else:
+        show()
+
+
+if __name__ == "__main__":
+    main()
