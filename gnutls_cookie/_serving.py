@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import time
 from array import array
@@ -21,6 +22,8 @@ __all__ = ["Outbox", "Serving"]
 
 _WAIT_MS = 50  # longest wait in C; then close(), or a signal that another thread took, is seen
 _WORK_MS = 5  # longest work in C while datagrams keep coming; an event loop waits for it
+_MORE: int = lib.GCOOKIE_SERVE_MORE
+_NEWS: int = lib.GCOOKIE_SERVE_NEWS
 _BUSY = (lib.GCOOKIE_BUSY, -errno.EBUSY)
 _IDS, _SIZES = ffi.typeof("uint64_t[]"), ffi.typeof("uint32_t[]")
 
@@ -54,6 +57,7 @@ class Serving:
         is_busy: whether C is at work in turn(), or asks for a pre-shared key.
         outbox: what send() has put off. A caller that knows better than send() may add to it.
         send_errors: datagrams that the kernel did not take.
+        due: after a turn, the time at which the next one is wanted; infinity: no timer runs.
     """
 
     def __init__(self, listener: CookieListener, server: Server) -> None:
@@ -62,8 +66,12 @@ class Serving:
         self._listener = listener
         self._server = server
         self._native = ffi.gc(ffi.new("struct gcookie_serve *"), lib.gcookie_serve_clear)
+        # C finds them empty once a finalizer has freed what they held.
+        self._boxes = listener._opened()[1], server._box
+        self._native.udp_box, self._native.server_box = self._boxes
+        self.due = math.inf
         self.outbox = Outbox()
-        self._spare = [new_turn()]  # for flush(); more than one where it is nested
+        self._spare = [new_turn(), new_turn()]  # turns that are empty
         native, _owner = listener._opened()
         lib.gcookie_udp_admit_all(native)
         server._native.tells_forgotten = 0
@@ -81,9 +89,14 @@ class Serving:
         while True:
             left = _WAIT_MS if deadline is None else int((deadline - time.monotonic()) * 1000) + 1
             wait = max(0, min(left, _WAIT_MS))
-            serve, udp = self._opened()
+            udp, gate = self._opened(), self._listener.gate
             found = lib.gcookie_serve_wait(
-                serve, self._listener.fileno(), *self._keys(), wait, _WORK_MS
+                self._native,
+                self._listener.fileno(),
+                gate.native_keys(time.time()),
+                gate.native_counters,
+                wait,
+                _WORK_MS,
             )
             del udp
             self._check(found)
@@ -92,31 +105,50 @@ class Serving:
             if self._listener.closed:  # meanwhile, by another thread
                 return
 
-    def turn(self, out: int, now: float) -> None:
+    def turn(self, out: int, now: float) -> bool:
         """Take what came, let the sessions work on it and on what their timers want, and send.
 
         Args:
             out: the descriptor to send by.
             now: the time in seconds.
 
+        Returns:
+            Whether the server has something to tell.
+
         Raises:
             OSError: the socket is closed or shut down.
             BaseException: what a PSK lookup raised beyond Exception.
         """
-        serve, udp = self._opened()
-        turn = self._server._turns.new()
-        fd = self._listener.fileno()
+        server, udp, gate = self._server, self._opened(), self._listener.gate
+        spare = self._spare
+        turn = server._turns.new(spare.pop() if spare else None)
+        keys = gate.native_keys(time.time())
         self.is_busy = True
         try:
-            code = self._server._ask(
-                lib.gcookie_serve_turn, serve, fd, out, *self._keys(), _WORK_MS, turn, now
+            code = server._ask(
+                lib.gcookie_serve_turn,
+                self._native,
+                self._listener.fileno(),
+                out,
+                keys,
+                gate.native_counters,
+                _WORK_MS,
+                turn,
+                now,
             )
         finally:
             self.is_busy = False
         del udp
+        if code < 0:
+            self._check(code)
         self.send_errors += turn.send_errors
-        self._server._take_over(at_once=True)
-        self._check(code)
+        self.due = -math.inf if code & _MORE else self._native.due
+        server._take_over(at_once=True)
+        turns = server._turns
+        if not turns.noted:
+            lib.gcookie_turn_reset(turn)
+            spare.append(turn)
+        return bool(code & _NEWS or turns.events or turns.outgoing)
 
     @property
     def has_more(self) -> bool:
@@ -144,13 +176,9 @@ class Serving:
         outbox.ids, outbox.messages = [], []
         data = b"".join(messages)
         sizes = array("I", map(len, messages))
-        serve, udp = self._opened()
-        try:
-            turn = self._spare.pop()
-        except IndexError:
-            turn = new_turn()
+        turn = self._spare.pop() if self._spare else new_turn()
         code = lib.gcookie_serve_send(
-            serve,
+            self._native,
             out,
             turn,
             ffi.from_buffer(_IDS, array("Q", ids)),
@@ -160,29 +188,28 @@ class Serving:
             len(data),
             outbox.now,
         )
-        del udp
         self.send_errors += turn.send_errors
         lib.gcookie_turn_reset(turn)
         self._spare.append(turn)
-        if code in _BUSY:  # they wait for the next flush
-            outbox.ids[:0], outbox.messages[:0] = ids, messages
-        self._check(code)
+        if code != 0:
+            if code in _BUSY:  # they wait for the next flush
+                outbox.ids[:0], outbox.messages[:0] = ids, messages
+            self._check(code)
 
     # --- helpers ----------------------------------------------------------------------------------
 
-    def _opened(self) -> tuple[Any, Any]:
-        """What C works on, and its owners, to be kept for the length of the call."""
-        udp = self._listener._opened()
-        self._native.udp = udp[0]
-        self._native.server = self._server._native
-        return self._native, udp
-
-    def _keys(self) -> tuple[Any, Any]:
-        gate = self._listener.gate
-        return gate.native_keys(time.time()), gate.native_counters
+    def _opened(self) -> Any:
+        """What is to be kept for the length of a call of C, so that close() does not free it."""
+        udp = self._listener._native
+        if udp is None:
+            raise ValueError("the listener is closed")
+        return udp
 
     def _check(self, code: int) -> None:
         if code in _BUSY:
             raise RuntimeError("another call of this server is under way")
+        if code == -errno.EBADF:  # or freed, and this is a finalizer
+            self._listener._opened()
+            assert self._server._native
         if code < 0:
             raise OSError(-code, os.strerror(-code))

@@ -82,6 +82,7 @@ class Turns:
         connections: those that are there, by their number in C.
         events, failures, forgotten, outgoing: what Server's methods of these names give.
         counters: messages that a full queue did not take are counted there, and the last error.
+        noted: turns that were not taken over yet, in order.
     """
 
     def __init__(
@@ -99,12 +100,17 @@ class Turns:
         self._max_queue = max_queue
         self._max_queue_bytes = max_queue_bytes
         self._error_of = error_of
-        self._noted: dict[_Noted, None] = {}  # in order
+        self.noted: dict[_Noted, None] = {}
 
-    def new(self) -> Any:
-        """What a call gives, noted; wiped when it is freed."""
-        turn = new_turn()
-        self._noted[_Noted(turn)] = None
+    def new(self, turn: Any = None) -> Any:
+        """What a call gives, noted; wiped when it is freed.
+
+        Args:
+            turn: one that is empty; None makes one.
+        """
+        if turn is None:
+            turn = new_turn()
+        self.noted[_Noted(turn)] = None
         return turn
 
     def take_over(self, at_once: bool = False) -> None:
@@ -114,13 +120,13 @@ class Turns:
             at_once: whether receivers get their messages at once: where no task runs that waits
                 for one. Else those wait, as where there is no receiver.
         """
-        for noted in [*self._noted]:
+        for noted in [*self.noted]:
             state = lib.gcookie_turn_state(noted.turn)
             if state == _WORKING:  # another thread's, or around a lookup
                 continue
             if state == _DONE:
                 self._take(noted, at_once)
-            self._noted.pop(noted, None)
+            self.noted.pop(noted, None)
 
     # --- helpers ----------------------------------------------------------------------------------
 

@@ -121,9 +121,12 @@ class Endpoint:
             OSError: the socket is closed or shut down.
             BaseException: what a PSK lookup raised beyond Exception; settle() has the events.
         """
-        self._log.handle_timeout(now)
-        self._serving.turn(self.sock.fileno(), now)
-        return self.settle(now)
+        if now >= self._log.due:
+            self._log.handle_timeout(now)
+        if self._serving.turn(self.sock.fileno(), now):
+            return self.settle(now)
+        self.flush()
+        return []
 
     def timeout(self, now: float) -> float | None:
         """Seconds until handle_timeout() wants to be called; None where no timer runs."""
@@ -133,6 +136,12 @@ class Endpoint:
         if left is None or until_told is None:
             return until_told if left is None else left
         return min(left, until_told)
+
+    @property
+    def due(self) -> float:
+        """After a turn, the time at which handle_timeout() wants to be called, or before it;
+        infinity where no timer runs."""
+        return min(self._serving.due, self._log.due)
 
     def handle_timeout(self, now: float) -> list[Event]:
         """Let the sessions and the log do what is due, and send; returns what happened."""
@@ -155,7 +164,8 @@ class Endpoint:
 
     def flush(self) -> None:
         """Send what the sessions have to send."""
-        self._serving.flush(self.sock.fileno())
+        if self.outbox.ids:
+            self._serving.flush(self.sock.fileno())
         outgoing = self._server.outgoing()
         if outgoing:
             datagrams, addresses, sources = zip(*outgoing, strict=True)

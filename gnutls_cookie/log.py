@@ -21,9 +21,13 @@ _REFUSALS_SECONDS = 60.0  # between two lines about clients that were turned awa
 class BoundedLog:
     """Lines of the log that strangers can cause: 5 a second at most of each level, then one that
     counts the others. What nobody sees is worth little, and so is a disk that is full of it.
+
+    Attributes:
+        due: the time at which handle_timeout() has something to do; infinity: it has not.
     """
 
     def __init__(self) -> None:
+        self.due = math.inf
         self._budgets: dict[int, _Budget] = {}
 
     def write(
@@ -39,6 +43,7 @@ class BoundedLog:
         self.handle_timeout(now)
         budget = self._budgets.setdefault(level, _Budget(now))
         budget.lines += 1
+        self.due = min(self.due, budget.since + _LOG_SECONDS)
         if budget.lines <= _LOG_LINES:
             where = "" if address is None else f"{address[0]} port {address[1]}: "
             LOG.log(level, "%s%s", where, what, exc_info=error)
@@ -55,6 +60,9 @@ class BoundedLog:
                 del self._budgets[level]
                 if budget.left_out:
                     LOG.log(level, "%d more like the last one, not logged", budget.left_out)
+        self.due = min(
+            (one.since + _LOG_SECONDS for one in self._budgets.values()), default=math.inf
+        )
 
 
 class RefusalLog:

@@ -447,7 +447,9 @@ class Server:
     def _take_over(self, at_once: bool) -> None:
         """What calls gave, and what a lookup raised beyond Exception."""
         self._turns.take_over(at_once)
-        self._lookups.raise_what_is_left()
+        lookups = self._lookups
+        if lookups.raised_by or lookups.raised is not None:
+            lookups.raise_what_is_left()
 
     def _takes(self, connection: Connection, data: bytes) -> bool:
         """Whether a message can be sent, and nothing else of its session comes first."""
@@ -493,12 +495,12 @@ class _Lookups(Transport):
     """What C's callback asks for pre-shared keys during a call: the lookup of the settings that a
     session was made with. What one raises belongs to its own session."""
 
-    __slots__ = ("_native", "_raised_by", "by_settings")
+    __slots__ = ("_native", "by_settings", "raised_by")
 
     def __init__(self, native: Any) -> None:
         super().__init__()
         self._native = native
-        self._raised_by: dict[int, BaseException] = {}
+        self.raised_by: dict[int, BaseException] = {}
         self.by_settings: dict[int, Callable[[str], bytes | None]] = {}
 
     def psk(self, identity: bytes) -> bytes | None:
@@ -508,20 +510,20 @@ class _Lookups(Transport):
             key = lookup(identity_text(identity))
             return None if key is None else psk_key("the key that lookup gave", key)
         except BaseException as error:
-            self._raised_by[number] = error
+            self.raised_by[number] = error
             raise
 
     def error_of(self, number: int, lookup_failed: int) -> Exception | None:
         """What the lookup of a session raised, if that is an Exception."""
-        error = self._raised_by.get(number)
+        error = self.raised_by.get(number)
         if error is None and lookup_failed:
             error = self.raised  # it struck outside of the lookup
         return error if isinstance(error, Exception) else None
 
     def raise_what_is_left(self) -> None:
         """Raise what no session was ended by, or should be alone: KeyboardInterrupt, say."""
-        left = [*self._raised_by.values(), self.raised]
-        self._raised_by.clear()
+        left = [*self.raised_by.values(), self.raised]
+        self.raised_by.clear()
         self.raised = None
         for error in left:
             if error is not None and not isinstance(error, Exception):

@@ -5,6 +5,7 @@ timer is due, and tells connections what happened. Server and client say the res
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
 from collections import deque
@@ -52,7 +53,7 @@ class SocketDriver:
         self._pid = os.getpid()
         self._events: deque[Event] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_due = 0.0  # by the loop's clock; uvloop's handles do not tell it
+        self._timer_due = math.inf  # by time.monotonic(); infinity: there is no timer
 
     # --- for connections --------------------------------------------------------------------------
 
@@ -108,6 +109,7 @@ class SocketDriver:
     def on_timer(self) -> None:
         """Let the sessions do what is due."""
         self._timer = None
+        self._timer_due = math.inf
         self._step(self.endpoint.handle_timeout)
 
     def _settle(self) -> None:
@@ -160,21 +162,23 @@ class SocketDriver:
         """One that goes off too early does no harm, and is cheaper than one anew each time."""
         if not self.is_open or self.loop.is_closed():
             return
-        seconds = self.endpoint.timeout(_monotonic())
+        now = _monotonic()
+        seconds = self.endpoint.timeout(now)
         if seconds is None:
             return
-        when = self.loop.time() + min(seconds, _TIMER_SECONDS)
+        due = now + min(seconds, _TIMER_SECONDS)
         if self._timer is not None:
-            if self._timer_due <= when:
+            if self._timer_due <= due:
                 return
             self._timer.cancel()
-        self._timer_due = when
-        self._timer = self.loop.call_at(when, self._alarm())
+        self._timer_due = due
+        self._timer = self.loop.call_at(self.loop.time() + due - now, self._alarm())
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+            self._timer_due = math.inf
 
 
 def stop_reading(loop: asyncio.AbstractEventLoop, sock: Any) -> None:

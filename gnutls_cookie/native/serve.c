@@ -3,6 +3,7 @@
 #include "send.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -20,8 +21,16 @@ static int64_t monotonic_ns(void) {
     return (int64_t)now.tv_sec * 1000 * NS_A_MS + now.tv_nsec;
 }
 
+/* 0: the call has it to itself. */
 static int enter(struct gcookie_serve *serve) {
-    return __atomic_exchange_n(&serve->busy, 1, __ATOMIC_ACQUIRE) == 0 ? 0 : -EBUSY;
+    if (__atomic_exchange_n(&serve->busy, 1, __ATOMIC_ACQUIRE) != 0)
+        return -EBUSY;
+    serve->udp = *serve->udp_box;
+    serve->server = *serve->server_box;
+    if (serve->udp != NULL && serve->server != NULL)
+        return 0;
+    __atomic_store_n(&serve->busy, 0, __ATOMIC_RELEASE);
+    return -EBADF;
 }
 
 static void leave(struct gcookie_serve *serve) {
@@ -61,9 +70,9 @@ static int receive(struct gcookie_serve *serve, int fd, const struct gcookie_key
 int gcookie_serve_wait(struct gcookie_serve *serve, int fd, const struct gcookie_keys *keys,
                        struct gcookie_counters *counters, unsigned int wait_ms,
                        unsigned int work_ms) {
-    int code;
-    if (enter(serve) != 0)
-        return -EBUSY;
+    int code = enter(serve);
+    if (code != 0)
+        return code;
     code = receive(serve, fd, keys, counters, wait_ms, work_ms);
     if (code == 0 && serve->taken < serve->arrived)
         code = serve->has_more = 1;
@@ -134,10 +143,13 @@ int gcookie_serve_turn(struct gcookie_serve *serve, int fd, int out,
                        uintptr_t handle) {
     const int64_t work_ns = (int64_t)work_ms * NS_A_MS;
     int64_t end = monotonic_ns() + work_ns;
-    int code, is_full;
+    uint64_t refused;
+    double left = -1;
+    int code = enter(serve), is_full;
 
-    if (enter(serve) != 0)
-        return -EBUSY;
+    if (code != 0)
+        return code;
+    refused = serve->server->counters.refused;
     gcookie_turn_enter(turn);
     do {
         code = receive(serve, fd, keys, counters, 0, work_ms);
@@ -155,16 +167,22 @@ int gcookie_serve_turn(struct gcookie_serve *serve, int fd, int out,
         flush(turn, out);
     }
     serve->server->most_due = DUE_AT_ONCE;
-    end = monotonic_ns() + work_ns;
+    end = 0;
     while (code == 0) {
         code = gcookie_server_handle_timeout(serve->server, turn, now, handle);
-        if (monotonic_ns() >= end || gcookie_server_timeout(serve->server, now) != 0)
+        left = gcookie_server_timeout(serve->server, now);
+        if (left != 0 || (end != 0 && monotonic_ns() >= end))
             break;
+        end = end != 0 ? end : monotonic_ns() + work_ns;
     }
     flush(turn, out);
+    serve->due = left < 0 ? INFINITY : now + left;
     serve->has_more = serve->taken < serve->arrived || serve->waiting.count > 0;
-    if (code == 0)
-        code = serve->has_more;
+    if (code == 0 && serve->has_more)
+        code |= GCOOKIE_SERVE_MORE;
+    if (code >= 0 && (turn->event_count != turn->message_count || turn->failure_count > 0 ||
+                      serve->server->counters.refused != refused))
+        code |= GCOOKIE_SERVE_NEWS;
     gcookie_turn_leave(turn);
     leave(serve);
     return code;
@@ -177,9 +195,12 @@ void gcookie_serve_clear(struct gcookie_serve *serve) {
 int gcookie_serve_send(struct gcookie_serve *serve, int out, struct gcookie_turn *turn,
                        const uint64_t *ids, const uint32_t *sizes, size_t count,
                        const unsigned char *data, size_t data_size, double now) {
+    struct gcookie_server *const server = *serve->server_box;
+
+    if (server == NULL)
+        return -EBADF;
     for (size_t at = 0; at < count && sizes[at] <= data_size; at++) {
-        const ssize_t code =
-            gcookie_server_send(serve->server, turn, ids[at], data, sizes[at], now);
+        const ssize_t code = gcookie_server_send(server, turn, ids[at], data, sizes[at], now);
         if (code == GCOOKIE_BUSY && at == 0)
             return GCOOKIE_BUSY;
         turn->lost += code < 0;

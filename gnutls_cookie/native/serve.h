@@ -11,7 +11,12 @@
 enum { GCOOKIE_SERVE_BATCH = 64 }; /* datagrams in one system call */
 
 struct gcookie_serve {
-    struct gcookie_udp *udp; /* that admits all */
+    /* Of Python: empty once what they held was freed. */
+    struct gcookie_udp **udp_box; /* that admits all */
+    struct gcookie_server **server_box;
+    double due; /* after a turn: when the next one is wanted; infinity: no timer runs */
+    /* inside */
+    struct gcookie_udp *udp; /* for the length of a call */
     struct gcookie_server *server;
     unsigned int arrived, taken; /* arrivals in the buffers of udp; the first that is not done */
     unsigned char done[GCOOKIE_SERVE_BATCH]; /* 1: this one is, before its turn */
@@ -23,7 +28,13 @@ struct gcookie_serve {
 /* Frees what waits. */
 void gcookie_serve_clear(struct gcookie_serve *serve);
 
-/* The last argument of each: 0 where nothing can ask. -EBUSY, or GCOOKIE_BUSY: another call is
+/* What gcookie_serve_turn tells, as bits. */
+enum {
+    GCOOKIE_SERVE_MORE = 1, /* it has not done all */
+    GCOOKIE_SERVE_NEWS = 2, /* something else happened than that messages came and were answered */
+};
+
+/* `handle`: 0 where nothing can ask. -EBADF: it was freed. -EBUSY, or GCOOKIE_BUSY: another call is
  * under way, and nothing was done. Other negative numbers: -errno of a socket that is of no use any
  * more. */
 
@@ -35,8 +46,7 @@ int gcookie_serve_wait(struct gcookie_serve *serve, int fd, const struct gcookie
 
 /* Takes batches for at most `work_ms` and one batch; what comes from peers that have a connection
  * is done at once. Then sessions begin for at most as long and one of them, and timers are served
- * for as long again and some of them. What sessions say goes out by the descriptor `out`. 1: it has
- * not done all. */
+ * for as long again and some of them. What sessions say goes out by the descriptor `out`. */
 int gcookie_serve_turn(struct gcookie_serve *serve, int fd, int out,
                        const struct gcookie_keys *keys, struct gcookie_counters *counters,
                        unsigned int work_ms, struct gcookie_turn *turn, double now,

@@ -52,7 +52,7 @@ static void wipe(struct gcookie_turn *turn) {
     }
     if (turn->text_size > 0)
         gnutls_memset(turn->text, 0, turn->text_size);
-    turn->event_count = turn->closed_count = turn->text_size = 0;
+    turn->event_count = turn->message_count = turn->closed_count = turn->text_size = 0;
 }
 
 void gcookie_turn_reset(struct gcookie_turn *turn) {
@@ -108,6 +108,7 @@ int gcookie_turn_event(struct gcookie_turn *turn, uint64_t id, int kind, int64_t
     }
     turn->events = events;
     turn->events[turn->event_count++] = (struct gcookie_event){(int64_t)id, kind, value, detail};
+    turn->message_count += kind == GCOOKIE_MESSAGE;
     turn->closed_count += kind == GCOOKIE_CLOSED;
     return 1;
 }

@@ -55,7 +55,7 @@ struct gcookie_turn {
     struct gcookie_seat seat; /* gathers */
     struct gcookie_event *events;
     size_t event_count, event_capacity;
-    size_t closed_count; /* of these, CLOSED ones */
+    size_t message_count, closed_count; /* of these, the MESSAGE and the CLOSED ones */
     unsigned char *text;
     size_t text_size, text_capacity;
     struct gcookie_outgoing *outgoing;

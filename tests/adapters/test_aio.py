@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import math
 import os
 import socket
 import sys
@@ -955,6 +956,7 @@ async def test_server_with_more_to_do_does_not_wait(monkeypatch: pytest.MonkeyPa
 
     async with await start() as server, await connect(server) as client:
         assert await echoes(client)
+        monkeypatch.setattr(Endpoint, "due", -math.inf)
         monkeypatch.setattr(Endpoint, "timeout", lambda endpoint, now: 0.0)
         monkeypatch.setattr(Endpoint, "handle_timeout", counted)
         await client.send(b"a turn, which sets the timer")

@@ -145,4 +145,4 @@ def test_turns_are_let_go_once_they_are_taken_over() -> None:
         after += 1
     assert after > 10
     assert bench.server.events() == []
-    assert not bench.server._turns._noted
+    assert not bench.server._turns.noted

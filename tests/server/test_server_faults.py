@@ -22,8 +22,18 @@ from typing import Any
 
 import pytest
 
-from gnutls_cookie import CertificateCredentials, GnuTLSError, Session, aio, blocking
+from gnutls_cookie import (
+    CertificateCredentials,
+    CookieGate,
+    GnuTLSError,
+    KeyRing,
+    Session,
+    aio,
+    blocking,
+)
+from gnutls_cookie._ffi import lib
 from gnutls_cookie.aio import Connection, DTLSServer
+from gnutls_cookie.endpoint import Endpoint
 from gnutls_cookie.errors import CertificateVerificationError
 from gnutls_cookie.reference import wire
 from gnutls_cookie.server import CloseReason
@@ -526,3 +536,21 @@ async def test_verified_hello_of_an_admitted_address_that_goes_no_further() -> N
         await until(lambda: server.counters.server.handshaking == 0)
         assert server.counters.server.closed[CloseReason.TIMED_OUT] == 1
         assert await client.echoes(b"afterwards")
+
+
+@pytest.mark.parametrize("what", ["server", "listener"])
+def test_endpoint_whose_memory_the_collector_has_freed(what: str) -> None:
+    """As a finalizer may find it: an error, and no call of C on what is not there."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.setblocking(False)
+        endpoint = Endpoint(sock, CookieGate(KeyRing.random()), psk())
+        assert endpoint.turn(0.0) == []
+        if what == "server":
+            lib.gcookie_server_free(endpoint._server._box)
+            kind: type[Exception] = GnuTLSError
+        else:
+            lib.gcookie_udp_release(endpoint._serving._boxes[0])
+            kind = ValueError
+        with pytest.raises(kind):
+            endpoint.turn(1.0)
