@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 
 from tests.session.test_guard import large_certificate
 from tests.support import interop
+from tests.support.common import ROOT, running
 from tests.support.network import (
     PORT,
     Network,
@@ -16,7 +19,7 @@ from tests.support.network import (
     our_connect,
     serving,
 )
-from tests.support.peers import CERTS
+from tests.support.peers import CERTS, drive
 
 Words = list[str | Path]
 Client = Callable[[str, int, str], list[str]]
@@ -112,3 +115,84 @@ def test_a_client_passes_a_path_that_drops_large_datagrams_in_silence(
     with serving(black_hole.server, black_hole.host, *LOCALHOST, *demand):
         own = [*large, *black_hole.mtu]
         hears_its_echo([*black_hole.client, *our_connect(black_hole.host, PORT, CERT, *own)])
+
+
+# --- a server that is started again ---------------------------------------------------------------
+
+STAYS = """
+import sys
+from gnutls_cookie import CertificateCredentials, TimedOutError, blocking
+
+host, port, trust, own = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+options = {
+    "credentials": CertificateCredentials.from_files(trust=trust),
+    "server_name": "localhost",
+    "local_address": ("::" if ":" in host else "0.0.0.0", own),
+    "handshake_timeout": 60.0,
+}
+first = blocking.connect(host, port, idle_timeout=1.0, **options)
+first.send(b"first")
+print(first.receive(60), flush=True)
+sys.stdin.readline()
+first.send(b"lost")
+try:
+    print(first.receive(60), flush=True)
+except TimedOutError:
+    print("gone", flush=True)
+first.close()
+with blocking.connect(host, port, **options) as second:
+    second.send(b"second")
+    print(second.receive(60), flush=True)
+"""
+
+
+def serve(network: Network, host: str) -> list[str | Path]:
+    command = [*network.server, sys.executable, "-m", "gnutls_cookie", "serve", "--host", host]
+    return [*command, "--port", str(PORT), *LOCALHOST]
+
+
+@contextlib.contextmanager
+def killed_at_the_end(network: Network, host: str) -> Iterator[None]:
+    """A server that says no goodbye."""
+    said = bytearray()
+    with running(serve(network, host)) as child:
+        drive([], lambda: b"serving on " in said, child, said)
+        yield
+        child.kill()
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_server_that_is_started_again_serves_clients_at_their_old_ports(
+    network: Network, number: int
+) -> None:
+    """openssl from the port that the dead server knew, gnutls-cli from any, IPv4 and IPv6."""
+    there = network.addresses[number]
+    any_address = "0.0.0.0" if number == 0 else "[::]"
+    commands = {name: client(there, PORT, "X.509") for name, client in CLIENTS.items()}
+    commands["openssl"] += ["-bind", f"{any_address}:40001"]
+    del commands["ours"]
+    for _ in range(2):
+        with killed_at_the_end(network, there):
+            for command in commands.values():
+                hears_its_echo([*network.client, *command])
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_our_client_finds_out_that_its_server_was_started_again_and_comes_back(
+    network: Network, number: int
+) -> None:
+    """By the silence; from the same port, IPv4 and IPv6."""
+    there = network.addresses[number]
+    command = [*network.client, sys.executable, "-c", STAYS, there, str(PORT), str(CERT), "40002"]
+    said = bytearray()
+    with contextlib.ExitStack() as stack:
+        with killed_at_the_end(network, there):
+            client = stack.enter_context(running(command, env={"PYTHONPATH": str(ROOT)}))
+            drive([], lambda: b"first" in said, client, said)
+        with killed_at_the_end(network, there):
+            assert client.stdin is not None
+            client.stdin.write(b"\n")
+            client.stdin.flush()
+            drive([], lambda: b"second" in said, client, said)
+    assert said.decode().split() == ["b'first'", "gone", "b'second'"]
