@@ -19,6 +19,7 @@ from gnutls_cookie import aio
 from gnutls_cookie.handles import TABLE
 from gnutls_cookie.server import CloseReason
 from tests.support.common import gnutls_cli, openssl, running, seeded
+from tests.support.interop import jsse_command
 from tests.support.peers import CERTS, IDENTITY, KINDS, PSK_KEY, certificate, messages, psk
 from tests.support.servers import Bench, Client, LossyRelay, closed_by
 
@@ -194,6 +195,7 @@ CLIENTS = {
         gnutls_cli(), "--udp", "--port", str(port), "--x509cafile", TRUST,
         "--sni-hostname", "localhost", "--verify-hostname", "localhost", "127.0.0.1",
     ],
+    "JSSE X.509": lambda port: jsse_command("127.0.0.1", port, "X.509"),
 }  # fmt: skip
 
 

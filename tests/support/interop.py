@@ -136,6 +136,13 @@ def wolfssl_command(host: str, port: int, kind: str) -> Command:
     return [str(wolfssl_client()), host, str(port), *secret_of(kind)]
 
 
+def jsse_command(host: str, port: int, kind: str) -> Command:
+    java = peer_required("java", "apt install default-jdk-headless")
+    if shutil.which("javac") is None:  # a program of one file is compiled as it is run
+        missing("javac is not installed: apt install default-jdk-headless")
+    return [java, str(PEERS / "JsseClient.java"), host, str(port), *secret_of(kind)]
+
+
 def node_command(script: str) -> Maker:
     def command(host: str, port: int, kind: str) -> Command:
         node = node_with_packages()
@@ -172,6 +179,7 @@ CLIENTS: dict[str, Client] = {
     "python-mbedtls": Client(mbedtls_command),
     "pyOpenSSL": Client(pyopenssl_command),
     "wolfSSL": Client(wolfssl_command),
+    "JSSE": Client(jsse_command, never={"PSK": "has no cipher suite with PSK"}),
     "node-dtls-client": Client(
         node_command("node_dtls_client.js"), never={"X.509": "offers cipher suites with PSK alone"}
     ),
@@ -793,6 +801,7 @@ def versions() -> list[str]:
         f"python-mbedtls {python_package('python-mbedtls')} over {mbedtls}",
         f"pyOpenSSL {python_package('pyOpenSSL')} over {' '.join(linked.split()[:2])}",
         said_by([str(wolfssl_client())], r"wolfSSL (\S+)", "wolfSSL"),
+        said_by(["java", "-version"], r'version "(\S+)"', "OpenJDK"),
         *(
             f"{name} {json.loads((pinned / name / 'package.json').read_text())['version']}"
             for name in ("node-dtls-client", "werift")
