@@ -23,6 +23,7 @@ from gnutls_cookie.errors import GnuTLSError
 from .console import (
     Output,
     complain,
+    debug_logging,
     default_sigint,
     end_by,
     log_to,
@@ -119,7 +120,7 @@ def run(options: argparse.Namespace) -> int:
         report = Report(options)
     except (OSError, ValueError, GnuTLSError) as error:
         return _failed(2, error)
-    with report:
+    with report, debug_logging(options.debug, error_output):
         return _connected(options, host, port, credentials, report)
 
 

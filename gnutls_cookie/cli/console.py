@@ -14,14 +14,17 @@ import stat
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
+
+from gnutls_cookie import debug_log
 
 __all__ = [
     "LineHandler",
     "Output",
     "complain",
+    "debug_logging",
     "default_sigint",
     "end_by",
     "log_to",
@@ -272,6 +275,35 @@ def log_to(output: Output, level: int, tracebacks: bool) -> None:
     logging.basicConfig(level=level, handlers=[LineHandler(output, tracebacks)])
 
 
+@contextmanager
+def debug_logging(
+    level: int, output: Output, on_loop: Callable[..., object] | None = None
+) -> Iterator[None]:
+    """Have libgnutls' messages go to the log for a with block.
+
+    Args:
+        level: up to which; 0: none.
+        output: where they go.
+        on_loop: calls a function in the thread whose output it is, since a thread of its own gives
+            the messages; None: any may write.
+    """
+    if level == 0:
+        yield
+        return
+    logger, handler = logging.getLogger("gnutls_cookie.gnutls"), LineHandler(output, False)
+    if on_loop is not None:
+        handler = _HandlerOnLoop(output, on_loop)
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    debug_log(level)
+    try:
+        yield
+    finally:
+        debug_log(0)
+        logger.removeHandler(handler)
+
+
 class LineHandler(logging.Handler):
     """A record of the log as one line; of an exception its traceback too, if that is wanted."""
 
@@ -293,3 +325,16 @@ class LineHandler(logging.Handler):
         if raised is not None and self._tracebacks and record.exc_info:
             line += logging.Formatter().formatException(record.exc_info) + "\n"
         self._output.write(line)
+
+
+class _HandlerOnLoop(LineHandler):
+    """The same for records of another thread than the one whose output it is."""
+
+    def __init__(self, output: Output, on_loop: Callable[..., object]) -> None:
+        super().__init__(output, False)
+        self._on_loop = on_loop
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Have a record written."""
+        with suppress(RuntimeError):  # the loop is closed
+            self._on_loop(super().emit, record)

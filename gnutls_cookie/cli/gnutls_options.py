@@ -52,7 +52,7 @@ _ATTIME = "certificates are judged by the system's time; libfaketime changes it"
 _BENCHMARK = "`gnutls-cli` measures libgnutls, which is the same"
 
 SERV: Mapping[str, Fate] = {
-    "debug": _same("above 0: the package's log, tracebacks too", "d", "LEVEL"),
+    "debug": _same("0..9999; above 0: tracebacks, too", "d", "LEVEL"),
     "sni-hostname": _same("a warning in the log, and no warning alert (RFC 6066 3)", "", "NAME"),
     "sni-hostname-fatal": _same(),
     "alpn": _same("at most 8", "", "NAME"),
@@ -114,7 +114,7 @@ SERV: Mapping[str, Fate] = {
 }
 
 CLI: Mapping[str, Fate] = {
-    "debug": _same("above 0: the package's log", "d", "LEVEL"),
+    "debug": _same("0..9999", "d", "LEVEL"),
     "verbose": _same("", "V"),
     "tofu": _refused(
         "keys of servers are not kept; `--x509cafile` takes a server's own certificate"

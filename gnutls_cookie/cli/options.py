@@ -36,7 +36,12 @@ def add_session_arguments(parser: argparse.ArgumentParser) -> None:
         "--mtu", metavar="BYTES", type=_zero_is_none, help="largest datagram to send (1200)"
     )
     parser.add_argument(
-        "-d", "--debug", metavar="LEVEL", type=int, default=0, help="above 0: log more"
+        "-d",
+        "--debug",
+        metavar="LEVEL",
+        type=number_in("--debug", 0, 9999),
+        default=0,
+        help="above 0: log more, and libgnutls' messages up to LEVEL; from 9 on with keys",
     )
     parser.add_argument(
         "--recordsize",

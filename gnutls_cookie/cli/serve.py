@@ -34,6 +34,7 @@ from .board import Board
 from .console import (
     Output,
     complain,
+    debug_logging,
     default_sigint,
     log_to,
     open_standard_files,
@@ -238,7 +239,8 @@ class _Service:
         beats = loop.create_task(self._beat(server, notifier, worker))
         stats = loop.create_task(self._stats(server, worker)) if self.options.stats else None
         try:
-            await server.serve_forever()
+            with debug_logging(self.options.debug, self._err, loop.call_soon_threadsafe):
+                await server.serve_forever()
         finally:
             beats.cancel()
             if self._tally is not None:

@@ -81,6 +81,19 @@ def test_any_certificate_of_a_client_with_u() -> None:
         assert served.end() == 0
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_debug_messages_of_libgnutls(workers: str) -> None:
+    """-d LEVEL, at both ends: lines of the log."""
+    with serving("-d", "4", "--workers", workers, *CERT) as served:
+        words = [*CONNECT, "-d", "4", *TRUST, "--wait", "0.3", "localhost", str(served.port)]
+        done = subprocess.run(words, input=LINE, capture_output=True, timeout=SECONDS)
+        assert (done.returncode, done.stdout) == (0, LINE)
+        said = done.stderr.decode()
+        assert re.search(r"^DEBUG .*CLIENT HELLO was queued", said, re.MULTILINE), said
+        served.wait_for(r"DEBUG [^\n]*CLIENT HELLO[^\n]* was received")
+        assert served.end() == 0
+
+
 # --- what connect prints --------------------------------------------------------------------------
 
 

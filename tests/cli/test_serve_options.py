@@ -133,6 +133,8 @@ REFUSED: dict[str, tuple[int, str]] = {
     f"--keymatexport {'x' * 129}": (2, "a label must be of 1..128 bytes, not 129"),
     f"--alpn {'x' * 32}": (2, "alpn must have names of 1..31 bytes"),
     "--sni-hostname '' --sni-hostname-fatal": (2, "server_names"),
+    "--debug=-1": (2, "--debug must be in 0..9999"),
+    "-d 10000": (2, "--debug must be in 0..9999"),
     "--x509crlfile /nowhere": (2, "--x509crlfile needs --x509cafile"),
     "--rawpkfile /nowhere": (2, "--rawpkfile needs --rawpkkeyfile"),
     "--rawpkkeyfile /nowhere": (2, "/nowhere: No such file or directory"),
