@@ -54,7 +54,7 @@ nitpick_ignore_regex = [
     ("py:.*", r"(typing_extensions|_typeshed|cffi|_cffi_backend|ctypes|hypothesis|pytest)\..*"),
     (
         "py:.*",
-        r"(Any|Buffer|Callable|Coroutine|Iterable|Iterator|Mapping|Sequence|infinity|Unpack)",
+        r"(Any|Buffer|Callable|Coroutine|Iterable|Iterator|Mapping|Sequence|infinity|Metric|Unpack)",
     ),
     ("py:.*", r"(os\.PathLike|.*vector_file\.Test|list\[.*|_pytest\..*|(.*\.)?(T|_Transport))"),
 ]

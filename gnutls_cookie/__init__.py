@@ -1,4 +1,23 @@
-"""The DTLS cookie exchange of the real libgnutls, from Python (RFC 6347 4.2.1)."""
+"""The DTLS cookie exchange of the real libgnutls, from Python (RFC 6347 4.2.1).
+
+- cookie_send(), cookie_verify(), prestate_set(): libgnutls' functions, with C's meaning.
+- CookieGate: a datagram in, a verdict out. CookieListener: the same on a UDP socket, in C.
+  KeyRing: their keys, which rotate, or come from one secret for many nodes.
+- Session, Server, Client: DTLS without sockets and clocks, with PSKCredentials or
+  CertificateCredentials.
+- gnutls_cookie.aio, gnutls_cookie.blocking: start_server() and connect(), for asyncio and threads.
+- gnutls_cookie.reference, gnutls_cookie.differential: the functions in pure Python, and what tells
+  an implementation of yours apart from libgnutls.
+
+A stranger's first datagram is answered with a cookie:
+
+    >>> from gnutls_cookie import CookieGate, KeyRing, client_data
+    >>> from gnutls_cookie.reference.wire import client_hello
+    >>> gate = CookieGate(KeyRing.random())
+    >>> verdict = gate.receive(client_hello(), client_data.sockaddr(("192.0.2.1", 5684)))
+    >>> type(verdict).__name__, len(verdict.datagram)
+    ('Challenge', 44)
+"""
 
 from __future__ import annotations
 

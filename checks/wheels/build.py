@@ -285,6 +285,10 @@ def judge(wheel: Path, platform: str) -> None:
         needed = {one for path in paths for one in needed_by(path, platform)}
         if more := needed - {LIBRARY, *LIBRARIES_OF_A_SYSTEM}:
             fail(f"{wheel.name} needs {', '.join(more)}")
+        # The linker lets them pass: where they are not, an import would fail.
+        asked = {name for path in paths for name in undefined(path) if name.startswith("gnutls_")}
+        if more := asked - {name for name, _, _ in symbols(find_library())}:
+            fail(f"{wheel.name} asks for what libgnutls {OLDEST} has not: {', '.join(more)}")
         if platform.startswith("manylinux"):
             judge_glibc(wheel, platform, Path(name))
     run([str(Path(sys.executable).with_name("abi3audit")), "--strict", str(wheel)])
@@ -299,6 +303,13 @@ def needed_by(library: Path, platform: str) -> list[str]:
             fail(f"{library.name} is not for {platform}")
         tags = elf.get_section_by_name(".dynamic").iter_tags("DT_NEEDED")
         return [tag.needed for tag in tags]
+
+
+def undefined(library: Path) -> list[str]:
+    """The names that a library asks others for."""
+    with library.open("rb") as file:
+        table = ELFFile(file).get_section_by_name(".dynsym")
+        return [one.name for one in table.iter_symbols() if one["st_shndx"] == "SHN_UNDEF"]
 
 
 def judge_glibc(wheel: Path, platform: str, folder: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -170,3 +171,17 @@ echo 'from gnutls_cookie import CookieGate as Gate' >my_package/gate.py
 {chr(10).join(lines)}
 """)
     assert said.count("no disagreement") == len(lines), said
+
+
+def test_manual_pages_and_completion_of_the_guide(shell: Shell) -> None:
+    """A page is read by man, all are written, and bash takes its script."""
+    if not (shutil.which("man") and shutil.which("bash")):
+        pytest.skip("no man and bash here: apt install man-db bash")
+    read, written = commands("docs/commands.md", "gnutls-cookie manual")
+    bash, *_ = commands("docs/commands.md", "eval")
+    home = "export HOME=$PWD MANPAGER=cat MAN_KEEP_FORMATTING="
+    complete = f"bash -c {shlex.quote(f'{bash}; complete -p gnutls-cookie')}"
+    said = shell(f"{home}; {read}\n{written}\nls .local/share/man/man1\n{complete}")
+    assert "GNUTLS-COOKIE-SERVE(1)" in said
+    assert "gnutls-cookie-connect.1" in said
+    assert "complete -o default -F _gnutls_cookie gnutls-cookie" in said
