@@ -137,8 +137,9 @@ class _Service:
         self.credentials = self._credentials()
         self.keys = self._keys()
         self._limits = server_options(options)
-        # As the secret; a worker alone has a new one each day.
-        self._own_tickets = True if options.workers == 1 else TicketKey.random()
+        # As the secret; a process that serves alone has a new one each day.
+        alone = options.workers == 1 and options.metrics is None
+        self._own_tickets = True if alone else TicketKey.random()
         self.tickets = self._tickets(self.keys)
         try:
             Server(self.credentials, tickets=self.tickets, **self._limits)

@@ -14,7 +14,9 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
+from gnutls_cookie.blocking import connect
 from tests.support.common import running
+from tests.support.peers import trusting
 from tests.support.serve import (
     CERT,
     SECONDS,
@@ -109,6 +111,36 @@ def test_numbers_are_those_of_all_workers(workers: str) -> None:
         assert found["worker_restarts_total"] == 0
         wait_until(lambda: scrape(port)["sessions_closed_total peer"] == 6, "closed")
         assert scrape(port)["sessions established"] == 0
+        assert served.end() == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_resumed_handshakes_are_counted(workers: int) -> None:
+    """A client that comes back with a ticket, at whichever worker, after all were killed too."""
+    with measured("--workers", str(workers)) as (served, port):
+        with client(served.port) as connection:
+            assert echoes(connection)
+            data = connection.session.session_data
+        assert data is not None
+        for number in range(4):
+            if number == 2:
+                for pid in workers_of(served):
+                    os.kill(pid, signal.SIGKILL)
+                wait_until(lambda: scrape(port)["worker_restarts_total"] == workers, "started")
+            with connect(
+                "127.0.0.1",
+                served.port,
+                credentials=trusting(),
+                server_name="localhost",
+                resume=data,
+                handshake_timeout=SECONDS,
+            ) as connection:
+                assert echoes(connection)
+                assert connection.session.resumed
+            wait_until(
+                lambda number=number: scrape(port)["handshakes_resumed_total"] == number + 1,  # type: ignore[misc]
+                "counted",
+            )
         assert served.end() == 0
 
 
