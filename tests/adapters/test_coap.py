@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gnutls_cookie import CertificateCredentials
-from tests.support.common import ROOT, peer_required, python_peer
+from tests.support.common import ROOT, free_udp_port, peer_required, python_peer
 from tests.support.peers import CERTS, certificate, trusting
 from tests.support.servers import SECONDS, asynchronous
 
@@ -191,6 +192,46 @@ async def test_clients_of_libcoap(coap: Any, library: str, kind: str) -> None:
         assert who in await said_by(program, "-m", "get", *options, f"{uri}/whoami")
         links = await said_by(program, "-m", "get", *options, f"{uri}/.well-known/core")
         assert "</time>" in links
+
+
+def port_of_two() -> int:
+    """A free port, the next of which is free as well."""
+    while True:
+        port = free_udp_port()
+        with (
+            suppress(OSError, OverflowError),
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,
+        ):
+            sock.bind(("127.0.0.1", port + 1))
+            return port
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("library", ["gnutls", "openssl"])
+@asynchronous
+async def test_servers_of_libcoap(coap: Any, library: str) -> None:
+    """Our client asks for the server's first page, more than once over one connection."""
+    program = peer_required(f"coap-server-{library}", "apt install libcoap3-bin")
+    port = port_of_two()  # DTLS is on the next one
+    server = await asyncio.create_subprocess_exec(
+        program, "-A", "127.0.0.1", "-p", str(port), "-k", "secret", stderr=subprocess.DEVNULL
+    )
+    error = python_peer("aiocoap.error")
+    try:
+        async with requesting(coap, "sensor-1", b"secret") as context:
+            while True:  # until it listens
+                try:
+                    first = await asked(context, f"coaps://127.0.0.1:{port + 1}/")
+                    break
+                except error.NetworkError:
+                    await asyncio.sleep(0.05)
+            second = await asked(context, f"coaps://127.0.0.1:{port + 1}/.well-known/core")
+            assert b"This is a test server" in first.payload
+            assert b"</time>" in second.payload
+            assert first.remote is second.remote
+    finally:
+        server.kill()
+        await server.wait()
 
 
 @asynchronous
