@@ -1,7 +1,8 @@
 #!/bin/sh
 # The gate under AddressSanitizer and UBSan: run.sh [CASES [SEED]]. First a planted overread must be
 # found, then the gate must agree with its reference in silence. Without arguments it is 1,000,000
-# cases, and then the package's own tests over an extension built the same way (suite.sh).
+# cases, then threads under ThreadSanitizer (threads.sh), and then the package's own
+# tests over an extension built the same way (suite.sh).
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 native=$here/../../gnutls_cookie/native
@@ -37,4 +38,5 @@ echo "the planted overread was found"
 
 # A pipe: a million cases are half a gigabyte. The driver counts them.
 "${PYTHON:-python3}" "$here/make_cases.py" "$cases" "$seed" | "$work/gate" "$cases"
+[ $# -gt 0 ] || sh "$here/threads.sh"
 [ $# -gt 0 ] || sh "$here/suite.sh"

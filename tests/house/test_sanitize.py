@@ -50,8 +50,17 @@ def test_valgrind_finds_the_planted_error_and_nothing_else_of_ours() -> None:
     assert "all was called\n0 errors of ours" in done.stdout
 
 
-def run(script: str, *arguments: str) -> str:
-    probe = [*compiler(), "-fsanitize=address,undefined", "-x", "c", "-o", os.devnull, "-"]
+@no_malloc
+@pytest.mark.slow
+def test_threads_race_where_a_race_was_planted_and_nowhere_else() -> None:
+    """Over one gate, one server and one lock, and the peers of two sockets."""
+    said = run("threads.sh", "3", sanitizers="thread")
+    assert "the planted race was found" in said
+    assert "no other race" in said
+
+
+def run(script: str, *arguments: str, sanitizers: str = "address,undefined") -> str:
+    probe = [*compiler(), f"-fsanitize={sanitizers}", "-x", "c", "-o", os.devnull, "-"]
     if subprocess.run(probe, input=b"int main(void){return 0;}", capture_output=True).returncode:
         missing("the compiler has no sanitizers: apt install libasan8 libubsan1")
     done = subprocess.run(
