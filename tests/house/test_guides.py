@@ -123,10 +123,10 @@ def test_node_of_the_fleet_guide(shell: Shell) -> None:
     assert said == "serving on 10.77.1.2 port 5684\nended 0\n"
 
 
-@pytest.mark.peer
 def test_metrics_of_the_guide(shell: Shell) -> None:
     """Scraped as the page says, with the names of its table, and no others."""
-    peer_required("curl", "apt install curl")
+    if shutil.which("curl") is None:
+        pytest.skip("curl is missing: apt install curl")
     server, scrape = commands("docs/operations.md", "gnutls-cookie serve")
     said = shell(serving(server, scrape))
     assert "ended 0" in said
