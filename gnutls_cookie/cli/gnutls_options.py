@@ -33,8 +33,8 @@ def _same(why: str = "", short: str = "", metavar: str | None = None) -> Fate:
     return Fate("same", why, short, metavar)
 
 
-def _nothing(why: str) -> Fate:
-    return Fate("nothing", why)
+def _nothing(why: str, metavar: str | None = None, short: str = "") -> Fate:
+    return Fate("nothing", why, short, metavar)
 
 
 def _refused(why: str, metavar: str | None = None, short: str = "") -> Fate:
@@ -44,7 +44,7 @@ def _refused(why: str, metavar: str | None = None, short: str = "") -> Fate:
 _TLS_1_3 = "is of TLS 1.3, and DTLS 1.2 has no such thing"
 _TCP = "is of TCP"
 _SRP = "SRP (RFC 5054) is not supported"
-_DH = "libgnutls takes the groups of RFC 7919"
+_DH = "DHE is in groups of RFC 7919, which libgnutls knows"
 _HEARTBEAT = "heartbeats (RFC 6520) are not answered"
 _PROVIDER = "name the module in p11-kit's configuration"
 _LIST = "`gnutls-cli --list` prints what libgnutls has"
@@ -61,9 +61,9 @@ SERV: Mapping[str, Fate] = {
     "earlydata": _refused(f"it {_TLS_1_3}"),
     "maxearlydata": _refused(f"it {_TLS_1_3}", "BYTES"),
     "nocookie": _refused("the cookie exchange is what this server is for"),
-    "generate": _refused(_DH, short="g"),
+    "generate": _nothing(_DH, short="g"),
     "quiet": _same("", "q"),
-    "nodb": _nothing("there is no database of sessions: tickets alone resume them"),
+    "nodb": _nothing("there is no database of sessions, which resume by tickets alone"),
     "http": _nothing("over UDP both echo"),
     "echo": _nothing("over UDP both echo"),
     "crlf": _nothing("over UDP both leave line ends as they are"),
@@ -81,7 +81,7 @@ SERV: Mapping[str, Fate] = {
     "priority": _same(
         "without it there is no DTLS 1.0; PSK is on where there are keys", "", "TEXT"
     ),
-    "dhparams": _refused(_DH, "FILE"),
+    "dhparams": _nothing(_DH, "FILE"),
     "x509cafile": _same("", "", "FILE"),
     "x509crlfile": _same("signed by an authority of `--x509cafile`", "", "FILE"),
     "x509keyfile": _same("a URL of a token (pkcs11:...) too", "", "FILE"),

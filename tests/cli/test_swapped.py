@@ -170,7 +170,11 @@ SERVERS: dict[str, tuple[str, str, bool]] = {  # options, a client's, whether it
         True,
     ),
     "http": (f"-u --http -q {SERVER}", "gnutls", True),
-    "what changes nothing": (f"-u --echo --crlf --nodb --noticket -d 1 {SERVER}", "gnutls", True),
+    "what changes nothing": (
+        f"-u --echo --crlf --nodb --noticket -d 1 {SERVER}",
+        "gnutls",
+        True,
+    ),
     "priority": (f"-u --echo --priority SECURE256 {SERVER}", "gnutls", True),
     "nothing in common": (
         f"-u --echo --priority NORMAL:-CIPHER-ALL:+AES-256-GCM {SERVER}",
