@@ -23,6 +23,7 @@ __all__ = [
     "MTU_MAX",
     "MTU_MIN",
     "TICK",
+    "AlpnRequired",
     "ClientCertificate",
     "Credentials",
     "Role",
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 Role = Literal["client", "server"]
+AlpnRequired = bool | Literal["offered"]
 ClientCertificate = Literal["ignore", "request", "require"]
 Credentials = CertificateCredentials | PSKCredentials
 
@@ -108,7 +110,7 @@ class Settings:
         record_size: int | None = None,
         srtp_profiles: str | None = None,
         alpn: str | Sequence[str] = (),
-        alpn_required: bool = False,
+        alpn_required: AlpnRequired = False,
         tickets: bool | TicketKey | None = False,
         resume: Buffer | None = None,
     ) -> None:
@@ -242,14 +244,15 @@ class Settings:
             raise ValueError("verify_peer needs client_certificate 'request' or 'require'")
         native.request = _REQUESTS[wanted]
 
-    def _set_alpn(self, alpn: str | Sequence[str], required: bool) -> None:
+    def _set_alpn(self, alpn: str | Sequence[str], required: object) -> None:
         names: Sequence[object] = [alpn] if isinstance(alpn, str) else alpn
         if not isinstance(names, (list, tuple)):
             raise TypeError(f"alpn must be a list or tuple of str, not {type(alpn).__name__}")
         if len(names) > lib.GCOOKIE_ALPN_MOST:
             raise ValueError(f"alpn must be of at most {lib.GCOOKIE_ALPN_MOST} names")
-        if not isinstance(required, bool):
-            raise TypeError(f"alpn_required must be a bool, not {type(required).__name__}")
+        if not isinstance(required, bool) and required != "offered":
+            kind = type(required).__name__
+            raise TypeError(f"alpn_required must be a bool, not {kind}")
         if required and not names:
             raise ValueError("alpn_required needs alpn")
         for name in names:
@@ -259,7 +262,10 @@ class Settings:
                     f"alpn must have names of 1..{lib.GCOOKIE_ALPN_NAME_MOST} bytes, not {len(raw)}"
                 )
             check(lib.gcookie_settings_add_alpn(self._box[0], raw, len(raw)))
-        self._box[0].alpn_required = required
+        if required:
+            self._box[0].alpn_required = (
+                lib.GCOOKIE_ALPN_OFFERED if required == "offered" else lib.GCOOKIE_ALPN_ALWAYS
+            )
 
     def _set_tickets(self, tickets: object, kinds: list[int]) -> None:
         native = self._box[0]

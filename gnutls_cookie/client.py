@@ -21,6 +21,7 @@ from .session import LATEST, Credentials, Session
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from ._settings import AlpnRequired
     from .address import SocketAddress
 
 __all__ = ["Client"]
@@ -96,7 +97,7 @@ class Client(Connection):
         record_size: int | None = None,
         srtp_profiles: str | None = None,
         alpn: str | Sequence[str] = (),
-        alpn_required: bool = False,
+        alpn_required: AlpnRequired = False,
         resume: Buffer | None = None,
     ) -> None:
         self._max_queue = integer("max_queue", max_queue, 1)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from .tickets import TicketKey
 
-from ._settings import ClientCertificate
+from ._settings import AlpnRequired, ClientCertificate
 
 __all__ = ["ClientOptions", "ServerOptions", "check_names"]
 
@@ -28,7 +28,7 @@ class ClientOptions(TypedDict, total=False):
     record_size: int | None
     srtp_profiles: str | None
     alpn: str | Sequence[str]
-    alpn_required: bool
+    alpn_required: AlpnRequired
     resume: Buffer | None
 
 
@@ -54,7 +54,7 @@ class ServerOptions(TypedDict, total=False):
     record_size: int | None
     srtp_profiles: str | None
     alpn: str | Sequence[str]
-    alpn_required: bool
+    alpn_required: AlpnRequired
     tickets: bool | TicketKey | None
 
 

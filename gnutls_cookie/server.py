@@ -29,7 +29,7 @@ from ._connection import (
 from ._ffi import ffi, lib
 from ._owned import not_copied
 from ._paths import native_address, native_path
-from ._settings import ClientCertificate, Credentials, Settings
+from ._settings import AlpnRequired, ClientCertificate, Credentials, Settings
 from ._turns import REASONS, Turns
 from .arrival import Arrival
 from .cookie import Prestate
@@ -145,7 +145,7 @@ class Server:
         record_size: int | None = None,
         srtp_profiles: str | None = None,
         alpn: str | Sequence[str] = (),
-        alpn_required: bool = False,
+        alpn_required: AlpnRequired = False,
         tickets: bool | TicketKey | None = None,
     ) -> None:
         if hasattr(self, "_box"):  # what C works on would be taken away under a call

@@ -17,7 +17,15 @@ from ._agreed import Agreed, failure
 from ._check import bytes_copy, seconds
 from ._clock import monotonic
 from ._ffi import ffi, lib
-from ._settings import TICK, ClientCertificate, Credentials, Role, Settings, new_session
+from ._settings import (
+    TICK,
+    AlpnRequired,
+    ClientCertificate,
+    Credentials,
+    Role,
+    Settings,
+    new_session,
+)
 from .cookie import Prestate, prestate_set
 from .credentials import CertificateCredentials, PSKCredentials, identity_text, psk_key
 from .errors import check, error_from_code
@@ -86,7 +94,8 @@ class Session(Agreed):
             bytes. Of those that both sides have a server chooses the one that the client names
             first; `alpn` then tells it.
         alpn_required: whether the handshake fails where no protocol is agreed on, with the alert
-            no_application_protocol.
+            no_application_protocol. "offered": only where the peer names some
+            (GNUTLS_ALPN_MANDATORY).
         tickets: for a server: the key of tickets by which clients resume; None: they cannot.
         resume: for a client: `session_data` of an earlier session with this server. A server that
             does not take it answers with a full handshake.
@@ -129,7 +138,7 @@ class Session(Agreed):
         record_size: int | None = None,
         srtp_profiles: str | None = None,
         alpn: str | Sequence[str] = (),
-        alpn_required: bool = False,
+        alpn_required: AlpnRequired = False,
         tickets: TicketKey | None = None,
         resume: Buffer | None = None,
     ) -> None:

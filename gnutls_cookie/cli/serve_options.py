@@ -97,7 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--sni-hostname", metavar="NAME", help="log a warning where a client asks for another")
     add("--sni-hostname-fatal", action="store_true", help="refuse such a client")
-    add("--alpn-fatal", action="store_true", help="refuse a client that has no such protocol")
+    add("--alpn-fatal", action="store_true", help="refuse a client that has others alone")
     add("--pskpasswd", metavar="FILE", type=Path, help="pre-shared keys, a line identity:hex each")
     add("--pskhint", metavar="TEXT", help="identity hint to send")
     add_session_arguments(parser)
@@ -140,7 +140,7 @@ def server_options(options: argparse.Namespace) -> dict[str, Any]:
         "record_size": options.recordsize,
         "srtp_profiles": options.srtp_profiles,
         "alpn": options.alpn,
-        "alpn_required": options.alpn_fatal and bool(options.alpn),
+        "alpn_required": "offered" if options.alpn_fatal and options.alpn else False,
         **_of_clients(options),
         "max_sessions": options.max_sessions,
         "handshake_timeout": options.handshake_timeout,

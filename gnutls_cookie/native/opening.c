@@ -90,7 +90,7 @@ static int after_hello(gnutls_session_t session) {
     int code = 0;
     if (settings->texts[GCOOKIE_SERVED].size > 0)
         code = judge_names(session, &settings->texts[GCOOKIE_SERVED]);
-    if (code >= 0 && settings->alpn_required)
+    if (code >= 0 && settings->alpn_required == GCOOKIE_ALPN_ALWAYS)
         code = gcookie_wire_lacks_alpn(session);
     return code;
 }

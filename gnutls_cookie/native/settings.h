@@ -34,6 +34,7 @@ enum { GCOOKIE_TICKET_KEY_SIZE = 64 }; /* lib/gnutls_int.h: TICKET_MASTER_KEY_SI
 
 /* lib/ext/alpn.h: MAX_ALPN_PROTOCOLS, and one less than MAX_ALPN_PROTOCOL_NAME (bytes). */
 enum { GCOOKIE_ALPN_MOST = 8, GCOOKIE_ALPN_NAME_MOST = 31 };
+enum { GCOOKIE_ALPN_ALWAYS = 1, GCOOKIE_ALPN_OFFERED = 2 }; /* when one of them is required */
 
 /* Texts of settings. */
 enum gcookie_text_kind {
@@ -61,7 +62,7 @@ struct gcookie_settings {
     size_t record_size;                     /* bytes of the largest record to accept; 0: any */
     gnutls_datum_t alpn[GCOOKIE_ALPN_MOST]; /* names of protocols (RFC 7301); the bytes are ours */
     unsigned int alpn_count;
-    int alpn_required; /* 1: no session without one of them */
+    int alpn_required; /* GCOOKIE_ALPN_ALWAYS, or where the peer names any; 0: no */
     int has_ticket_key;
     unsigned char ticket_key[GCOOKIE_TICKET_KEY_SIZE];
     double ticket_seconds;     /* a random key's life; 0: it stays */

@@ -304,7 +304,7 @@ int gcookie_wire_handshake(struct gcookie_wire *wire, struct gcookie_seat *seat,
         if (was_due)
             gcookie_flight_shrink(wire);
         code = shake(wire);
-        if (code == 0 && wire->settings->alpn_required)
+        if (code == 0 && wire->settings->alpn_required == GCOOKIE_ALPN_ALWAYS)
             code = gcookie_wire_lacks_alpn(wire->session);
         if (code == 0) {
             wire->established = 1;

@@ -220,6 +220,7 @@ SERVERS: dict[str, tuple[str, str, bool]] = {  # options, a client's, whether it
         "openssl -use_srtp SRTP_AES128_CM_SHA1_32:SRTP_AES128_CM_SHA1_80",
         True,
     ),
+    "no alpn, fatal": (f"-u --echo --alpn coap --alpn-fatal {SERVER}", "gnutls", True),
     "alpn of openssl": (f"-u --echo --alpn coap {SERVER}", "openssl -alpn echo,coap", True),
     "a name": (
         f"-u --echo --sni-hostname localhost --sni-hostname-fatal {SERVER}",

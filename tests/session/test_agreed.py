@@ -81,6 +81,17 @@ def test_server_that_requires_a_protocol_refuses_who_offers_none(offered: list[s
         client.handshake()
 
 
+def test_protocol_that_is_required_where_others_are_offered() -> None:
+    """alpn_required="offered": a client of other protocols is refused, one of none is not."""
+    server = server_of("PSK", alpn="a", alpn_required="offered")
+    shake(client_of("PSK"), server)
+    assert server.alpn is None
+    server = server_of("PSK", alpn="a", alpn_required="offered")
+    with pytest.raises(GnuTLSError) as caught:
+        shake(client_of("PSK", alpn=["b"]), server)
+    assert caught.value.code == NO_PROTOCOL
+
+
 @pytest.mark.parametrize("chosen", [["b"], []])
 def test_client_that_requires_a_protocol_refuses_who_chooses_none(chosen: list[str]) -> None:
     """The server hears of it."""
