@@ -32,7 +32,8 @@ from gnutls_cookie import (
 from gnutls_cookie.reference import cookie as reference
 from gnutls_cookie.reference import wire
 
-from .sessions import BASE, measure_sessions
+from .growth import measure_session_growth
+from .sessions import BASE, measure_ping_pong, measure_sessions
 
 PEERS = Path(__file__).resolve().parent / "peers"
 KEY, WHO = bytes(16), bytes(16)
@@ -309,7 +310,7 @@ def table(title: str, figures: Figures, unit: str, base: str) -> str:
     return "\n".join(lines)
 
 
-def svg(figures: Figures) -> str:
+def svg(figures: Figures, what: str = "challenge") -> str:
     """Bars of medians with their spread; readable on light and dark pages."""
     most = max(max(values) for values in figures.values())
     rows = []
@@ -327,7 +328,7 @@ def svg(figures: Figures) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="760" height="{height}" '
         'font-family="sans-serif" font-size="12" fill="#888">'
-        '<text x="8" y="20">CPU time of the server, microseconds a challenge (median; line: '
+        f'<text x="8" y="20">CPU time of the server, microseconds a {what} (median; line: '
         "spread)</text>" + "".join(rows) + "</svg>\n"
     )
 
@@ -337,11 +338,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument(
-        "--only", default="a,b,c,d", help="a: calls, b: UDP, c: growth, d: sessions"
+        "--only",
+        default="a,b,c,d,e",
+        help="a: calls, b: UDP, c: growth, d: sessions, e: growth of sessions",
     )
     parser.add_argument("--quick", action="store_true", help="short runs, of no worth as figures")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--svg", type=Path)
+    parser.add_argument("--svg", type=Path, help="a picture of part b")
+    parser.add_argument("--sessions-svg", type=Path, help="a picture of part d")
     options = parser.parse_args()
     wanted = options.only.split(",")
     print(
@@ -374,8 +378,22 @@ def main() -> None:
             echo, clients = build(folder, "echo"), build(folder, "clients")
             sessions = measure_sessions(echo, clients, options.rounds, options.quick)
             results["d"] = sessions
+            sessions |= measure_ping_pong(echo, clients, options.rounds, options.quick)
             for measure, figures in sessions.items():
                 print(table(f"Sessions, {measure}", figures, "", BASE))
+            if options.sessions_svg:
+                drawn = {
+                    f"{server}, {kind}": sessions[f"{kind}: server's CPU us a message"][server]
+                    for kind in ("PSK", "X.509")
+                    for server in sessions["PSK: server's CPU us a message"]
+                }
+                options.sessions_svg.write_text(svg(drawn, "message"), encoding="utf-8")
+        if "e" in wanted:
+            clients = build(folder, "clients")
+            growth = results["e"] = measure_session_growth(clients, options.rounds, options.quick)
+            print("\nAs sessions grow")
+            for what, value in growth.items():
+                print(f"  {what:<70}{value:12.2f}")
     if options.json:
         options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 

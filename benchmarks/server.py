@@ -44,6 +44,14 @@ def enlarge(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
 
 
+def bound_socket() -> socket.socket:
+    """One for many clients at once."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind(("127.0.0.1", 0))
+    enlarge(sock)
+    return sock
+
+
 async def echo(connection: aio.Connection) -> None:
     """Send every message back."""
     async for message in connection:
@@ -86,9 +94,7 @@ def sessions(mode: str, kind: str, one: str, two: str, priority: str, mtu: str) 
         if kind == "x509"
         else PSKCredentials(one, bytes.fromhex(two))
     )
-    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    sock.bind(("127.0.0.1", 0))
-    enlarge(sock)
+    sock = bound_socket()
     options = {"sock": sock, "credentials": credentials, "priority": priority, "mtu": int(mtu)}
     if mode == "blocking":
         server = blocking.start_server(echo_in_thread, **options)  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ from collections import defaultdict
 from importlib.util import find_spec
 from pathlib import Path
 
-__all__ = ["BASE", "OURS", "measure_sessions"]
+__all__ = ["BASE", "OURS", "measure_ping_pong", "measure_sessions"]
 
 BASE = "C server over libgnutls"
 OURS = {  # what each is called, and its mode of server.py
@@ -59,10 +59,7 @@ def measure_sessions(echo: Path, clients: Path, rounds: int, quick: bool) -> Mea
         rounds: how often each is measured.
         quick: few sessions and messages: whether it runs, not how fast.
     """
-    servers = {BASE: [str(echo)]}
-    for name, mode in OURS.items():
-        if mode != "uvloop" or find_spec("uvloop") is not None:
-            servers[name] = [sys.executable, "-m", "benchmarks.server", mode]
+    servers = commands(echo)
     count, echoes = (50, 5) if quick else (1000, 100)
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for _ in range(rounds):
@@ -79,6 +76,29 @@ def measure_sessions(echo: Path, clients: Path, rounds: int, quick: bool) -> Mea
                 found[f"{kind}: {measure}"][server].append(value)
     names = sorted(found, key=lambda name: list(KINDS).index(name.split(":")[0]))
     return {name: {server: found[name][server] for server in servers} for name in names}
+
+
+def commands(echo: Path) -> dict[str, list[str]]:
+    """The servers, by what they are called."""
+    servers = {BASE: [str(echo)]}
+    for name, mode in OURS.items():
+        if mode != "uvloop" or find_spec("uvloop") is not None:
+            servers[name] = [sys.executable, "-m", "benchmarks.server", mode]
+    return servers
+
+
+def measure_ping_pong(echo: Path, clients: Path, rounds: int, quick: bool) -> Measures:
+    """One client that waits for each echo: what a turn costs in which there is one datagram.
+    Arguments as of measure_sessions()."""
+    servers = commands(echo)
+    wanted = ("messages a second", "server's CPU us a message")
+    found: Measures = {f"one client, PSK: {what}": defaultdict(list) for what in wanted}
+    for _ in range(rounds):
+        for server in random.sample(list(servers), len(servers)):
+            run = one_run(servers[server], clients, "PSK", 1, 20 if quick else 4000)
+            for what in wanted:
+                found[f"one client, PSK: {what}"][server].append(run[what])
+    return {what: {server: found[what][server] for server in servers} for what in found}
 
 
 def one_run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import os
 import socket
 import warnings
@@ -144,6 +145,8 @@ class DTLSServer(ServerBase, asyncio.AbstractServer):
         self._grace = grace
         self._pid = os.getpid()
         self._tasks: set[asyncio.Task[object]] = set()
+        # One of each for all tasks: the collector looks at what each session has.
+        self._discard, self._context = self._tasks.discard, contextvars.copy_context()
         self._closed = asyncio.Event()
         self._drivers = [ServerDriver(self._loop, one, self) for one in endpoints]
 
@@ -269,7 +272,7 @@ class DTLSServer(ServerBase, asyncio.AbstractServer):
             self.report("no task for a connection's handler", error, connection)
             return
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._discard, context=self._context)
 
     async def _run_handler(self, handler: Handler, connection: Connection) -> None:
         try:

@@ -16,10 +16,10 @@ from tests.support.common import ROOT, compiler
 def test_quick_run_measures_everything(tmp_path: Path) -> None:
     """Each part gives its figures, and the picture is drawn."""
     compiler()
-    out, picture = tmp_path / "out.json", tmp_path / "out.svg"
+    out, pictures = tmp_path / "out.json", [tmp_path / "b.svg", tmp_path / "d.svg"]
     command = [sys.executable, "-m", "benchmarks", "--quick", "--rounds", "1"]
     done = subprocess.run(
-        [*command, "--json", out, "--svg", picture],
+        [*command, "--json", out, "--svg", pictures[0], "--sessions-svg", pictures[1]],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -37,4 +37,8 @@ def test_quick_run_measures_everything(tmp_path: Path) -> None:
             ours = {"aio.start_server", "aio.Protocol", "blocking.serve"}
             assert set(figures) >= {"C server over libgnutls", *ours}
             assert all(value > 0 for values in figures.values() for value in values)
-    assert picture.read_text(encoding="utf-8").startswith("<svg ")
+    assert len(results["d"]["one client, PSK: server's CPU us a message"]) >= 4
+    for mode in ("tasks", "Protocol"):
+        assert results["e"][f"{mode}, 60 sessions: CPU us a handshake"] > 0
+    for one in pictures:
+        assert one.read_text(encoding="utf-8").startswith("<svg ")
