@@ -1,9 +1,9 @@
-"""A DTLS client of Mbed TLS (python-mbedtls): mbedtls_client.py PORT SECRET [HOST].
+"""A DTLS client of Mbed TLS (python-mbedtls): mbedtls_client.py PORT SECRET [HOST [MOST]].
 
 SECRET is a file of trusted certificates, or psk:IDENTITY:HEX. Sends each line of stdin to HOST
 (127.0.0.1) once the handshake is done, writes what comes back to stdout, and says goodbye when
-stdin ends. It does what s_client and gnutls-cli do: Mbed TLS's own timer decides what is sent
-again.
+stdin ends. It asks for records of at most MOST bytes (RFC 6066 4). It does what s_client and
+gnutls-cli do: Mbed TLS's own timer decides what is sent again.
 """
 
 from __future__ import annotations
@@ -19,8 +19,13 @@ from mbedtls import tls
 
 def main() -> None:
     """Run until stdin ends."""
-    port, secret, host = [*sys.argv[1:], "127.0.0.1"][:3]
-    buffer = tls.ClientContext(configuration(secret)).wrap_buffers("localhost")
+    port, secret, host, most = [*sys.argv[1:], *("127.0.0.1", "0")[len(sys.argv) - 3 :]]
+    settings = configuration(secret)
+    if most != "0":
+        settings = settings.update(
+            max_fragmentation_length=tls.MaxFragmentLength(int(most).bit_length() - 9)
+        )
+    buffer = tls.ClientContext(settings).wrap_buffers("localhost")
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
         sock.connect(address)

@@ -136,6 +136,16 @@ def wolfssl_command(host: str, port: int, kind: str) -> Command:
     return [str(wolfssl_client()), host, str(port), *secret_of(kind)]
 
 
+def mbedtls_short_command(host: str, port: int, kind: str) -> Command:
+    return [*mbedtls_command(host, port, kind), "512"]
+
+
+def botan_command(host: str, port: int, kind: str) -> Command:
+    botan = peer_required("botan", "apt install botan")
+    command = ["stdbuf", "-o0", botan, "tls_client", host, f"--port={port}", "--type=udp"]
+    return [*command, "--skip-system-cert-store", f"--trusted-cas={TRUST}"]
+
+
 def jsse_command(host: str, port: int, kind: str) -> Command:
     java = peer_required("java", "apt install default-jdk-headless")
     if shutil.which("javac") is None:  # a program of one file is compiled as it is run
@@ -179,6 +189,10 @@ CLIENTS: dict[str, Client] = {
     "python-mbedtls": Client(mbedtls_command),
     "pyOpenSSL": Client(pyopenssl_command),
     "wolfSSL": Client(wolfssl_command),
+    "python-mbedtls, max_fragment_length 512": Client(mbedtls_short_command),
+    "Botan": Client(
+        botan_command, verifies=False, never={"PSK": "offers no cipher suite with PSK"}
+    ),
     "JSSE": Client(jsse_command, never={"PSK": "has no cipher suite with PSK"}),
     "node-dtls-client": Client(
         node_command("node_dtls_client.js"), never={"X.509": "offers cipher suites with PSK alone"}
@@ -801,6 +815,7 @@ def versions() -> list[str]:
         f"python-mbedtls {python_package('python-mbedtls')} over {mbedtls}",
         f"pyOpenSSL {python_package('pyOpenSSL')} over {' '.join(linked.split()[:2])}",
         said_by([str(wolfssl_client())], r"wolfSSL (\S+)", "wolfSSL"),
+        said_by(["botan", "version"], r"(\S+)", "Botan"),
         said_by(["java", "-version"], r'version "(\S+)"', "OpenJDK"),
         *(
             f"{name} {json.loads((pinned / name / 'package.json').read_text())['version']}"
