@@ -20,6 +20,8 @@ _OF_SESSION = {
     "alpn",
     "cipher",
     "peer_certificates",
+    "peer_names",
+    "peer_public_key",
     "psk_identity",
     "resumed",
     "server_name",
@@ -58,8 +60,8 @@ class ConnectionBase:
         Args:
             name: "peername" (`address`), "sockname", "socket" (of a server: that of all its
                 peers), "session", "version", "cipher", "peercert" (DER), and of the Session
-                "peer_certificates", "psk_identity", "server_name", "alpn", "resumed",
-                "srtp_profile".
+                "peer_certificates", "peer_names", "peer_public_key", "psk_identity",
+                "server_name", "alpn", "resumed", "srtp_profile".
             default: what is returned for any other name, and for what there is not.
         """
         found: Any = None

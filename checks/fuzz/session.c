@@ -15,7 +15,7 @@
 enum {
     VIA_GATE = 1,      /* a cookie exchange comes first */
     UNCUT = 2,         /* datagrams do not go through gcookie_whole_records, as in Python */
-    EPHEMERAL = 4,     /* a key exchange with more and longer messages */
+    EPHEMERAL = 4,     /* a key exchange with more and longer messages, and a ticket */
     SMALL_MTU = 8,     /* every handshake message in fragments */
     NO_SUCH_USER = 16, /* what the lookup of the key answers */
     LOOKUP_FAILS = 32,
@@ -180,6 +180,7 @@ static void open_side(struct side *side, int is_server) {
     settings->is_server = is_server;
     settings->retransmit_seconds = 1;
     settings->handshake_seconds = 60;
+    settings->has_ticket_key = is_server && (options & EPHEMERAL);
     gcookie_settings_add(settings, is_server ? server_credentials : client_credentials);
     gcookie_settings_add(settings, (options & EPHEMERAL) ? ephemeral : plain);
     if (options & (SMALL_MTU | LARGE_MTU)) {

@@ -336,7 +336,16 @@ def test_pointer_leads_to_all_of_libgnutls() -> None:
 def test_connections_of_the_adapters_tell_the_same() -> None:
     """One place: the Session of either side, and get_extra_info() by the same names."""
     seen: dict[str, Any] = {}
-    names = ("alpn", "server_name", "peer_certificates", "resumed", "peercert", "nothing")
+    names = (
+        "peer_names",
+        "peer_public_key",
+        "alpn",
+        "server_name",
+        "peer_certificates",
+        "resumed",
+        "peercert",
+        "nothing",
+    )
 
     def handler(connection: blocking.Connection) -> None:
         seen.update({name: connection.get_extra_info(name) for name in names})
@@ -364,7 +373,11 @@ def test_connections_of_the_adapters_tell_the_same() -> None:
             "peer_certificates": (),
             "resumed": False,
             "peercert": None,
+            "peer_names": None,
+            "peer_public_key": None,
             "nothing": None,
         }
         assert client.get_extra_info("alpn") == "coap"
+        assert client.get_extra_info("peer_names").subject == "CN=localhost"
+        assert client.get_extra_info("peer_public_key") in client.get_extra_info("peercert")
         assert client.get_extra_info("peer_certificates") == (client.get_extra_info("peercert"),)
