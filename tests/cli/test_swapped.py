@@ -126,7 +126,7 @@ def s_client(options: str, port: int) -> list[str]:
 
 # gnutls-serv tells no client why it has failed, and a Finished of another key is answered by nobody
 # (RFC 6347 4.1.2.7): a client that is refused may wait for long.
-REFUSED_SECONDS = 3.0
+REFUSED_SECONDS = 2.0
 SERVER = "--x509certfile {pki}/server.pem --x509keyfile {pki}/server.key"
 RSA = "--x509certfile {pki}/server-rsa.pem --x509keyfile {pki}/server-rsa.key"
 RAW = "--rawpkkeyfile {pki}/server.key --rawpkfile {pki}/server.pub"
