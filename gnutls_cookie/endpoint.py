@@ -123,9 +123,11 @@ class Endpoint:
         """
         if now >= self._log.due:
             self._log.handle_timeout(now)
-        if self._serving.turn(self.sock.fileno(), now):
+        out = self.sock.fileno()
+        if self._serving.turn(out, now):
             return self.settle(now)
-        self.flush()
+        if self.outbox.ids:  # flush(), as far as there is something
+            self._serving.flush(out)
         return []
 
     def timeout(self, now: float) -> float | None:
