@@ -6,6 +6,9 @@ import atexit
 import logging
 import os
 import threading
+import time
+import traceback
+from typing import Any
 
 from ._check import integer
 from ._ffi import ffi, lib
@@ -16,8 +19,17 @@ __all__ = ["debug_log"]
 _LOG = logging.getLogger("gnutls_cookie.gnutls")
 _LEVEL_MOST = 9999  # as gnutls-cli has it
 _PAUSE_SECONDS = 0.05
-_READER: list[threading.Thread] = []  # at most one of them; it hands messages over
-_END = threading.Event()
+_END_SECONDS = 1.0  # that the thread has to end in: a handler of its may wait for the caller
+
+
+class _State(threading.local):
+    hands_over = False  # whether this thread does so: a handler may call debug_log()
+
+
+_STATE = _State()
+# The thread that hands messages over; one that is not here any more ends by itself. No lock: a
+# signal handler may call debug_log(), whatever its thread holds.
+_READERS: dict[str, threading.Thread] = {}
 
 
 def debug_log(level: int) -> None:
@@ -26,7 +38,8 @@ def debug_log(level: int) -> None:
     For all sessions of the process, and for who else uses libgnutls in it. A thread hands them over
     within a tenth of a second; each record has the time of its message and, as `gnutls_level`, its
     level. Messages of more than 500 bytes are cut. Up to 1024 wait; how many more there were is
-    said. The child of a fork begins without.
+    said. What a handler or a filter raises is printed, as logging does, and ends nothing. The
+    child of a fork begins without.
 
     Args:
         level: 0: none, and what waits is handed over before this returns. 1: errors; 2 and 3: how
@@ -43,52 +56,73 @@ def debug_log(level: int) -> None:
     check(lib.gcookie_debug_level(level))
     if level == 0:
         _stop()
-    elif not _READER:
-        _END.clear()
+    elif "reader" not in _READERS:
         reader = threading.Thread(target=_read, name="gnutls-cookie debug log", daemon=True)
-        _READER.append(reader)
-        reader.start()
+        if _READERS.setdefault("reader", reader) is reader:
+            try:
+                reader.start()
+            except BaseException:
+                _READERS.pop("reader", None)
+                raise
 
 
 def _stop() -> None:
-    _END.set()
-    while _READER:
-        reader = _READER.pop()
-        if reader is not threading.current_thread():
-            reader.join()
+    reader = _READERS.pop("reader", None)
     _hand_over()
+    if reader is None or reader is threading.current_thread():
+        return
+    end = time.monotonic() + _END_SECONDS
+    while reader.is_alive() and time.monotonic() < end:
+        time.sleep(0.001)
 
 
 def _read() -> None:
-    while not _END.wait(_PAUSE_SECONDS):
+    while _READERS.get("reader") is threading.current_thread():
+        time.sleep(_PAUSE_SECONDS)
         _hand_over()
 
 
 def _hand_over() -> None:
+    if _STATE.hands_over:  # the call that is under way will do it
+        return
+    _STATE.hands_over = True
+    has_failed = False
     line = ffi.new("struct gcookie_debug_line *")
-    while lib.gcookie_debug_take(line):
+    try:
+        while lib.gcookie_debug_take(line):
+            try:
+                _log(line)
+            except Exception:  # of a handler or a filter that is not as logging's own
+                if logging.raiseExceptions and not has_failed:
+                    traceback.print_exc()
+                has_failed = True
+        lost = lib.gcookie_debug_lost()
+        if lost:
+            _LOG.warning("%d debug messages of libgnutls came too fast, and are lost", lost)
+    finally:
+        _STATE.hands_over = False
+
+
+def _log(line: Any) -> None:
+    if _LOG.isEnabledFor(logging.DEBUG):
         text = bytes(ffi.buffer(line.text, line.size)).decode("utf-8", "backslashreplace")
-        if _LOG.isEnabledFor(logging.DEBUG):
-            record = _LOG.makeRecord(
-                _LOG.name, logging.DEBUG, "libgnutls", 0, text, (), None,
-                extra={"gnutls_level": line.level},
-            )  # fmt: skip
-            record.created = line.time
-            record.msecs = line.time % 1 * 1000
-            _LOG.handle(record)
-    lost = lib.gcookie_debug_lost()
-    if lost:
-        _LOG.warning("%d debug messages of libgnutls came too fast, and are lost", lost)
+        record = _LOG.makeRecord(
+            _LOG.name, logging.DEBUG, "libgnutls", 0, text, (), None,
+            extra={"gnutls_level": line.level},
+        )  # fmt: skip
+        record.created = line.time
+        record.msecs = line.time % 1 * 1000
+        _LOG.handle(record)
 
 
 def _forget() -> None:
     """In the child of a fork, where the thread is gone."""
-    _READER.clear()
+    _READERS.clear()
     lib.gcookie_debug_forget()
 
 
 def _end() -> None:
-    if _READER:
+    if _READERS:
         debug_log(0)
 
 

@@ -6,7 +6,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -140,6 +141,101 @@ def test_level_may_be_changed_and_set_again() -> None:
     for _ in range(2):
         debug_log(0)
         assert threading.active_count() == before
+
+
+class Once(logging.Handler):
+    """Calls a function at the first message."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        super().__init__()
+        self.calls = 0
+        self._call = call
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.calls += 1
+        self._call()
+
+
+@contextmanager
+def logging_to(handler: logging.Handler) -> Iterator[None]:
+    log = logging.getLogger(NAME)
+    log.addHandler(handler)
+    log.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        debug_log(0)
+        log.removeHandler(handler)
+        log.setLevel(logging.NOTSET)
+
+
+def waits_for(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 20
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return condition()
+
+
+def test_handler_that_raises_ends_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """Messages go on to come, and the trouble is printed once a time."""
+
+    def fail() -> None:
+        raise ValueError("a handler of somebody")
+
+    handler = Once(fail)
+    with logging_to(handler):
+        debug_log(3)
+        for _ in range(2):
+            before = handler.calls
+            established()
+            assert waits_for(lambda before=before: handler.calls > before)  # type: ignore[misc]
+    assert "a handler of somebody" in capsys.readouterr().err
+
+
+def test_handler_may_end_the_log() -> None:
+    """In the thread that hands over, and in the program's own at the end."""
+    for ask in (lambda: debug_log(0), lambda: debug_log(3)):
+        handler = Once(ask)
+        with logging_to(handler):
+            debug_log(4)
+            established()
+            assert waits_for(lambda handler=handler: handler.calls > 5)  # type: ignore[misc]
+
+
+def test_log_may_be_ended_where_its_thread_waits_for_the_caller() -> None:
+    """As a signal handler does that came while the program held a handler's lock."""
+    handler = Once(lambda: None)
+    with logging_to(handler):
+        debug_log(4)
+        handler.acquire()
+        try:
+            established()
+            time.sleep(0.2)
+            debug_log(0)
+        finally:
+            handler.release()
+
+
+def test_threads_may_begin_and_end_it_at_once() -> None:
+    """No error, and no thread is left."""
+    before, failed = threading.active_count(), []
+
+    def flip() -> None:
+        try:
+            for _ in range(50):
+                debug_log(1)
+                debug_log(0)
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=flip) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    debug_log(0)
+    assert failed == []
+    assert waits_for(lambda: threading.active_count() == before)
 
 
 def test_what_waits_is_logged_at_the_end_of_the_program() -> None:
