@@ -251,8 +251,10 @@ class Agreed:
             settings = wire.settings
             text = settings.texts[lib.GCOOKIE_NAME].data
             name = ffi.string(text) if text else b""
+            meets = settings.texts[lib.GCOOKIE_MEETS]
             data = bytes(ffi.buffer(out.data, out.size))
-            return kept_session(data, bool(settings.verify_peer), name)
+            known = ffi.buffer(meets.data, meets.size)[:]
+            return kept_session(data, bool(settings.verify_peer), name, known)
         finally:
             lib.gnutls_memset(out.data, 0, out.size)
             lib.gcookie_free(out.data)

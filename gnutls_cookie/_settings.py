@@ -14,7 +14,7 @@ from ._convert import c_text
 from ._ffi import ffi, lib
 from .credentials import CertificateCredentials, PSKCredentials
 from .errors import check
-from .tickets import TICKET_KEY_SIZE, TicketKey, resumable, tickets_are_safe
+from .tickets import TICKET_KEY_SIZE, TicketKey, digest_of, resumable, tickets_are_safe
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -149,8 +149,13 @@ class Settings:
             native.mtu = integer("mtu", mtu, MTU_MIN, MTU_MAX)
         self._set_alpn(alpn, alpn_required)
         self._set_tickets(tickets, kinds)
+        if not is_server:
+            meets = [
+                digest_of(*parts) for parts in zip(*(one._meets for one in listed), strict=True)
+            ]
+            self._set_text(lib.GCOOKIE_MEETS, b"".join(meets))
         if resume is not None:
-            self._set_resume(resume)
+            self._set_resume(resume, kinds)
 
     @property
     def native(self) -> Any:
@@ -288,13 +293,20 @@ class Settings:
         ffi.memmove(native.ticket_key, key, TICKET_KEY_SIZE)
         native.has_ticket_key = True
 
-    def _set_resume(self, resume: Buffer) -> None:
+    def _set_resume(self, resume: Buffer, kinds: list[int]) -> None:
         if self.role == "server":
             raise ValueError("resume is for a client")
         native = self._box[0]
         text = native.texts[lib.GCOOKIE_NAME].data
         name = ffi.string(text) if text else b""
-        data = resumable(bytes_copy("resume", resume), bool(native.verify_peer), name)
+        meets = native.texts[lib.GCOOKIE_MEETS]
+        data = resumable(
+            bytes_copy("resume", resume),
+            bool(native.verify_peer),
+            lib.GNUTLS_CRD_PSK in kinds,
+            name,
+            ffi.buffer(meets.data, meets.size)[:],
+        )
         if lib.gcookie_settings_set_resume(native, data, len(data)) < 0:
             raise MemoryError
 

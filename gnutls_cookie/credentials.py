@@ -13,6 +13,7 @@ from ._convert import view
 from ._ffi import ffi, lib
 from ._owned import not_copied
 from .errors import GnuTLSError, check, error_from_code
+from .tickets import digest_of
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -119,6 +120,9 @@ class CertificateCredentials:
         if raw_key is not None:
             self._add_raw_key(raw_key, secret)
         self.peer_keys = tuple(_public_key(one) for one in _listed("peer_keys", peer_keys))
+        known = [b"" if trust is None else bytes_copy("trust", trust), *sorted(self.peer_keys)]
+        # For a client's tickets: whom it trusts, and what identity it says.
+        self._meets = digest_of(bytes([bool(system_trust)]), *known), b""
 
     @classmethod
     def from_files(
@@ -279,10 +283,12 @@ class PSKCredentials:
             raise ValueError("either identity and key or lookup is needed")
         self.identity: str | None = None
         self._client: tuple[bytes, bytes] | None = None
+        self._meets = b"", b""  # as of CertificateCredentials
         if identity is not None and key is not None:
             raw = _identity(identity)
             self.identity = identity_text(raw)
             self._client = (raw, psk_key("key", key))
+            self._meets = b"", digest_of(raw)
             if lookup is None:
                 lookup = dict([self._client])
         if isinstance(lookup, Mapping):

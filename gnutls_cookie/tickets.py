@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "TICKET_KEY_SIZE",
     "TicketKey",
+    "digest_of",
     "kept_session",
     "resumable",
     "secret_print",
@@ -125,40 +126,56 @@ def tickets_are_safe() -> bool:
 # whom that was, and a session that wants more than the earlier one is not made with it. A digest
 # stands at the end: libgnutls reads what it wrote without looking, and crashes on anything else.
 
-_MAGIC = b"gnutls-cookie session 1\0"
+_MAGIC = b"gnutls-cookie session 2\0"
+_DIGEST_SIZE = hashlib.sha256().digest_size
+_MEETS_SIZE = 2 * _DIGEST_SIZE
 
 
-def kept_session(data: bytes, verified: bool, name: bytes) -> bytes:
+def digest_of(*parts: bytes) -> bytes:
+    """One for all of them, each with its length. 32 bytes."""
+    return hashlib.sha256(b"".join(len(part).to_bytes(8) + part for part in parts)).digest()
+
+
+def kept_session(data: bytes, verified: bool, name: bytes, meets: bytes) -> bytes:
     """What gnutls_session_get_data2 gave, with what was known of the server.
 
     Args:
         data: of libgnutls.
         verified: whether the server's certificate had to be trusted.
         name: the name in it, at most 255 bytes; b"" where none was asked for.
+        meets: a digest of whom the client trusts, and one of the identity that it says.
     """
-    kept = _MAGIC + bytes([verified, len(name)]) + name + data
+    assert len(meets) == _MEETS_SIZE
+    kept = _MAGIC + bytes([verified, len(name)]) + name + meets + data
     return kept + hashlib.sha256(kept).digest()
 
 
-def resumable(kept: bytes, verifies: bool, name: bytes) -> bytes:
+def resumable(kept: bytes, verifies: bool, has_identity: bool, name: bytes, meets: bytes) -> bytes:
     """What gnutls_session_set_data takes of what kept_session() made.
 
     Args:
         kept: of an earlier session.
         verifies: whether the new session wants the server's certificate to be trusted.
+        has_identity: whether it has one of a pre-shared key.
         name: the name that it wants in there.
+        meets: as of kept_session().
 
     Raises:
         ValueError: it is something else, or of a session that was told less of the server.
     """
     at = len(_MAGIC) + 2
-    end = len(kept) - hashlib.sha256().digest_size
+    end = len(kept) - _DIGEST_SIZE
     if not kept.startswith(_MAGIC) or end < at or kept[end:] != hashlib.sha256(kept[:end]).digest():
         raise ValueError("resume is not what session_data gave")
-    size = kept[at - 1]
-    verified, other = kept[at - 2], kept[at : at + size]
+    verified, size = kept[at - 2 : at]
+    other, at = kept[at : at + size], at + size
+    trusts, says = kept[at : at + _DIGEST_SIZE], kept[at + _DIGEST_SIZE : at + _MEETS_SIZE]
     if verifies and not verified:
         raise ValueError("resume is of a session that did not verify its server")
     if verifies and other != name:
         raise ValueError("resume is of a session with a server of another name")
-    return kept[at + size : end]
+    if verifies and trusts != meets[:_DIGEST_SIZE]:
+        raise ValueError("resume is of a session that trusted others")
+    if has_identity and says != meets[_DIGEST_SIZE:]:
+        raise ValueError("resume is of a session with another identity")
+    return kept[at + _MEETS_SIZE : end]

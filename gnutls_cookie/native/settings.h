@@ -42,6 +42,7 @@ enum gcookie_text_kind {
     GCOOKIE_SNI,    /* of a client: the name in the extension (RFC 6066) */
     GCOOKIE_SERVED, /* of a server: the names that it goes by, each with its NUL */
     GCOOKIE_SRTP, /* profiles of DTLS-SRTP (RFC 5764), as gnutls_srtp_set_profile_direct has them */
+    GCOOKIE_MEETS, /* of a client: what tells those whom it trusts from others, for tickets */
     GCOOKIE_TEXTS,
 };
 

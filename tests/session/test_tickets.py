@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from gnutls_cookie import CertificateCredentials, KeyRing, Session, TicketKey
+from gnutls_cookie import CertificateCredentials, KeyRing, PSKCredentials, Session, TicketKey
 from gnutls_cookie.errors import GnuTLSError
 from tests.support.common import seeded
 from tests.support.peers import (
+    CERTS,
     KINDS,
     LossyNetwork,
     certificate,
@@ -150,6 +151,27 @@ def test_data_of_an_unverified_server_does_not_pass_for_a_verified_one() -> None
         client_of("X.509", server_name="127.0.0.1", resume=careful.session_data)
     for data in (careless.session_data, careful.session_data):
         assert meet({"tickets": key}, verify_peer=False, resume=data)[0].resumed
+
+
+def test_data_of_other_trust_or_another_identity_is_refused() -> None:
+    """The server that it resumes with would be one that this session does not know."""
+    key = TicketKey.random()
+    first, _ = meet({"tickets": key})
+    others = CertificateCredentials.from_files(trust=CERTS / "stranger.pem")
+    with pytest.raises(ValueError, match="resume is of a session that trusted others"):
+        Session("client", others, server_name="localhost", resume=first.session_data)
+    careless = Session("client", others, verify_peer=False, resume=first.session_data)
+    assert careless.role == "client"
+    secrets = {"a": b"k" * 16, "b": b"K" * 16}
+    client = Session("client", PSKCredentials("a", secrets["a"]))
+    server = Session("server", PSKCredentials(lookup=secrets), tickets=key)
+    shake(client, server)
+    data = client.session_data
+    with pytest.raises(ValueError, match="resume is of a session with another identity"):
+        Session("client", PSKCredentials("b", secrets["b"]), resume=data)
+    again = Session("client", PSKCredentials("a", secrets["a"]), resume=data)
+    shake(again, Session("server", PSKCredentials(lookup=secrets), tickets=key))
+    assert again.resumed
 
 
 def test_what_is_no_session_data_is_refused() -> None:
