@@ -221,10 +221,11 @@ class Settings:
                 raise ValueError("sni is for a client")
         elif server_names:
             raise ValueError("server_names is for a server")
+        asked = None if sni is None or sni == "" else _name("sni", sni)
         if sni is None and server_name is not None and not _is_ip_address(server_name):
-            sni = server_name
-        if sni is not None and sni != "":
-            self._set_text(lib.GCOOKIE_SNI, _name("sni", sni))
+            asked = _name("server_name", server_name)
+        if asked is not None:
+            self._set_text(lib.GCOOKIE_SNI, asked)
         if not isinstance(server_names, (list, tuple)):
             kind = type(server_names).__name__
             raise TypeError(f"server_names must be a list or tuple of str, not {kind}")

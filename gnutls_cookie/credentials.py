@@ -292,7 +292,7 @@ class PSKCredentials:
             if lookup is None:
                 lookup = dict([self._client])
         if isinstance(lookup, Mapping):
-            self.lookup: PSKLookup = _asking(lookup)
+            self.lookup: PSKLookup = _Asking(lookup)
         elif callable(lookup):
             self.lookup = lookup
         else:
@@ -540,12 +540,17 @@ def _identity_most() -> int:
     return 128 if lib.gnutls_check_version(b"3.7.7") == ffi.NULL else 0xFFFF
 
 
-def _asking(mapping: Mapping[Any, bytes]) -> PSKLookup:
-    def lookup(identity: str) -> bytes | None:
-        key = mapping.get(identity)
-        return mapping.get(identity.encode("utf-8", "surrogateescape")) if key is None else key
+class _Asking:
+    """A lookup in a mapping. No function: those of a function cannot be pickled."""
 
-    return lookup
+    def __init__(self, mapping: Mapping[Any, bytes]) -> None:
+        self._mapping = mapping
+
+    def __call__(self, identity: str) -> bytes | None:
+        key = self._mapping.get(identity)
+        if key is None:
+            key = self._mapping.get(identity.encode("utf-8", "surrogateescape"))
+        return key
 
 
 def psk_key(name: str, value: Buffer) -> bytes:

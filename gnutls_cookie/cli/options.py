@@ -102,7 +102,9 @@ def _label(text: str) -> str:
 
 def _zero_is_none(text: str) -> int | None:
     """A type for argparse: a size, of which 0 is the default, as GnuTLS' tools have it."""
-    return int(text) or None
+    if text.isascii() and text.isdecimal() and len(text) < 100:
+        return int(text) or None
+    raise argparse.ArgumentTypeError(f"a whole number of bytes is needed, not {text!r}")
 
 
 def plain_formatter(program: str) -> argparse.HelpFormatter:

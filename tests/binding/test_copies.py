@@ -100,3 +100,11 @@ def test_copied_key_credentials_are_as_good() -> None:
         assert copied.identity == "sensor-1"
         assert copied.lookup("sensor-1") == b"0123456789abcdef"
         Server(copied)
+
+
+def test_copies_of_a_pre_shared_key_are_as_good() -> None:
+    """They hold nothing of C either."""
+    for made in PSKCredentials("a", b"k" * 16), PSKCredentials(lookup={b"a": b"k" * 16}):
+        for one in copy.copy(made), copy.deepcopy(made), pickle.loads(pickle.dumps(made)):
+            assert one.lookup("a") == b"k" * 16
+            assert one.lookup("b") is None

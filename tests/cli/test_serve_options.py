@@ -105,6 +105,8 @@ REFUSED: dict[str, tuple[int, str]] = {
     "--max-sessions=-1": (2, "--max-sessions must be in 1..4294967295"),
     "--max-sessions 1e3": (2, "--max-sessions: invalid int value"),
     "--mtu 65508": (2, "mtu must be in 128..65507"),
+    "--mtu abc": (2, "a whole number of bytes is needed, not 'abc'"),
+    "--recordsize -1": (2, "a whole number of bytes is needed, not '-1'"),
     "--mtu 99999999999999999999": (2, "mtu must be in 128..65507"),
     "--port 65536": (2, "a port must be in 0..65535, not '65536'"),
     "--port=-1": (2, "a port must be in 0..65535"),

@@ -98,6 +98,8 @@ def test_records_are_of_any_size_by_default() -> None:
         (lambda: client_of("PSK", sni=b""), TypeError, "sni"),
         (lambda: client_of("PSK", sni="a\0b"), ValueError, "sni"),
         (lambda: client_of("PSK", sni="x" * 256), ValueError, "sni must be of 1..255 bytes"),
+        (lambda: client_of("X.509", server_name=5), TypeError, "server_name must be a str"),
+        (lambda: client_of("X.509", server_name="a" * 256), ValueError, "server_name must be of 1"),
         (lambda: client_of("PSK", server_names=["a"]), ValueError, "server_names is for a server"),
         (lambda: server_of("PSK", server_names="a"), TypeError, "server_names must be a list"),
         (lambda: server_of("PSK", server_names=[5]), TypeError, "server_names"),

@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
 from gnutls_cookie import (
     Arrival,
@@ -81,16 +81,24 @@ def serve(client: Callable[[int], None], credentials: PSKCredentials, judge: Jud
     Raises:
         Exception: what the client raised.
     """
-    with (
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,
-        ThreadPoolExecutor(1) as executor,
-    ):
+    done: Future[None] = Future()
+
+    def run(port: int) -> None:
+        try:
+            client(port)
+        except BaseException as error:
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind((HOST, 0))
         sock.settimeout(_RECEIVE_SECONDS)
         server = DemoServer(sock, credentials, judge)
-        future = executor.submit(client, sock.getsockname()[1])
-        server.serve_until_done(future)
-        future.result()
+        # A daemon: Ctrl-C does not wait for a client that is stalled.
+        threading.Thread(target=run, args=[sock.getsockname()[1]], daemon=True).start()
+        server.serve_until_done(done)
+        done.result()
     return server
 
 
