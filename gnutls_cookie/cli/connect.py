@@ -8,6 +8,7 @@ import ipaddress
 import logging
 import math
 import os
+import re
 import select
 import signal
 import socket
@@ -224,8 +225,12 @@ def _check(options: argparse.Namespace) -> tuple[str, int]:
     if math.isnan(options.wait) or options.wait < 0:
         raise ValueError(f"--wait must not be below 0, not {options.wait}")
     host, ports = options.host, [options.port, options.service]
-    if host.count(":") == 1:  # else it is an IPv6 address
-        host, _, service = host.partition(":")
+    bracketed = re.fullmatch(r"\[([^]]*)\](?::(.*))?", host)
+    if bracketed is not None or host.count(":") == 1:  # else it is an IPv6 address
+        host, service = bracketed.groups() if bracketed is not None else host.split(":")
+    else:
+        service = None
+    if service is not None:
         try:
             ports.append(_service(service))
         except argparse.ArgumentTypeError as error:

@@ -268,6 +268,8 @@ REFUSED: dict[str, tuple[int, str]] = {
     "": (2, "required: HOST"),
     "localhost:0": (2, "a port must be in 1..65535, not '0'"),
     "localhost:5684 5684": (2, "the port is given twice"),
+    "[::1]:5684 5684": (2, "the port is given twice"),
+    "[::1]:0": (2, "a port must be in 1..65535, not '0'"),
     "-p 5684 localhost 5684": (2, "the port is given twice"),
     "-p 0 localhost": (2, "a port must be in 1..65535, not '0'"),
     "-p no-such-service localhost": (2, "a port must be in 1..65535, not 'no-such-service'"),
