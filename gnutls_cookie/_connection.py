@@ -132,6 +132,11 @@ class Connection:
         return session
 
     @property
+    def data_mtu(self) -> int:
+        """Bytes of the largest message that can be sent; Session.data_mtu, at less cost."""
+        return self._most or self.session.data_mtu
+
+    @property
     def is_open(self) -> bool:
         """Whether the server still serves it."""
         return self._open

@@ -35,8 +35,8 @@ class ConnectionBase:
 
     Attributes:
         address: the peer's, as the socket module gives it.
-        session: the Session: version, cipher, peer_certificate, psk_identity, data_mtu. Do not
-            feed it.
+        session: the Session: version, cipher, peer_certificate, psk_identity and the rest of
+            what was agreed on. Do not feed it.
     """
 
     # A user may keep something of his own with it: __dict__ is made when that is done.
@@ -53,6 +53,15 @@ class ConnectionBase:
     @property
     def session(self) -> Session:
         return self._core.session  # made when it is asked for
+
+    @property
+    def data_mtu(self) -> int:
+        """Bytes of the largest message that can be sent.
+
+        What fits one datagram (the MTU), or what the peer takes where that is less. The same as
+        `session.data_mtu`, and nothing to ask for with each message.
+        """
+        return self._core.data_mtu
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """What asyncio's transports tell by this name.

@@ -131,7 +131,7 @@ class ClientEndpoint:
             The number of bytes sent: all.
 
         Raises:
-            LargePacketError: data is longer than the session's `data_mtu`.
+            LargePacketError: data is longer than the connection's `data_mtu`.
             GnuTLSError: the connection has ended.
         """
         sent = self.client.send(data)

@@ -183,7 +183,7 @@ class Endpoint:
             The number of bytes sent: all.
 
         Raises:
-            LargePacketError: data is longer than the session's `data_mtu`.
+            LargePacketError: data is longer than the connection's `data_mtu`.
             GnuTLSError: the connection has ended.
         """
         return self._serving.send(connection, data, now)

@@ -354,7 +354,7 @@ class Server:
             The number of bytes sent: all.
 
         Raises:
-            LargePacketError: data is longer than the session's `data_mtu`.
+            LargePacketError: data is longer than the connection's `data_mtu`.
             GnuTLSError: the connection is closed, or its handshake is not complete.
             TypeError: connection is not a Connection, or data not bytes-like.
         """
@@ -373,7 +373,7 @@ class Server:
         if code < 0:
             if code == lib.GCOOKIE_BUSY:
                 raise _busy()
-            fits_in = 0 < size <= connection.session.data_mtu
+            fits_in = 0 < size <= connection.data_mtu
             check(code, "" if fits_in else f"data of {size} bytes")
         self._turns.take_over()
         self._count()

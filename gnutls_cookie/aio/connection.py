@@ -29,8 +29,8 @@ class Connection(ConnectionBase):
 
     Attributes:
         address: the peer's, as the socket module gives it.
-        session: the Session: version, cipher, peer_certificate, psk_identity, data_mtu. Do not
-            feed it.
+        session: the Session: version, cipher, peer_certificate, psk_identity and the rest of
+            what was agreed on. Do not feed it.
 
     `async for message in connection` gives the peer's messages until the connection ends;
     `async with connection` closes it at the end of the block.
@@ -62,7 +62,7 @@ class Connection(ConnectionBase):
         return message
 
     async def send(self, data: Buffer) -> int:
-        """Send one message of 1..`session.data_mtu` bytes; as with UDP it may get lost.
+        """Send one message of 1..`data_mtu` bytes; as with UDP it may get lost.
 
         Lets other tasks go on now and then, so that one that does nothing but send leaves them
         their turn.

@@ -95,7 +95,7 @@ def start_server(
 
         >>> async def echo(connection):
         ...     async for message in connection:
-        ...         most = connection.session.data_mtu  # what one datagram carries
+        ...         most = connection.data_mtu  # what one datagram carries
         ...         for start in range(0, len(message), most):
         ...             await connection.send(message[start : start + most])
         >>> async def main(credentials):

@@ -56,8 +56,8 @@ class Connection(ConnectionBase):
 
     Attributes:
         address: the peer's, as the socket module gives it.
-        session: the Session: version, cipher, peer_certificate, psk_identity, data_mtu. Do not
-            feed it.
+        session: the Session: version, cipher, peer_certificate, psk_identity and the rest of
+            what was agreed on. Do not feed it.
 
     `for message in connection` gives the peer's messages until the connection ends; `with
     connection` closes it at the end of the block.
@@ -83,7 +83,7 @@ class Connection(ConnectionBase):
 
     @abstractmethod
     def send(self, data: Buffer) -> int:
-        """Send one message of 1..`session.data_mtu` bytes; as with UDP it may get lost.
+        """Send one message of 1..`data_mtu` bytes; as with UDP it may get lost.
 
         Returns:
             The number of bytes sent: all.

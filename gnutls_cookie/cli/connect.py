@@ -286,7 +286,7 @@ class _Sender(threading.Thread):
     def run(self) -> None:
         """Until stdin, or the connection, ends."""
         try:
-            for piece in _pieces(self._read, lambda: self._connection.session.data_mtu):
+            for piece in _pieces(self._read, lambda: self._connection.data_mtu):
                 try:
                     self._report.sent(self._connection.send(piece))
                 except (OSError, GnuTLSError) as error:

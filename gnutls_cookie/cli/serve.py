@@ -274,7 +274,7 @@ class _Service:
         if served and asked and served.lower() != asked.lower():
             _log.warning("%s port %d: asks for %r", *connection.address[:2], asked)
         async for message in connection:
-            most = connection.session.data_mtu  # what one datagram carries
+            most = connection.data_mtu  # what one datagram carries
             for start in range(0, len(message), most):
                 await connection.send(message[start : start + most])
         _log.info("%s port %d: ended", *connection.address[:2])

@@ -89,10 +89,11 @@ def test_echo_for_several_clients_at_once(both: Blocking) -> None:
 def test_messages_keep_their_bounds(both: Blocking) -> None:
     """From 1 byte to data_mtu; a longer one is refused, and the connection lives."""
     with both.serving() as server, both.client(*server.address) as client:
-        for size in (1, 100, client.session.data_mtu):
+        assert client.data_mtu == client.session.data_mtu
+        for size in (1, 100, client.data_mtu):
             assert both.echoes(client, bytes(size))
         with pytest.raises(LargePacketError):
-            both.send(client, bytes(client.session.data_mtu + 1))
+            both.send(client, bytes(client.data_mtu + 1))
         assert both.echoes(client)
 
 

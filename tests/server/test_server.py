@@ -170,9 +170,24 @@ def test_a_message_beyond_the_mtu_is_refused_and_the_connection_lives() -> None:
     client = bench.connected()
     connection = bench.connection(client)
     with pytest.raises(LargePacketError):
-        bench.server.send(connection, bytes(connection.session.data_mtu + 1), bench.now())
+        bench.server.send(connection, bytes(connection.data_mtu + 1), bench.now())
     assert bench.server.counters.messages_sent == 0
-    assert bench.echoes(client, bytes(connection.session.data_mtu))
+    assert bench.echoes(client, bytes(connection.data_mtu))
+
+
+def test_data_mtu_of_a_connection_makes_no_session() -> None:
+    """It is the session's, whatever becomes of that, and of an ended connection as well."""
+    bench = Bench()
+    client, other = bench.connected(), bench.connected()
+    connection, ended = bench.connection(client), bench.connection(other)
+    most = connection.data_mtu
+    assert connection._session is None
+    assert most == connection.session.data_mtu == connection.data_mtu
+    connection.session.mtu = 600
+    assert 500 < connection.data_mtu == connection.session.data_mtu < 600
+    assert bench.echoes(client, bytes(connection.data_mtu))
+    bench.server.close(ended)
+    assert ended.data_mtu == most
 
 
 def test_fragmented_hello_is_served() -> None:
