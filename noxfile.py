@@ -131,7 +131,7 @@ def checks() -> dict[str, list[str]]:
     compiled = [file for file in files if file.endswith(".c") and "checks/prove/" not in file]
     compiled.remove("examples/vectors.c")  # its table is made first: tests/differential compiles it
     if not includes("wolfssl/options.h"):
-        compiled.remove("tests/peers/wolfssl_client.c")
+        compiled.remove("tests/peers/wolfssl_peer.c")
     warnings = ["-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror"]
     clang_format = str(Path(PYTHON).with_name("clang-format"))
     python = ["gnutls_cookie", "tests", "benchmarks", "setup.py", "build_ffi.py", "noxfile.py"]

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
+from gnutls_cookie import GnuTLSError
 from tests.support import interop as interop_support
 from tests.support.interop import (
     ADAPTERS,
@@ -24,6 +25,7 @@ from tests.support.interop import (
     DisallowedName,
     Seen,
     coap_server_refuses_name,
+    connected,
     gnutls_cli_crashes_with_gnutls_serv,
     has_psk,
     hello_of,
@@ -32,6 +34,7 @@ from tests.support.interop import (
     real_suites,
     rows,
     server_name,
+    started,
     takes_certificate,
 )
 from tests.support.peers import CERTS
@@ -107,8 +110,7 @@ def test_third_party_client_would_refuse_a_stranger(
 
 
 @pytest.mark.peer
-@pytest.mark.parametrize("adapter", ADAPTERS)
-@pytest.mark.parametrize("network", HOSTS)
+@pytest.mark.parametrize(("network", "adapter"), list(zip(HOSTS, ADAPTERS, strict=True)))
 @pytest.mark.parametrize(("peer", "kind"), usable({**SERVERS}))
 def test_our_client_is_served_by_others(
     peer: str, kind: str, network: str, adapter: str, record_property: Record
@@ -116,6 +118,23 @@ def test_our_client_is_served_by_others(
     """One HelloVerifyRequest, the handshake, an answer, a goodbye that the server understands."""
     text = meet_server(SERVERS[peer], kind, HOSTS[network], adapter)
     see(record_property, peer, "server", kind, network, True, text)
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("network", HOSTS)
+@pytest.mark.parametrize(("peer", "kind"), usable({**SERVERS}, never=True))
+def test_third_party_server_has_nothing_to_choose(
+    peer: str, kind: str, network: str, record_property: Record
+) -> None:
+    """A pair that cannot work: the server finds no cipher suite in our hello, and ends it."""
+    server = SERVERS[peer]
+    with (
+        started(server, kind, HOSTS[network]) as (_, port, _),
+        pytest.raises(GnuTLSError) as caught,
+    ):
+        connected("blocking", kind, HOSTS[network], port)
+    assert caught.value.name == "GNUTLS_E_SESSION_EOF"
+    see(record_property, peer, "server", kind, network, False, server.never[kind])
 
 
 def test_table_has_a_row_for_each_pair() -> None:

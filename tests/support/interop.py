@@ -132,8 +132,45 @@ def pyopenssl_command(host: str, port: int, kind: str) -> Command:
     return [sys.executable, str(PEERS / "pyopenssl_client.py"), host, str(port), *secret_of(kind)]
 
 
-def wolfssl_command(host: str, port: int, kind: str) -> Command:
-    return [str(wolfssl_client()), host, str(port), *secret_of(kind)]
+def wolfssl_command(role: str) -> Maker:
+    return lambda host, port, kind: [
+        str(wolfssl_peer()), role, host, str(port), *secret_of(kind, role),
+    ]  # fmt: skip
+
+
+def bouncycastle_command(role: str) -> Maker:
+    def command(host: str, port: int, kind: str) -> Command:
+        java = peer_required("java", "apt install default-jdk-headless")
+        # The compiler that makes slow code quickly: what runs here is short.
+        program = [java, "-XX:TieredStopAtLevel=1", "-cp", bouncycastle_classes()]
+        return [*program, "BouncyCastlePeer", role, host, str(port), *secret_of(kind, role)]
+
+    return command
+
+
+def erlang_command(role: str) -> Maker:
+    def command(host: str, port: int, kind: str) -> Command:
+        return [*erlang(), role, host, str(port), *secret_of(kind, role)]
+
+    return command
+
+
+def trio_command(role: str) -> Maker:
+    def command(host: str, port: int, kind: str) -> Command:
+        python_package("trio")
+        program = [sys.executable, str(PEERS / "trio_peer.py"), role]
+        return [*program, host, str(port), *secret_of(kind, role)]
+
+    return command
+
+
+def tinydtls_command(role: str) -> Maker:
+    def command(host: str, port: int, kind: str) -> Command:
+        optional_package("DTLSSocket")
+        program = [sys.executable, str(PEERS / "tinydtls_peer.py"), role]
+        return [*program, host, str(port), IDENTITY, HEX]  # whatever the kind: it has no other
+
+    return command
 
 
 def mbedtls_short_command(host: str, port: int, kind: str) -> Command:
@@ -163,9 +200,11 @@ def node_command(script: str) -> Maker:
     return command
 
 
-def secret_of(kind: str) -> list[str]:
-    """What the small clients of tests/peers take behind host and port."""
-    return ["psk", IDENTITY, HEX] if kind == "PSK" else ["x509", TRUST]
+def secret_of(kind: str, role: str = "client") -> list[str]:
+    """What the small programs of tests/peers take behind host and port."""
+    if kind == "PSK":
+        return ["psk", IDENTITY, HEX]
+    return ["x509", TRUST] if role == "client" else ["x509", TRUST, TRUST_KEY]
 
 
 def coap_answer(request: bytes) -> bytes:
@@ -188,12 +227,19 @@ CLIENTS: dict[str, Client] = {
     ),
     "python-mbedtls": Client(mbedtls_command),
     "pyOpenSSL": Client(pyopenssl_command),
-    "wolfSSL": Client(wolfssl_command),
+    "trio": Client(trio_command("client"), says_goodbye=False),
+    "wolfSSL": Client(wolfssl_command("client")),
     "python-mbedtls, max_fragment_length 512": Client(mbedtls_short_command),
     "Botan": Client(
         botan_command, verifies=False, never={"PSK": "offers no cipher suite with PSK"}
     ),
     "JSSE": Client(jsse_command, never={"PSK": "has no cipher suite with PSK"}),
+    "BouncyCastle": Client(bouncycastle_command("client")),
+    "Erlang ssl": Client(erlang_command("client")),
+    "tinydtls": Client(
+        tinydtls_command("client"),
+        never={"X.509": "offers cipher suites with PSK alone"},
+    ),
     "node-dtls-client": Client(
         node_command("node_dtls_client.js"), never={"X.509": "offers cipher suites with PSK alone"}
     ),
@@ -220,6 +266,7 @@ class Server:
         shows: whether it prints the request and sends what it reads from stdin, and nothing else.
         says_goodbye: whether it answers a goodbye; one that does not is shown to serve the next.
         offset: DTLS is served on the port given plus this.
+        never: kinds of credentials that it cannot use, and why.
     """
 
     command: Maker
@@ -229,6 +276,7 @@ class Server:
     shows: bool = False
     says_goodbye: bool = True
     offset: int = 0
+    never: dict[str, str] = field(default_factory=dict)
 
 
 def gnutls_serv_command(host: str, port: int, kind: str) -> Command:
@@ -269,6 +317,15 @@ SERVERS: dict[str, Server] = {
     "openssl s_server": Server(s_server_command, rb"ACCEPT", shows=True),
     "coap-server-gnutls": Server(
         coap_server_command, rb"created DTLS endpoint", COAP_GET, coap_content, offset=1
+    ),
+    "wolfSSL": Server(wolfssl_command("server"), rb"serving"),
+    "trio": Server(trio_command("server"), rb"serving", says_goodbye=False),
+    "BouncyCastle": Server(bouncycastle_command("server"), rb"serving"),
+    "Erlang ssl": Server(erlang_command("server"), rb"serving"),
+    "tinydtls": Server(
+        tinydtls_command("server"),
+        rb"serving",
+        never={"X.509": "has no cipher suite with X.509 certificates"},
     ),
 }
 
@@ -330,18 +387,53 @@ def psk_file() -> Path:
 
 
 @functools.cache
-def wolfssl_client() -> Path:
-    """tests/peers/wolfssl_client.c as a program."""
-    program = Path(_folder().name) / "wolfssl_client"
+def wolfssl_peer() -> Path:
+    """tests/peers/wolfssl_peer.c as a program."""
+    program = Path(_folder().name) / "wolfssl_peer"
     command = [*compiler(), "-std=gnu11", "-Wall", "-Wextra", "-Werror"]
     probe = [*command, "-fsyntax-only", "-xc", "-"]
     includes = b"#include <wolfssl/options.h>\n#include <wolfssl/ssl.h>\n"
     if subprocess.run(probe, input=includes, capture_output=True).returncode:
         missing("the headers of wolfSSL are not installed: apt install libwolfssl-dev")
-    command += [str(PEERS / "wolfssl_client.c"), "-o", str(program), "-lwolfssl"]
+    command += [str(PEERS / "wolfssl_peer.c"), "-o", str(program), "-lwolfssl"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return program
+
+
+@functools.cache
+def bouncycastle_classes() -> str:
+    """The class path of tests/peers/BouncyCastlePeer.java, compiled."""
+    jars = [Path("/usr/share/java") / f"{name}.jar" for name in ("bctls", "bcprov", "bcutil")]
+    if not all(jar.is_file() for jar in jars):
+        missing("BouncyCastle is not installed: apt install libbctls-java")
+    javac = peer_required("javac", "apt install default-jdk-headless")
+    path, source = ":".join(map(str, jars)), str(PEERS / "BouncyCastlePeer.java")
+    command = [javac, "-nowarn", "-cp", path, "-d", _folder().name, source]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+    assert done.returncode == 0, done.stderr
+    return f"{path}:{_folder().name}"
+
+
+# Erlang and DTLSSocket are large or must be compiled: no test demands them, REQUIRE_PEERS=1 or not.
+
+
+@functools.cache
+def erlang() -> Command:
+    """The command of tests/peers/erlang_peer.escript."""
+    escript = shutil.which("escript")
+    probe = ["erl", "-noshell", "-eval", "halt(case code:which(ssl) of non_existing->1;_->0 end)."]
+    if escript is None or subprocess.run(probe, capture_output=True).returncode:
+        pytest.skip("Erlang's ssl is not installed: apt install erlang-ssl")
+    return [escript, str(PEERS / "erlang_peer.escript")]
+
+
+def optional_package(name: str) -> str:
+    """The version of a package that nothing demands; without it skip."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip(f"{name} is not installed: pip install {name}")
 
 
 @functools.cache
@@ -609,8 +701,8 @@ class BlockingClient:
     def send(self, message: bytes) -> None:
         self._connection.send(message)
 
-    def receive(self) -> bytes | None:
-        return self._connection.receive(timeout=SECONDS)
+    def receive(self, seconds: float = SECONDS) -> bytes | None:
+        return self._connection.receive(timeout=seconds)
 
     def close(self) -> None:
         self._connection.close()
@@ -631,8 +723,8 @@ class AsyncClient:
     def send(self, message: bytes) -> None:
         self._loop.run_until_complete(self._connection.send(message))
 
-    def receive(self) -> bytes | None:
-        answer = asyncio.wait_for(self._connection.receive(), SECONDS)
+    def receive(self, seconds: float = SECONDS) -> bytes | None:
+        answer = asyncio.wait_for(self._connection.receive(), seconds)
         return self._loop.run_until_complete(answer)
 
     def close(self) -> None:
@@ -814,9 +906,17 @@ def versions() -> list[str]:
         ),
         f"python-mbedtls {python_package('python-mbedtls')} over {mbedtls}",
         f"pyOpenSSL {python_package('pyOpenSSL')} over {' '.join(linked.split()[:2])}",
-        said_by([str(wolfssl_client())], r"wolfSSL (\S+)", "wolfSSL"),
+        f"trio {python_package('trio')}",
+        said_by([str(wolfssl_peer())], r"wolfSSL (\S+)", "wolfSSL"),
         said_by(["botan", "version"], r"(\S+)", "Botan"),
         said_by(["java", "-version"], r'version "(\S+)"', "OpenJDK"),
+        said_by(
+            ["java", "-cp", bouncycastle_classes(), "BouncyCastlePeer"],
+            r"BouncyCastle (\S+)",
+            "BouncyCastle",
+        ),
+        said_by([*erlang(), "version"], r"ssl (.*)", "Erlang ssl"),
+        f"tinydtls of DTLSSocket {optional_package('DTLSSocket')}",
         *(
             f"{name} {json.loads((pinned / name / 'package.json').read_text())['version']}"
             for name in ("node-dtls-client", "werift")
