@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gnutls_cookie import CertificateCredentials
-from tests.support.common import ROOT, free_udp_port, peer_required, python_peer
+from tests.support.common import ROOT, peer_required, port_of_two, python_peer
 from tests.support.peers import CERTS, certificate, trusting
 from tests.support.servers import SECONDS, asynchronous
 
@@ -192,18 +191,6 @@ async def test_clients_of_libcoap(coap: Any, library: str, kind: str) -> None:
         assert who in await said_by(program, "-m", "get", *options, f"{uri}/whoami")
         links = await said_by(program, "-m", "get", *options, f"{uri}/.well-known/core")
         assert "</time>" in links
-
-
-def port_of_two() -> int:
-    """A free port, the next of which is free as well."""
-    while True:
-        port = free_udp_port()
-        with (
-            suppress(OSError, OverflowError),
-            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,
-        ):
-            sock.bind(("127.0.0.1", port + 1))
-            return port
 
 
 @pytest.mark.peer

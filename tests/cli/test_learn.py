@@ -23,7 +23,13 @@ from gnutls_cookie.differential.machine import (
     differences,
 )
 from gnutls_cookie.reference import cookie as reference
-from tests.support.common import compile_peer, free_udp_port, peer_required, udp_socket
+from tests.support.common import (
+    compile_peer,
+    free_udp_port,
+    peer_required,
+    port_of_two,
+    udp_socket,
+)
 from tests.support.probe_peers import CERT, KEY
 from tests.support.serve import serving
 
@@ -147,7 +153,7 @@ def test_our_server_is_the_reference(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_fault_of_libcoap_is_found(capsys: pytest.CaptureFixture[str]) -> None:
     """It answers a record of application data by a HelloVerifyRequest, and numbers each with 0."""
     program = peer_required("coap-server-gnutls", "apt install libcoap3-bin")
-    port = free_udp_port()  # DTLS is on the next one
+    port = port_of_two()  # DTLS is on the next one
     start = f"{program} -A {{host}} -p {port} -k secret"
     options = ["--wait", "0.1", "--walks", "5", "--start", start]
     assert main(["learn", "127.0.0.1", str(port + 1), *options]) == 1

@@ -36,6 +36,7 @@ from tests.support.common import (
     hello_with,
     openssl,
     peer_required,
+    port_of_two,
     python_in_silence,
     udp_socket,
 )
@@ -224,7 +225,7 @@ def test_coap_server(client: str, tmp_path: Path) -> None:
     """coap-server-gnutls answers CoAP clients over both libraries under it as before."""
     server = peer_required("coap-server-gnutls", "apt install libcoap3-bin")
     program = peer_required(client, "apt install libcoap3-bin")
-    port = free_udp_port()  # the plain one; DTLS is the next
+    port = port_of_two()  # the plain one; DTLS is the next
     stats = tmp_path / "stats.json"
     command = [server, "-A", "127.0.0.1", "-p", str(port), "-k", PSK_KEY.hex(), "-h", "hint"]
     with started(command, ["--stats", str(stats)]):

@@ -26,6 +26,7 @@ Shell = Callable[[str], str]
 
 # The commands of a block that start a server, then what is done with it.
 SERVE = """
+: >server.log
 {server} >server.log 2>&1 &
 server=$!
 for _ in $(seq 300); do

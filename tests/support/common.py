@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import requires
 from pathlib import Path
 from typing import Any, NoReturn
@@ -219,6 +219,18 @@ def free_udp_port(host: str = "127.0.0.1") -> int:
     with udp_socket("::" if ":" in host else "0.0.0.0") as sock:
         port: int = sock.getsockname()[1]
     return port
+
+
+def port_of_two() -> int:
+    """A free port of 127.0.0.1, the next of which is free as well: libcoap's has DTLS there."""
+    while True:
+        port = free_udp_port()
+        with (
+            suppress(OSError, OverflowError),
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,
+        ):
+            sock.bind(("127.0.0.1", port + 1))
+            return port
 
 
 def cookie_of(key: bytes, client_data: bytes | None) -> bytes:

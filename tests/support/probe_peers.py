@@ -27,10 +27,10 @@ from tests.support.common import (
     PEERS,
     ROOT,
     compile_peer,
-    free_udp_port,
     mbedtls_required,
     openssl,
     peer_required,
+    port_of_two,
 )
 from tests.support.peers import CERTS
 
@@ -167,7 +167,7 @@ PEERS_ASKED: dict[str, Peer] = {
 @contextmanager
 def serving(peer: Peer) -> Iterator[int]:
     """The server in a process that ends with the block; yields the port of DTLS."""
-    port = free_udp_port()
+    port = port_of_two()
     # Its output goes into a file: a full pipe would block it.
     with tempfile.TemporaryFile() as output:
         child = subprocess.Popen(
