@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from ._check import bytes_copy
 from ._ffi import ffi, lib
-from ._turns import new_turn
+from ._turns import Noted
+from .handles import TABLE
 from .listener import CookieListener
 from .server import Connection, Server
 
@@ -25,6 +26,7 @@ _WORK_MS = 5  # longest work in C while datagrams keep coming; an event loop wai
 _MORE: int = lib.GCOOKIE_SERVE_MORE
 _NEWS: int = lib.GCOOKIE_SERVE_NEWS
 _BUSY = (lib.GCOOKIE_BUSY, -errno.EBUSY)
+_FEW = 8  # messages: cffi makes arrays of short lists at less cost
 _IDS, _SIZES = ffi.typeof("uint64_t[]"), ffi.typeof("uint32_t[]")
 
 
@@ -64,6 +66,7 @@ class Serving:
         self.is_busy = False
         self.send_errors = 0
         self._listener = listener
+        self._gate = listener.gate
         self._server = server
         self._native = ffi.gc(ffi.new("struct gcookie_serve *"), lib.gcookie_serve_clear)
         # C finds them empty once a finalizer has freed what they held.
@@ -71,7 +74,7 @@ class Serving:
         self._native.udp_box, self._native.server_box = self._boxes
         self.due = math.inf
         self.outbox = Outbox()
-        self._spare = [new_turn(), new_turn()]  # turns that are empty
+        self._spare = [Noted(), Noted()]  # that are empty
         native, _owner = listener._opened()
         lib.gcookie_udp_admit_all(native)
         server._native.tells_forgotten = 0
@@ -119,23 +122,20 @@ class Serving:
             OSError: the socket is closed or shut down.
             BaseException: what a PSK lookup raised beyond Exception.
         """
-        server, udp, gate = self._server, self._opened(), self._listener.gate
-        spare = self._spare
-        turn = server._turns.new(spare.pop() if spare else None)
+        server, udp, gate = self._server, self._opened(), self._gate
+        turns, spare = server._turns, self._spare
+        noted = spare.pop() if spare else Noted()
+        turns.noted[noted] = None
+        turn = noted.turn
         keys = gate.native_keys(time.time())
         self.is_busy = True
         try:
-            code = server._ask(
-                lib.gcookie_serve_turn,
-                self._native,
-                self._listener.fileno(),
-                out,
-                keys,
-                gate.native_counters,
-                _WORK_MS,
-                turn,
-                now,
-            )
+            fd, counters = self._listener.fileno(), gate.native_counters
+            arguments = self._native, fd, out, keys, counters, _WORK_MS, turn, now
+            if server._may_ask:
+                code = TABLE.lending(server._lookups, lib.gcookie_serve_turn, *arguments)
+            else:
+                code = lib.gcookie_serve_turn(*arguments, 0)
         finally:
             self.is_busy = False
         del udp
@@ -144,10 +144,10 @@ class Serving:
         self.send_errors += turn.send_errors
         self.due = -math.inf if code & _MORE else self._native.due
         server._take_over(at_once=True)
-        turns = server._turns
         if not turns.noted:
             lib.gcookie_turn_reset(turn)
-            spare.append(turn)
+            noted.events = noted.outgoing = noted.failures = 0
+            spare.append(noted)
         return bool(code & _NEWS or turns.events or turns.outgoing)
 
     @property
@@ -175,22 +175,19 @@ class Serving:
         ids, messages = outbox.ids, outbox.messages
         outbox.ids, outbox.messages = [], []
         data = b"".join(messages)
-        sizes = array("I", map(len, messages))
-        turn = self._spare.pop() if self._spare else new_turn()
+        numbers: Any = ids
+        sizes: Any = [*map(len, messages)]
+        if len(ids) > _FEW:
+            numbers = ffi.from_buffer(_IDS, array("Q", ids))
+            sizes = ffi.from_buffer(_SIZES, array("I", sizes))
+        noted = self._spare.pop() if self._spare else Noted()
+        turn = noted.turn
         code = lib.gcookie_serve_send(
-            self._native,
-            out,
-            turn,
-            ffi.from_buffer(_IDS, array("Q", ids)),
-            ffi.from_buffer(_SIZES, sizes),
-            len(ids),
-            data,
-            len(data),
-            outbox.now,
+            self._native, out, turn, numbers, sizes, len(ids), data, len(data), outbox.now
         )
         self.send_errors += turn.send_errors
         lib.gcookie_turn_reset(turn)
-        self._spare.append(turn)
+        self._spare.append(noted)
         if code != 0:
             if code in _BUSY:  # they wait for the next flush
                 outbox.ids[:0], outbox.messages[:0] = ids, messages

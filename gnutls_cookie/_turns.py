@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,7 @@ from ._paths import address_text, source_text
 if TYPE_CHECKING:
     from .address import SocketAddress
 
-__all__ = ["REASONS", "Turns", "new_turn"]
+__all__ = ["REASONS", "Noted", "Turns"]
 
 _FAILURES_LIMIT: int = lib.GCOOKIE_FAILURES  # that wait for failures(); the oldest give way
 REASONS = tuple(CloseReason)  # in the order of enum gcookie_close_reason
@@ -49,21 +49,34 @@ _DONE: int = lib.GCOOKIE_TURN_DONE
 _PACKAGE = __name__.partition(".")[0]
 _new_turn = ffi.new_allocator(should_clear_after_alloc=False)
 
+# The counts of a turn, from the first to the last one, are pointers and numbers of one size: they
+# are read at once.
+_FIELDS = ("event_count", "closed_count", "text_size", "outgoing_count", "forgotten_count")
+_PLACES = [
+    ffi.offsetof("struct gcookie_turn", field) // ffi.sizeof("size_t")
+    for field in (*_FIELDS, "failure_count")
+]
+_COUNTS = slice(_PLACES[0], _PLACES[-1] + 1)
+_EVENTS_AT, _CLOSED_AT, _TEXT_AT, _OUTGOING_AT, _FORGOTTEN_AT, _FAILURES_AT = (
+    place - _PLACES[0] for place in _PLACES
+)
 
-def new_turn() -> Any:
-    """What a call gives that has nothing to tell of; wiped when it is freed."""
-    turn = _new_turn(_TURN)
-    lib.gcookie_turn_init(turn)
-    return ffi.gc(turn, lib.gcookie_turn_clear)
 
+class Noted:
+    """What a call gives, and how many of its events, datagrams and failures were taken over.
 
-class _Noted:
-    """A turn, and how many of its events, datagrams and failures were taken over."""
+    Attributes:
+        turn: the struct gcookie_turn, which has nothing to tell of at first; wiped when it is
+            freed.
+    """
 
-    __slots__ = ("events", "failures", "outgoing", "turn")
+    __slots__ = ("events", "failures", "numbers", "outgoing", "turn")
 
-    def __init__(self, turn: Any) -> None:
-        self.turn = turn
+    def __init__(self) -> None:
+        turn = _new_turn(_TURN)
+        lib.gcookie_turn_init(turn)
+        self.turn = ffi.gc(turn, lib.gcookie_turn_clear)
+        self.numbers = memoryview(ffi.buffer(self.turn)).cast("P")
         self.events = 0
         self.outgoing = 0
         self.failures = 0
@@ -100,18 +113,13 @@ class Turns:
         self._max_queue = max_queue
         self._max_queue_bytes = max_queue_bytes
         self._error_of = error_of
-        self.noted: dict[_Noted, None] = {}
+        self.noted: dict[Noted, None] = {}
 
-    def new(self, turn: Any = None) -> Any:
-        """What a call gives, noted; wiped when it is freed.
-
-        Args:
-            turn: one that is empty; None makes one.
-        """
-        if turn is None:
-            turn = new_turn()
-        self.noted[_Noted(turn)] = None
-        return turn
+    def new(self) -> Any:
+        """What a call gives, noted; wiped when it is freed."""
+        noted = Noted()
+        self.noted[noted] = None
+        return noted.turn
 
     def take_over(self, at_once: bool = False) -> None:
         """Take over all that calls gave, in order.
@@ -130,32 +138,36 @@ class Turns:
 
     # --- helpers ----------------------------------------------------------------------------------
 
-    def _take(self, noted: _Noted, at_once: bool) -> None:
-        turn = noted.turn
-        if noted.events < turn.event_count:
-            self._take_events(noted, at_once)
-        if turn.outgoing_count:
+    def _take(self, noted: Noted, at_once: bool) -> None:
+        counts = noted.numbers[_COUNTS].tolist()
+        if noted.events < counts[_EVENTS_AT]:
+            self._take_events(noted, counts, at_once)
+        if counts[_OUTGOING_AT]:
             self._take_outgoing(noted)
-        for at in range(turn.forgotten_count):
-            self.forgotten.add(address_text(ffi.addressof(turn.forgotten[at])))
-        if turn.failure_count:
+        if counts[_FORGOTTEN_AT]:
+            turn = noted.turn
+            for at in range(turn.forgotten_count):
+                self.forgotten.add(address_text(ffi.addressof(turn.forgotten[at])))
+        if counts[_FAILURES_AT]:
             self._take_failures(noted)
 
-    def _take_events(self, noted: _Noted, at_once: bool) -> None:
+    def _take_events(self, noted: Noted, counts: list[int], at_once: bool) -> None:
         turn, connections = noted.turn, self.connections
-        size = turn.event_count * _EVENT_SIZE
+        size = counts[_EVENTS_AT] * _EVENT_SIZE
         numbers = memoryview(ffi.buffer(turn.events, size)).cast("q").tolist()
-        text = ffi.buffer(turn.text, turn.text_size)[:] if turn.text_size else b""
-        if turn.closed_count:  # before a receiver takes a connection for open that is not
+        text_size = counts[_TEXT_AT]
+        text = ffi.buffer(turn.text, text_size)[:] if text_size else b""
+        if counts[_CLOSED_AT]:  # before a receiver takes a connection for open that is not
             for number, kind in zip(numbers[::4], numbers[1::4], strict=True):
                 if kind == _CLOSED and (connection := connections.get(number)) is not None:
                     connection._open = False
                     connection._most = 0
         at = noted.events
         rows = iter(numbers)
-        for number, kind, value, detail in itertools.islice(
-            zip(rows, rows, rows, rows, strict=True), at, None
-        ):
+        events: Iterator[tuple[int, ...]] = zip(rows, rows, rows, rows, strict=True)
+        if at > 0:
+            events = itertools.islice(events, at, None)
+        for number, kind, value, detail in events:
             connection = connections.get(number)
             if (
                 at_once
@@ -196,7 +208,7 @@ class Turns:
                 # A signal handler or a receiver has called this server, which went on from here.
                 return
 
-    def _queue(self, noted: _Noted, at: int, connection: Connection, message: bytes) -> None:
+    def _queue(self, noted: Noted, at: int, connection: Connection, message: bytes) -> None:
         """Let a message wait, if it is the event `at` that is next."""
         size, rest = len(message), connection._rest
         if connection._first is None:
@@ -222,7 +234,7 @@ class Turns:
             self.counters.messages_dropped += 1
             noted.events = at + 1
 
-    def _take_outgoing(self, noted: _Noted) -> None:
+    def _take_outgoing(self, noted: Noted) -> None:
         turn = noted.turn
         for at in range(noted.outgoing, turn.outgoing_count):
             one = turn.outgoing[at]
@@ -236,7 +248,7 @@ class Turns:
                 self.outgoing += (datagram,)
                 noted.outgoing = at + 1
 
-    def _take_failures(self, noted: _Noted) -> None:
+    def _take_failures(self, noted: Noted) -> None:
         turn = noted.turn
         count = turn.failure_count
         for at in range(max(noted.failures, count - _FAILURES_LIMIT), count):
