@@ -139,7 +139,8 @@ class Settings:
             _default(listed, kinds, is_server) if priority is None else priority, kinds
         )
         self._set_names(server_name, sni, server_names)
-        self._set_verification(server_name, verify_peer, lib.GNUTLS_CRD_CERTIFICATE in kinds)
+        certificates = [one for one in listed if isinstance(one, CertificateCredentials)]
+        self._set_verification(server_name, verify_peer, certificates)
         self._set_request(client_certificate, lib.GNUTLS_CRD_CERTIFICATE in kinds)
         if srtp_profiles is not None:
             self._set_text(lib.GCOOKIE_SRTP, utf8("srtp_profiles", srtp_profiles))
@@ -196,7 +197,10 @@ class Settings:
         lib.gcookie_settings_add(self._box[0], shared[0])
 
     def _set_verification(
-        self, server_name: str | None, verify_peer: bool | None, certificates: bool
+        self,
+        server_name: str | None,
+        verify_peer: bool | None,
+        certificates: Sequence[CertificateCredentials],
     ) -> None:
         native = self._box[0]
         if server_name is not None:
@@ -205,10 +209,11 @@ class Settings:
         if not (verify_peer is None or isinstance(verify_peer, bool)):
             raise TypeError(f"verify_peer must be a bool, not {type(verify_peer).__name__}")
         if verify_peer is None:
-            verify_peer = self.role == "client" and certificates
+            verify_peer = self.role == "client" and bool(certificates)
         if verify_peer and not certificates:
             raise ValueError("verify_peer needs CertificateCredentials")
-        if verify_peer and self.role == "client" and server_name is None:
+        has_names = any(one._has_names for one in certificates)
+        if verify_peer and self.role == "client" and server_name is None and has_names:
             raise ValueError("server_name is needed to verify the server (or verify_peer=False)")
         native.verify_peer = verify_peer
 

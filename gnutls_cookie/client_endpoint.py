@@ -5,6 +5,7 @@ It uses the socket, and asks no clock: `now` is an argument. Nothing waits but w
 
 from __future__ import annotations
 
+import errno
 import math
 import select
 import socket
@@ -15,7 +16,7 @@ from .client import Client
 from .errors import timed_out
 from .server import Connection, Event
 from .session import TICK
-from .sockets import LARGEST_DATAGRAM, send_or_lose
+from .sockets import LARGEST_DATAGRAM
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -24,6 +25,9 @@ __all__ = ["ClientEndpoint"]
 
 _DATAGRAMS = 64  # taken from a socket before others have their turn
 _FOREVER_MS = 24 * 3600 * 1000  # at a time, where a wait has no end
+
+# What ICMP said of an earlier datagram; the kernel tells it once, to recv() or to send() (udp(7)).
+_UNREACHABLE = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.EACCES)
 
 
 class ClientEndpoint:
@@ -51,11 +55,17 @@ class ClientEndpoint:
         self.client = client
         self.peer: SocketAddress = sock.getpeername()
         self._silent_until = silent_until
+        self._unreachable: OSError | None = None  # what a send was told during the handshake
 
     def connect(self, now: float) -> None:
-        """Begin the handshake."""
+        """Begin the handshake.
+
+        Raises:
+            OSError: nobody listens there.
+        """
         self.client.connect(now)
         self.flush()
+        self._check_reachable()
 
     def wait(self, timeout: float | None) -> None:
         """Wait until there is something for turn(), at most so many seconds; None: for ever."""
@@ -91,7 +101,11 @@ class ClientEndpoint:
         left = self.client.timeout(now)
         is_late = self._silent_until is not None and now >= self._silent_until
         is_due = is_late or (left is not None and left <= 0)
-        return self.handle_timeout(now) if is_due else self.settle(now)
+        if is_due:
+            return self.handle_timeout(now)
+        events = self.settle(now)
+        self._check_reachable()
+        return events
 
     def timeout(self, now: float) -> float | None:
         """Seconds until handle_timeout() wants to be called; None where no timer runs."""
@@ -107,12 +121,14 @@ class ClientEndpoint:
         """Let the session do what is due, and send; returns what happened.
 
         Raises:
-            TimedOutError: nothing has come until `silent_until`.
+            OSError: as of turn().
         """
         if self._silent_until is not None and now >= self._silent_until:
             raise timed_out("nothing came from the server")
         self.client.handle_timeout(now)
-        return self.settle(now)
+        events = self.settle(now)
+        self._check_reachable()
+        return events
 
     def settle(self, now: float) -> list[Event]:
         """Send what the session has to send; returns what happened."""
@@ -120,9 +136,14 @@ class ClientEndpoint:
         return self.client.events()
 
     def flush(self) -> None:
-        """Send what the session has to send."""
+        """Send what the session has to send. What the kernel does not take (ENOBUFS, EPERM, ...) is
+        lost, as the network may lose it, and sent again where that is due."""
         for datagram in self.client.datagrams_to_send():
-            send_or_lose(self.sock, datagram, None)
+            try:
+                self.sock.send(datagram)
+            except OSError as error:
+                if error.errno in _UNREACHABLE and not self.client.session.established:
+                    self._unreachable = error.with_traceback(None)  # which has this object
 
     def send(self, connection: Connection, data: Buffer, now: float) -> int:
         """Send a message to the server.
@@ -149,3 +170,12 @@ class ClientEndpoint:
     def close(self) -> None:
         """Close the socket. The goodbye has been said: end()."""
         self.sock.close()
+
+    def _check_reachable(self) -> None:
+        """Raise what a send was told, unless the session knows better."""
+        error, self._unreachable = self._unreachable, None
+        try:
+            if error is not None and self.client.is_open and not self.client.session.established:
+                raise error
+        finally:
+            del error  # its traceback has this frame

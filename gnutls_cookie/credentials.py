@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,7 @@ PSKLookup = Callable[[str], "bytes | None"]
 StrPath = str | os.PathLike[str]
 
 _MAX_FILE_SIZE = 1 << 24  # bytes
+_PUBLIC_KEY = re.compile(rb"-----BEGIN (?:RSA )?PUBLIC KEY-----")  # RFC 7468 13
 
 
 class CertificateCredentials:
@@ -119,6 +121,8 @@ class CertificateCredentials:
         self.has_raw_key = raw_key is not None
         if raw_key is not None:
             self._add_raw_key(raw_key, secret)
+        # Raw keys alone have no name (RFC 7250), and without authorities no certificate is trusted.
+        self._has_names = trust is not None or bool(system_trust) or not peer_keys
         self.peer_keys = tuple(_public_key(one) for one in _listed("peer_keys", peer_keys))
         known = [b"" if trust is None else bytes_copy("trust", trust), *sorted(self.peer_keys)]
         # For a client's tickets: whom it trusts, and what identity it says.
@@ -143,26 +147,32 @@ class CertificateCredentials:
 
         Raises:
             OSError: a file could not be read.
-            ValueError: a file is larger than 16 MiB.
+            ValueError: a file is larger than 16 MiB, or its name cannot be one.
         """
 
-        def content(path: StrPath | None) -> bytes | None:
-            return None if path is None else FileContent.read(path)
+        def content(name: str, path: StrPath | None) -> bytes | None:
+            return None if path is None else FileContent.read(path, name)
 
-        def content_or_url(path: StrPath) -> Buffer | str:
-            return path if isinstance(path, str) and _is_url(path) else FileContent.read(path)
+        def content_or_url(name: str, path: Any) -> Buffer | str:
+            file = file_name(name, path)
+            return file if isinstance(path, str) and _is_url(file) else FileContent.read(file)
 
         return cls(
-            None if certificate is None else content_or_url(certificate),
-            None if key is None else content_or_url(key),
-            more_pairs=[(content_or_url(one), content_or_url(two)) for one, two in more_pairs],
+            None if certificate is None else content_or_url("certificate", certificate),
+            None if key is None else content_or_url("key", key),
+            more_pairs=[
+                (content_or_url("more_pairs", one), content_or_url("more_pairs", two))
+                for one, two in _pairs(more_pairs)
+            ],
             password=password,
-            trust=content(trust),
+            trust=content("trust", trust),
             system_trust=system_trust,
-            crl=content(crl),
-            ocsp=[content(path) for path in _listed("ocsp", ocsp)],
-            raw_key=content(raw_key),
-            peer_keys=[FileContent.read(path) for path in _listed("peer_keys", peer_keys)],
+            crl=content("crl", crl),
+            ocsp=[content("ocsp", path) for path in _listed("ocsp", ocsp)],
+            raw_key=content("raw_key", raw_key),
+            peer_keys=[
+                FileContent.read(path, "peer_keys") for path in _listed("peer_keys", peer_keys)
+            ],
         )
 
     def _add(
@@ -188,7 +198,7 @@ class CertificateCredentials:
                 continue
             if not isinstance(other, str):
                 raise TypeError(f"{name} must be bytes-like, not str: a URL goes with a URL")
-            if not _is_url(value):
+            if not value or not _is_url(value):
                 raise ValueError(f"{name} is not a URL that libgnutls reads: {value!r}")
             urls.append(utf8(name, value))
         code = lib.gnutls_certificate_set_x509_key_file2(
@@ -355,18 +365,38 @@ class FileContent(bytes):
     path: str
 
     @classmethod
-    def read(cls, path: StrPath) -> FileContent:
+    def read(cls, path: StrPath, name: str = "path") -> FileContent:
         """Read a file.
 
+        Args:
+            path: of the file.
+            name: what an error calls the argument.
+
         Raises:
-            ValueError: it is larger than 16 MiB: a device, or another wrong file.
+            ValueError: it is larger than 16 MiB: a device, or another wrong file; or `path` is
+                empty, or has a zero byte.
+            TypeError: `path` is neither a str nor a path.
         """
-        with Path(path).open("rb") as file:
+        with Path(file_name(name, path)).open("rb") as file:
             content = cls(file.read(_MAX_FILE_SIZE + 1))
         if len(content) > _MAX_FILE_SIZE:
             raise ValueError(f"{path} is larger than {_MAX_FILE_SIZE} bytes")
         content.path = str(path)
         return content
+
+
+def file_name(name: str, path: object) -> str:
+    """A path as a str.
+
+    Raises:
+        TypeError, ValueError: the argument `name` cannot be one; Path("") is the present folder.
+    """
+    text = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(text, str):
+        raise TypeError(f"{name} must name a file by a str or a path, not {type(text).__name__}")
+    if not text or "\0" in text:
+        raise ValueError(f"{name} must name a file, not {text!r}")
+    return text
 
 
 def _called(name: str, value: object) -> str:
@@ -454,6 +484,8 @@ def _public_key(value: Buffer) -> bytes:
     """A public key in DER."""
     name = _called("peer_keys", value)
     with _datum("peer_keys", value) as given:
+        if len(_PUBLIC_KEY.findall(bytes(given.view))) > 1:
+            raise ValueError(f"{name} holds several keys: each one is an item of peer_keys")
         return _exported(
             lambda public: lib.gnutls_pubkey_import(public, given.pointer, _form(given)), name
         )

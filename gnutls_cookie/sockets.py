@@ -1,5 +1,4 @@
-"""The sockets of both adapters: the addresses of a name, in turn or all together, and what a kernel
-does not take."""
+"""The sockets of both adapters: the addresses of a name, in turn or all together."""
 
 from __future__ import annotations
 
@@ -10,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from ._check import integer
-from .address import SocketAddress
 from .errors import GnuTLSError, TimedOutError
 from .session import TICK
 
@@ -20,7 +18,6 @@ __all__ = [
     "Attempts",
     "bound",
     "host_and_port",
-    "send_or_lose",
     "server_name_for",
 ]
 
@@ -186,20 +183,3 @@ def _socket(info: Any, port: int | None, several: bool, reuse_port: bool) -> soc
         sock.close()
         raise
     return sock
-
-
-def send_or_lose(sock: socket.socket, datagram: bytes, address: SocketAddress | None) -> bool:
-    """Send a datagram, to `address` or to whom the socket is connected.
-
-    Returns:
-        False where the kernel did not take it (ENOBUFS, EPERM, ECONNREFUSED, ...): it is lost, as
-        the network may lose it, and sent again where that is due.
-    """
-    try:
-        if address is None:
-            sock.send(datagram)
-        else:
-            sock.sendto(datagram, address)
-    except OSError:
-        return False
-    return True

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import inspect
 import os
 import socket
 import warnings
 from collections.abc import Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, Unpack
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from gnutls_cookie.base import ServerBase
 from gnutls_cookie.endpoint import Endpoint
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["DTLSServer", "Handler", "start_server"]
 
 Handler = Callable[[Connection], Coroutine[Any, Any, object]]
+
+_CALLBACKS = ("connected", "message_received", "closed")  # of a Protocol
 
 
 def start_server(
@@ -247,7 +251,7 @@ class DTLSServer(ServerBase, asyncio.AbstractServer):
             return
         assert self._protocol_factory is not None
         try:
-            protocol = self._protocol_factory()
+            protocol = _judged(self._protocol_factory())
         except Exception as error:
             self.report("unhandled exception in protocol_factory", error, None)
             driver.end(core)
@@ -276,7 +280,11 @@ class DTLSServer(ServerBase, asyncio.AbstractServer):
 
     async def _run_handler(self, handler: Handler, connection: Connection) -> None:
         try:
-            await handler(connection)
+            running: Any = handler(connection)
+            if type(running) is not CoroutineType and not inspect.isawaitable(running):
+                kind = type(running).__name__
+                raise TypeError(f"handler must return an awaitable, as async def does, not {kind}")
+            await running
         except GnuTLSError as error:
             if connection.is_open:  # else the connection failed under the handler: counted
                 self.report("unhandled error in a connection's handler", error, connection)
@@ -286,6 +294,15 @@ class DTLSServer(ServerBase, asyncio.AbstractServer):
             self.report("unhandled exception in a connection's handler", error, connection)
         finally:
             connection.close()
+
+
+def _judged(made: object) -> Protocol:
+    """What a protocol_factory has made: a Protocol, or another object with its callbacks."""
+    if isinstance(made, Protocol):
+        return made
+    if isinstance(made, type) or not all(callable(getattr(made, one, None)) for one in _CALLBACKS):
+        raise TypeError(f"protocol_factory must return a Protocol, not {type(made).__name__}")
+    return cast("Protocol", made)
 
 
 class ServerDriver(SocketDriver):

@@ -59,6 +59,8 @@ def serve(
     )  # fmt: skip
     if stop is not None and not callable(getattr(stop, "is_set", None)):
         raise TypeError(f"stop must be a threading.Event, not {type(stop).__name__}")
+    if started is not None and not callable(started):
+        raise TypeError(f"started must be callable, not {type(started).__name__}")
     work = ServerThreads(_bound(plan), handler, plan.grace)
     work.stop = stop
     try:

@@ -439,11 +439,12 @@ def test_user_may_keep_things_with_a_connection(both: Blocking) -> None:
         assert client.purpose == "of the user"
 
 
+@pytest.mark.parametrize("mtu", [None, 128, 150])
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_connect_to_a_closed_port(both: Blocking, host: str) -> None:
-    """ICMP says so at once."""
+def test_connect_to_a_closed_port(both: Blocking, host: str, mtu: int | None) -> None:
+    """ICMP says so at once, whether recv() is told or the send of a hello's next datagram."""
     with pytest.raises(ConnectionRefusedError):
-        both.connect(host, free_udp_port(host))
+        both.connect(host, free_udp_port(host), mtu=mtu, handshake_timeout=SECONDS)
 
 
 def test_connect_to_a_name_that_is_not_known(both: Blocking) -> None:

@@ -296,6 +296,25 @@ async def test_handler_that_raises_is_reported_and_closes_its_connection_alone()
 
 
 @asynchronous
+async def test_handler_that_gives_nothing_to_await_is_named_once_per_connection() -> None:
+    """A plain def; one that returns an awaitable is a handler."""
+    plain: Any = lambda connection: 5  # noqa: E731
+    with heard_errors() as told:
+        async with await start(plain) as server:
+            client = await connect(server)
+            assert await client.receive() is None
+    assert [type(context["exception"]) for context in told] == [TypeError]
+    assert "handler must return an awaitable" in str(told[0]["exception"])
+    future: Any = lambda connection: asyncio.ensure_future(echo_or_fail(connection))  # noqa: E731
+    with heard_errors() as told:
+        async with await start(future) as server:
+            client = await connect(server)
+            assert await echoes(client)
+            client.close()
+    assert told == []
+
+
+@asynchronous
 async def test_handler_whose_connection_failed_is_not_reported() -> None:
     """A peer that gave up is not the fault of the program: it is counted."""
     raised: asyncio.Queue[Exception] = asyncio.Queue()

@@ -189,3 +189,43 @@ async def test_handler_or_protocol() -> None:
     wrong: Any = "Echo"
     with pytest.raises(TypeError, match="protocol_factory must be callable"):
         aio.start_server(protocol_factory=wrong, **options)
+
+
+@pytest.mark.parametrize("made", [None, 5, aio.Protocol], ids=repr)
+@asynchronous
+async def test_factory_that_makes_no_protocol_is_named_once_per_connection(made: object) -> None:
+    """A class in place of an object is none either; the connection ends."""
+
+    def factory() -> Any:
+        return made
+
+    wrong: Any = factory
+    with heard_errors() as told:
+        async with await start(wrong) as server:
+            for _ in range(2):
+                client = await connect(server)
+                assert await client.receive() is None
+    assert len(told) == 2
+    for context in told:
+        assert isinstance(context["exception"], TypeError)
+        assert "protocol_factory must return a Protocol" in str(context["exception"])
+
+
+@asynchronous
+async def test_object_with_the_callbacks_is_a_protocol() -> None:
+    """Whatever its class is."""
+
+    class Other:
+        log: asyncio.Queue[tuple[Any, ...]] = asyncio.Queue()
+        connected = Echo.connected
+        message_received = Echo.message_received
+        closed = Echo.closed
+
+    other: Any = Other
+    with heard_errors() as told:
+        async with await start(other) as server:
+            client = await connect(server)
+            await client.send(b"hello")
+            assert await client.receive() == b"hello"
+            client.close()
+    assert told == []

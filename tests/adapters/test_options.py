@@ -93,7 +93,7 @@ def test_misspelt_option_is_an_error_of_mypy(tmp_path: Path) -> None:
         assert sum(f'"{name}"' in line for line in found if ": error:" in line) == 1, done.stdout
 
 
-def test_handler_and_stop_are_checked_before_anything_is_bound() -> None:
+def test_what_is_called_is_checked_before_anything_is_bound() -> None:
     """Not at the first client."""
     wrong: Any = None
     with pytest.raises(TypeError, match=r"\bhandler\b"):
@@ -103,3 +103,5 @@ def test_handler_and_stop_are_checked_before_anything_is_bound() -> None:
     never: Any = 5
     with pytest.raises(TypeError, match=r"\bstop\b"):
         blocking.serve(print, "127.0.0.1", credentials=SECRET, stop=never)
+    with pytest.raises(TypeError, match="started must be callable, not int"):
+        blocking.serve(print, "127.0.0.1", credentials=SECRET, started=never)

@@ -182,3 +182,27 @@ def test_file_without_an_end_is_refused(name: str) -> None:
     paths: dict[str, Any] = {"certificate": ECDSA[0], "key": ECDSA[1], name: "/dev/zero"}
     with pytest.raises(ValueError, match=r"/dev/zero is larger than 16777216 bytes"):
         CertificateCredentials.from_files(**paths)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"certificate": 5, "key": "x"}, TypeError, "certificate must name a file.*not int"),
+        ({"certificate": b"a.pem", "key": "x"}, TypeError, "certificate must name a file.*bytes"),
+        ({"certificate": "", "key": "x"}, ValueError, "certificate must name a file, not ''"),
+        ({"trust": ""}, ValueError, "trust must name a file, not ''"),
+        ({"trust": "a\0b"}, ValueError, "trust must name a file"),
+        ({"crl": b"x"}, TypeError, "crl must name a file"),
+        ({"raw_key": ""}, ValueError, "raw_key must name a file"),
+        ({"peer_keys": [5]}, TypeError, "peer_keys must name a file"),
+        ({"more_pairs": None}, TypeError, "more_pairs must be a sequence of pairs, not NoneType"),
+        ({"more_pairs": ["x"]}, TypeError, r"more_pairs must hold pairs \(certificate, key\)"),
+        ({"more_pairs": [("", "x")]}, ValueError, "more_pairs must name a file"),
+    ],
+)
+def test_file_that_cannot_be_one_is_named(
+    options: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    """By the argument that it was given as."""
+    with pytest.raises(error, match=text):
+        CertificateCredentials.from_files(**options)

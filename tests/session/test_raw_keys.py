@@ -58,6 +58,24 @@ def test_server_proves_itself_by_a_key_alone() -> None:
     assert server.peer_public_key is None
 
 
+def test_client_that_knows_keys_alone_needs_no_name() -> None:
+    """A raw key has none. A certificate is not trusted then, whatever it names."""
+    known = CertificateCredentials(peer_keys=[public("localhost")])
+    client = Session("client", known)
+    server = Session("server", CertificateCredentials(raw_key=RAW))
+    shake(client, server)
+    assert client.peer_public_key == public("localhost")
+    for wrong in CertificateCredentials(raw_key=OTHER), certificate():
+        either = Session("client", known, priority=f"NORMAL:{CTYPES}:+CTYPE-SRV-X509")
+        with pytest.raises(CertificateVerificationError):
+            shake(either, Session("server", wrong, priority=f"NORMAL:{CTYPES}:+CTYPE-SRV-X509"))
+    authority = (CERTS / "localhost.pem").read_bytes()
+    for more in {"trust": authority}, {"system_trust": True}:
+        both: Any = {"peer_keys": [public("localhost")], **more}
+        with pytest.raises(ValueError, match="server_name is needed"):
+            Session("client", CertificateCredentials(**both))
+
+
 def test_key_that_is_not_known_is_not_trusted() -> None:
     """Nor is any where none is known: there is no authority behind a raw key."""
     raw = CertificateCredentials(raw_key=RAW)
@@ -122,10 +140,11 @@ def test_key_may_be_encrypted_and_in_any_form(tmp_path: Path) -> None:
     import base64
 
     plain = CertificateCredentials(raw_key=bytearray(base64.b64decode(body)))
-    (tmp_path / "public.pem").write_text(
-        ssl.DER_cert_to_PEM_cert(public("localhost")).replace("CERTIFICATE", "PUBLIC KEY")
-    )
+    one = ssl.DER_cert_to_PEM_cert(public("localhost")).replace("CERTIFICATE", "PUBLIC KEY")
+    (tmp_path / "public.pem").write_text(one)
     known = CertificateCredentials.from_files(peer_keys=[tmp_path / "public.pem"])
+    with pytest.raises(ValueError, match="peer_keys holds several keys"):
+        CertificateCredentials(peer_keys=[(one + one).encode()])
     for theirs in (encrypted, plain):
         assert meet(known, theirs)[0].peer_public_key == public("localhost")
 
