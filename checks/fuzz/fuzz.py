@@ -82,6 +82,7 @@ SYSTEM = {
     "turn.c": ["malloc", "realloc"],
     "connections.c": ["realloc"],
     "shares.c": ["calloc"],
+    "waiting.c": ["malloc"],
     "preload/hooks.c": ["gnutls_dtls_cookie_verify", "gnutls_dtls_cookie_send"],
 }
 
@@ -122,7 +123,7 @@ TARGETS = {
         [
             *("server.c", "connections.c", "admission.c", "shares.c", "turn.c", "address.c"),
             *("table.c", "wire.c", "flight.c", "seat.c", "opening.c", "settings.c", "guard.c"),
-            *("gate.c", "transport.c"),
+            *("gate.c", "transport.c", "waiting.c"),
         ],
         Fault(
             "connections.c",
@@ -292,9 +293,9 @@ def server_seeds() -> Iterator[bytes]:
     def all_of(kind: int, *more: int) -> bytes:
         return b"".join(bytes([peer << 4 | kind, *more]) for peer in range(6))
 
-    connect = all_of(0) + all_of(1)
+    connect = all_of(0) + all_of(1) + all_of(1)  # the second, where hellos wait for an act
     talk = all_of(10, 1, 44) + all_of(1) + bytes([12, 1, 1, 0, 40, 12, 2, 3, 1, 0]) + all_of(1)
-    for options in range(128):
+    for options in range(256):
         yield bytes([options]) + connect + talk + all_of(11) + all_of(1) + bytes([9, 60])
         yield bytes([options]) + connect + all_of(0) + all_of(8, 20) + connect + talk + b"\xff"
         yield bytes([options]) + all_of(0) + all_of(3) + all_of(14, 1, 9, 2) + all_of(1) + connect

@@ -9,6 +9,7 @@
 #include "fuzz.h"
 #include "gate.h"
 #include "server.h"
+#include "waiting.h"
 
 #include <arpa/inet.h>
 #include <gnutls/dtls.h>
@@ -21,6 +22,7 @@ enum {
     IDLE = 16,          /* connections end for their silence */
     MEMORY_IS_OUT = 32, /* now and then */
     FEW_KEPT = 64,      /* bytes of messages that are not whole */
+    HELLOS_WAIT = 128,  /* as a listener has them wait, for a later act */
 };
 enum {
     PEERS = 6,
@@ -52,6 +54,7 @@ static struct peer peers[PEERS];
 static struct gcookie_server *server;
 static struct gcookie_settings *server_settings[2], *client_settings;
 static struct gcookie_seat seat;
+static struct gcookie_waiting waiting;
 static struct seen seen[MOST_IDS];
 static unsigned int ids;
 static struct gcookie_wire *held[MOST_HELD];
@@ -230,7 +233,9 @@ static void heard(struct gcookie_turn *turn) {
 static void check(void) {
     const struct gcookie_connections *all = &server->connections;
     const struct gcookie_server_counters *counters = &server->counters;
-    size_t waiting = 0;
+    const struct gcookie_newcomer *newcomer;
+    unsigned int newcomers = 0;
+    size_t scheduled = 0;
     MUST(server->busy == 0 && server->turn == NULL && server->handle == 0);
     MUST(counters->sessions + counters->handshaking == all->table.count);
     MUST(counters->handshaking == all->handshaking_count);
@@ -244,9 +249,13 @@ static void check(void) {
         MUST(one->is_current == one->wire.established && !one->wire.failed);
         MUST((one->place == 0) == (one->is_current != 0));
         MUST(one->place == 0 || all->heap[one->place - 1] == one);
-        waiting += one->place > 0;
+        scheduled += one->place > 0;
     }
-    MUST(waiting == all->heap_count);
+    MUST(scheduled == all->heap_count);
+    for (newcomer = waiting.first; newcomer != NULL; newcomer = newcomer->next) {
+        newcomers++; /* one of each address and port */
+    }
+    MUST(newcomers == waiting.count && newcomers <= PEERS);
     for (size_t at = 1; at < all->heap_count; at++) {
         MUST(all->heap[at]->due >= all->heap[(at - 1) / 2]->due);
     }
@@ -304,11 +313,30 @@ static void give(struct peer *peer, const uint8_t *bytes, size_t size) {
         put(peer, 1, verdict.reply, GCOOKIE_REPLY_SIZE);
         return;
     }
+    if (verdict.kind == GCOOKIE_VERIFIED && (options & HELLOS_WAIT)) {
+        MUST(gcookie_waiting_put(&waiting, &peer->path, &verdict.prestate, bytes, size) ||
+             (options & MEMORY_IS_OUT));
+        return;
+    }
     gcookie_turn_init(&turn);
     MUST(gcookie_server_receive(server, &turn, &peer->path, bytes, size,
                                 verdict.kind == GCOOKIE_VERIFIED ? &verdict.prestate : NULL, now,
                                 HANDLE) == 0);
     heard(&turn);
+}
+
+/* A hello that has waited begins its session. */
+static void begin(void) {
+    struct gcookie_newcomer *newcomer = gcookie_waiting_take(&waiting);
+    struct gcookie_turn turn;
+    if (newcomer == NULL) {
+        return;
+    }
+    gcookie_turn_init(&turn);
+    MUST(gcookie_server_receive(server, &turn, &newcomer->path, newcomer->datagram, newcomer->size,
+                                &newcomer->prestate, now, HANDLE) == 0);
+    heard(&turn);
+    free(newcomer);
 }
 
 static void pass_time(double seconds) {
@@ -534,7 +562,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     for (unsigned int acts = 0; acts < MOST_ACTS && input.size > 0; acts++) {
         act(&input);
         check();
+        if (acts % 3 == 0) {
+            begin();
+            check();
+        }
     }
+    gcookie_waiting_clear(&waiting);
+    memset(&waiting, 0, sizeof waiting);
     gcookie_server_free(&server);
     for (unsigned int at = 0; at < MOST_HELD; at++) {
         MUST(held[at] == NULL || gcookie_wire_data_mtu(held[at]->session) > 0);
