@@ -16,10 +16,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
+from gnutls_cookie import Client
 from gnutls_cookie.blocking import Connection, connect
 from gnutls_cookie.errors import GnuTLSError
+from gnutls_cookie.options import ClientOptions
 
 from .console import (
     Output,
@@ -33,7 +34,7 @@ from .console import (
 )
 from .credentials import Credentials, client_credentials, verifies
 from .gnutls_options import CLI, add_others
-from .options import add_psk_arguments, add_session_arguments, file_or_url, number_in
+from .options import add_psk_arguments, add_session_arguments, file_or_url, file_path, number_in
 from .report import Report, wait_for, write_all
 
 __all__ = ["add_arguments", "run"]
@@ -65,14 +66,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="print what gnutls-cli --udp prints of a session",
     )
-    add("--logfile", metavar="FILE", type=Path, help="print that to FILE, not to stdout")
+    add("--logfile", metavar="FILE", type=file_path, help="print that to FILE, not to stdout")
     add("-V", "--verbose", action="store_true", help="with -u: print sizes and certificates, too")
-    add("--x509cafile", metavar="FILE", type=Path, help="trusted authorities (the system's)")
-    add("--x509crlfile", metavar="FILE", type=Path, help="list of revoked certificates of these")
+    add("--x509cafile", metavar="FILE", type=file_path, help="trusted authorities (the system's)")
+    add(
+        "--x509crlfile",
+        metavar="FILE",
+        type=file_path,
+        help="list of revoked certificates of these",
+    )
     add("--x509certfile", metavar="FILE", type=file_or_url, help="own certificate")
     add("--x509keyfile", metavar="FILE", type=file_or_url, help="its private key")
-    add("--rawpkkeyfile", metavar="FILE", type=Path, help="private key of an own raw public key")
-    add("--rawpkfile", metavar="FILE", type=Path, help=argparse.SUPPRESS)
+    add(
+        "--rawpkkeyfile",
+        metavar="FILE",
+        type=file_path,
+        help="private key of an own raw public key",
+    )
+    add("--rawpkfile", metavar="FILE", type=file_path, help=argparse.SUPPRESS)
     add("--insecure", action="store_true", help="take any certificate")
     add(
         "--ca-verification",
@@ -84,8 +95,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--disable-sni", action="store_true", help="ask the server for no name")
     add("-r", "--resume", action="store_true", help="connect twice, and resume the session")
     add("--print-cert", action="store_true", help="print the server's certificate in PEM")
-    add("--save-cert", metavar="FILE", type=Path, help="write the server's certificate to FILE")
-    add("--save-ocsp", metavar="FILE", type=Path, help="write its stapled OCSP response to FILE")
+    add(
+        "--save-cert", metavar="FILE", type=file_path, help="write the server's certificate to FILE"
+    )
+    add(
+        "--save-ocsp",
+        metavar="FILE",
+        type=file_path,
+        help="write its stapled OCSP response to FILE",
+    )
     add("--crlf", action="store_true", help="send CR LF at the end of a line")
     add("--verify-hostname", metavar="NAME", help="the name in the server's certificate (HOST)")
     add_psk_arguments(parser)
@@ -142,23 +160,26 @@ def _connected(
     # Until there is a server to say goodbye to, Ctrl-C ends this process at once, a look-up of a
     # name in C included.
     former = default_sigint()
+    given: ClientOptions = {
+        "verify_peer": None if verifies(options) else False,
+        "priority": options.priority,
+        "mtu": options.mtu,
+        "alpn": options.alpn,
+        "sni": _sni(options, host),
+        "record_size": options.recordsize,
+        "srtp_profiles": options.srtp_profiles,
+        "handshake_timeout": options.timeout,
+    }
+    name = options.verify_hostname
+    try:
+        Client(credentials, server_name=name or host.partition("%")[0], **given)
+    except (TypeError, ValueError, OverflowError, GnuTLSError) as error:  # libgnutls' word, too
+        signal.signal(signal.SIGINT, former)
+        return _failed(2, error)
+    given["resume"] = resume
     try:
         report.say(f"Connecting to '{host}:{port}'...")
-        connection = connect(
-            host,
-            port,
-            credentials=credentials,
-            server_name=options.verify_hostname,
-            verify_peer=None if verifies(options) else False,
-            priority=options.priority,
-            mtu=options.mtu,
-            alpn=options.alpn,
-            sni=_sni(options, host),
-            record_size=options.recordsize,
-            srtp_profiles=options.srtp_profiles,
-            handshake_timeout=options.timeout,
-            resume=resume,
-        )
+        connection = connect(host, port, credentials=credentials, server_name=name, **given)
     except BrokenPipeError:
         end_by(signal.SIGPIPE)
     except (OSError, GnuTLSError) as error:

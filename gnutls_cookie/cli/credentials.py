@@ -129,6 +129,8 @@ def client_credentials(options: argparse.Namespace) -> list[Credentials]:
         raise ValueError("--x509certfile and --x509keyfile go together")
     own = options.x509certfile, options.x509cafile, options.rawpkkeyfile
     if psk is not None and own == (None, None, None):
+        if options.x509crlfile is not None:
+            raise ValueError("--x509crlfile needs --x509cafile")
         return [psk]
     certificates = CertificateCredentials.from_files(
         options.x509certfile,

@@ -36,6 +36,7 @@ from gnutls_cookie.differential.targets import (
 )
 
 from .console import complain, one_line, open_standard_files, reason
+from .options import file_path
 
 __all__ = ["add_arguments", "read_cases", "run"]
 
@@ -56,8 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--operation", choices=OPERATIONS, action="append", help="these alone; may be repeated")
     add("--guided", action="store_true",
         help="follow a module's code: change the cases that reach new parts of it")  # fmt: skip
-    add("--corpus", metavar="DIR", type=Path, help="cases to begin with; findings are added")
-    add("--replay", metavar="FILE", type=Path, help="the cases of a file of JSON lines, alone")
+    add("--corpus", metavar="DIR", type=file_path, help="cases to begin with; findings are added")
+    add("--replay", metavar="FILE", type=file_path, help="the cases of a file of JSON lines, alone")
     add("--case", metavar="JSON", help="this one case alone")
     add("--against", choices=["libgnutls", "reference"], default="libgnutls", help="(libgnutls)")
     add("--findings", metavar="N", type=least, default=1, help="end after so many kinds (1)")
@@ -68,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--memory", metavar="MIB", type=memory, default=0, help="the target's address space")
     add("--verbose", action="store_true", help="print the traceback of a failed import")
     add("--json", action="store_true", help="print the report as JSON")
-    add("--junit", metavar="FILE", type=Path, help="write the report as XML too")
+    add("--junit", metavar="FILE", type=file_path, help="write the report as XML too")
 
 
 def _number(

@@ -222,7 +222,7 @@ def _host_and_port(text: str) -> tuple[str, int]:
         host = host[1:-1]
     elif ":" in host:
         host = ""
-    if not host or not (port.isascii() and port.isdecimal() and int(port[:6]) <= 65535):
+    if host in ("", "*") or not (port.isascii() and port.isdecimal() and int(port[:6]) <= 65535):
         raise ValueError(f"HOST:PORT or [ADDRESS]:PORT is needed, not {text[:80]!r}")
     return host, int(port)
 

@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import BinaryIO
 
 from gnutls_cookie.differential.machine import (
@@ -31,6 +30,7 @@ from gnutls_cookie.differential.outcomes import Unusable
 from gnutls_cookie.differential.processes import Warden, program_warden
 
 from .console import complain, one_line, reason
+from .options import file_path
 
 __all__ = ["add_arguments", "run"]
 
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--wait", metavar="SECONDS", type=float, default=0.2,
         help="after which no answer is none (0.2)")  # fmt: skip
     add("--walks", metavar="N", type=int, default=25, help="random sequences at the end (25)")
-    add("--dot", metavar="FILE", type=Path, help="write the machine for Graphviz")
+    add("--dot", metavar="FILE", type=file_path, help="write the machine for Graphviz")
     add("--json", action="store_true", help="print machine and differences as JSON")
 
 

@@ -14,7 +14,7 @@ from gnutls_cookie import __version__
 from gnutls_cookie.cli import COMMANDS, command_parsers
 
 from .console import complain, print_out
-from .options import plain_formatter
+from .options import file_path, plain_formatter
 
 __all__ = ["add_arguments", "page", "run"]
 
@@ -32,7 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "gnutls-cookie manual serve | man -l -",
     )
     parser.add_argument(
-        "--output-dir", metavar="FOLDER", type=Path, help="write all pages there, as share/man/man1"
+        "--output-dir",
+        metavar="FOLDER",
+        type=file_path,
+        help="write all pages there, as share/man/man1",
     )
 
 

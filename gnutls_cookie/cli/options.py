@@ -12,6 +12,7 @@ __all__ = [
     "add_psk_arguments",
     "add_session_arguments",
     "file_or_url",
+    "file_path",
     "key_life",
     "key_material",
     "number_in",
@@ -81,7 +82,15 @@ def add_session_arguments(parser: argparse.ArgumentParser) -> None:
 def file_or_url(text: str) -> Path | str:
     """The type of an option for argparse that names a file, or an object of a token by its URL
     (RFC 7512), which libgnutls reads by itself."""
-    return text if text.startswith(_URLS) else Path(text)
+    return text if text.startswith(_URLS) else file_path(text)
+
+
+def file_path(text: str) -> Path:
+    """The type of an option for argparse that names a file. Path("") would be the present folder,
+    where a script's variable is not set, say."""
+    if text:
+        return Path(text)
+    raise argparse.ArgumentTypeError("the name of a file is needed, not ''")
 
 
 def key_material(options: argparse.Namespace, session: Session) -> str | None:

@@ -344,7 +344,11 @@ class _Service:
             raise Unusable("--x509crlfile needs --x509cafile")
         if options.x509cafile is not None and not (certificates or options.rawpkkeyfile):
             raise Unusable("--x509cafile needs --x509certfile")
-        if options.pskhint is not None and certificates and options.pskpasswd is None:
+        if options.require_client_cert and not (certificates or options.rawpkkeyfile):
+            raise Unusable("--require-client-cert needs --x509certfile")
+        if len(options.ocsp_response) > len(certificates):
+            raise Unusable("--ocsp-response needs --x509certfile, one for each")
+        if options.pskhint is not None and options.pskpasswd is None and self._made_psk is None:
             raise Unusable("--pskhint needs --pskpasswd")
         try:
             found = server_credentials(options)

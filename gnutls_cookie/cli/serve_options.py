@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import math
-from pathlib import Path
 from typing import Any
 
 from .gnutls_options import SERV, add_others
-from .options import add_session_arguments, file_or_url, key_life, number_in
+from .options import add_session_arguments, file_or_url, file_path, key_life, number_in
 
 __all__ = ["Unusable", "add_arguments", "check_numbers", "server_options"]
 
@@ -71,15 +70,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--ocsp-response",
         metavar="FILE",
-        type=Path,
+        type=file_path,
         action="append",
         default=[],
         help="OCSP response to staple to the certificate in the same place",
     )
-    add("--rawpkkeyfile", metavar="FILE", type=Path, help="private key of a raw public key")
-    add("--rawpkfile", metavar="FILE", type=Path, help=argparse.SUPPRESS)
-    add("--x509cafile", metavar="FILE", type=Path, help="authorities of clients' certificates")
-    add("--x509crlfile", metavar="FILE", type=Path, help="list of revoked certificates of these")
+    add("--rawpkkeyfile", metavar="FILE", type=file_path, help="private key of a raw public key")
+    add("--rawpkfile", metavar="FILE", type=file_path, help=argparse.SUPPRESS)
+    add("--x509cafile", metavar="FILE", type=file_path, help="authorities of clients' certificates")
+    add(
+        "--x509crlfile",
+        metavar="FILE",
+        type=file_path,
+        help="list of revoked certificates of these",
+    )
     add(
         "--verify-client-cert",
         action="store_true",
@@ -98,12 +102,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--sni-hostname", metavar="NAME", help="log a warning where a client asks for another")
     add("--sni-hostname-fatal", action="store_true", help="refuse such a client")
     add("--alpn-fatal", action="store_true", help="refuse a client that has others alone")
-    add("--pskpasswd", metavar="FILE", type=Path, help="pre-shared keys, a line identity:hex each")
+    add(
+        "--pskpasswd",
+        metavar="FILE",
+        type=file_path,
+        help="pre-shared keys, a line identity:hex each",
+    )
     add("--pskhint", metavar="TEXT", help="identity hint to send")
     add_session_arguments(parser)
     add("--noticket", action="store_true", help="let no session be resumed")
-    add("--ticket-secret-file", metavar="FILE", type=Path, help="ticket key of a fleet")
-    add("--cookie-secret-file", metavar="FILE", type=Path, help="cookie keys of a fleet")
+    add("--ticket-secret-file", metavar="FILE", type=file_path, help="ticket key of a fleet")
+    add("--cookie-secret-file", metavar="FILE", type=file_path, help="cookie keys of a fleet")
     add(
         "--rotate",
         metavar="SECONDS",

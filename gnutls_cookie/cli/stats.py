@@ -13,6 +13,7 @@ from typing import Any
 
 from . import writer
 from .console import complain, print_out
+from .options import file_path
 
 __all__ = ["add_arguments", "read_stats", "run"]
 
@@ -22,7 +23,7 @@ _MAX_STATS_SIZE = 65536  # bytes
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    parser.add_argument("file", metavar="FILE", type=Path, help="what `run --stats` writes")
+    parser.add_argument("file", metavar="FILE", type=file_path, help="what `run --stats` writes")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

@@ -18,6 +18,7 @@ _log = logging.getLogger("gnutls_cookie")
 _LISTEN_FDS_START = 3  # sd_listen_fds(3)
 _READY_SECONDS = 1.0  # that READY=1 waits for a service manager whose queue is full
 _MOST_USEC = 1 << 53
+_WATCHDOG_MIN_SECONDS = 0.04  # what is less would keep a CPU busy with signs of life
 
 
 class Notifier:
@@ -107,7 +108,7 @@ def _watchdog_seconds(environment: Mapping[str, str]) -> float | None:
     text = environment.get("WATCHDOG_USEC", "")
     if not (text.isascii() and text.isdecimal() and len(text) < 20 and 0 < int(text) < _MOST_USEC):
         return None
-    return int(text) / 1e6
+    return max(int(text) / 1e6, _WATCHDOG_MIN_SECONDS)
 
 
 def activated_count(environment: Mapping[str, str]) -> str | None:

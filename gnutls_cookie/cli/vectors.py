@@ -26,6 +26,7 @@ from gnutls_cookie.differential.vector_file import FILE, answer, document, read
 from gnutls_cookie.differential.vector_run import VectorReport, run_vectors
 
 from .console import complain, print_out, reason
+from .options import file_path
 
 __all__ = ["add_arguments", "run"]
 
@@ -38,12 +39,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("target", metavar="TARGET", nargs="?", help="module or module:object, to run them on")
     add("--exec", metavar="COMMAND", help="a program that answers lines of JSON, as the target")
-    add("--file", metavar="FILE", type=Path, help="vectors of this file (those of the package)")
-    add("--known", metavar="FILE", type=Path, help="differences that are accepted, with reasons")
+    add(
+        "--file", metavar="FILE", type=file_path, help="vectors of this file (those of the package)"
+    )
+    add(
+        "--known",
+        metavar="FILE",
+        type=file_path,
+        help="differences that are accepted, with reasons",
+    )
     add("--lenient", action="store_true", help='either answer to an "acceptable" vector will do')
     add("--timeout", metavar="SECONDS", type=float, default=10.0, help="for one case (10)")
     add("--json", action="store_true", help="print the report as JSON")
-    add("--junit", metavar="FILE", type=Path, help="write the report as XML too")
+    add("--junit", metavar="FILE", type=file_path, help="write the report as XML too")
     add(
         "--format",
         choices=["json", "c", "markdown"],
@@ -54,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o",
         "--output",
         metavar="FILE",
-        type=Path,
+        type=file_path,
         help="write it there; a file of the same answers keeps the versions that it names",
     )
     add("--case", metavar="JSON", help="libgnutls' answer to this case alone")

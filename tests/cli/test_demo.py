@@ -108,12 +108,13 @@ def on_terminal(env: dict[str, str], until: bytes) -> bytes:
 
 
 def test_on_a_terminal_it_is_coloured_and_counts_live() -> None:
-    """The line of counters is written over; NO_COLOR takes the colours away."""
+    """The line of counters is written over; NO_COLOR and a dumb terminal have no colours."""
     said = on_terminal({"TERM": "xterm"}, b"were challenged, verified")
     assert b"\033[1m1. The DTLS cookie exchange" in said
     assert said.count(b"\r\033[2K") > 1
     assert said.count(b"strangers challenged") > 2
-    assert b"\033" not in on_terminal({"NO_COLOR": "1"}, b"echo")
+    for plain in {"NO_COLOR": "1"}, {"TERM": "dumb"}:
+        assert b"\033" not in on_terminal(plain, b"echo")
 
 
 def test_missing_client_is_reported_and_fails(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import pytest
 
 from gnutls_cookie import PSKCredentials
 from gnutls_cookie.blocking import connect
+from gnutls_cookie.cli.systemd import Notifier
 from tests.support.common import ROOT, running
 from tests.support.peers import IDENTITY, PSK_KEY
 from tests.support.serve import (
@@ -214,6 +215,13 @@ def test_watchdog_hears_of_a_server_whose_workers_are_killed(manager: Manager) -
         wait_until(lambda: len(workers_of(served)) == 2, "two workers")
         assert all(manager.has_sign_of_life(SECONDS) for _ in range(3))
         assert served.end() == 0
+
+
+def test_watchdog_of_a_moment_has_a_floor(manager: Manager) -> None:
+    """Signs of life a million times a second would keep a CPU busy."""
+    notifier = Notifier({"NOTIFY_SOCKET": manager.name, "WATCHDOG_USEC": "1"})
+    assert notifier.watchdog_seconds == 0.04
+    notifier.close()
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,10 @@ def is_terminal() -> bool:
 
 
 def say(text: str, colour: int = 0) -> None:
-    """Print a line; in colour if stdout is a terminal."""
+    """Print a line; in colour if stdout is a terminal that has any."""
     if sys.stdout is None:  # closed
         return
-    if is_terminal() and "NO_COLOR" not in os.environ:
+    if is_terminal() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb":
         text = f"\033[{colour}m{text}\033[0m"
     print(text, flush=True)
 
