@@ -195,6 +195,9 @@ class Settings:
             what = " or ".join(names[kind] for kind in kinds)
             raise ValueError(f"priority allows no key exchange with {what}: {text!r}")
         lib.gcookie_settings_add(self._box[0], shared[0])
+        # Only there: libgnutls names the kind of certificate in the description of each session
+        # that may have one of several.
+        self._box[0].raw_keys = "CTYPE" in text.upper()
 
     def _set_verification(
         self,

@@ -49,10 +49,10 @@ class Signals:
         self._waking.setblocking(False)
         self._woken.setblocking(False)
         signal.set_wakeup_fd(self._waking.fileno(), warn_on_full_buffer=False)
-        numbers = set(numbers)
-        for number in numbers:
+        self._numbers = set(numbers)
+        for number in self._numbers:
             signal.signal(number, self._on_signal)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._numbers)
 
     def fileno(self) -> int:
         """The descriptor that becomes readable."""
@@ -67,7 +67,12 @@ class Signals:
         return came
 
     def close(self) -> None:
-        """Stop handling them; they do nothing from now on."""
+        """Stop handling them; they do nothing from now on.
+
+        A handler in Python would not do: the interpreter's end puts SIG_DFL in its place.
+        """
+        for number in self._numbers:
+            signal.signal(number, signal.SIG_IGN)
         signal.set_wakeup_fd(-1)
         self._waking.close()
         self._woken.close()

@@ -169,7 +169,8 @@ const char *gcookie_srtp_profile(gnutls_session_t session) {
 
 static int open_session(struct gcookie_wire *wire, const char **what) {
     const unsigned int flags = (wire->is_server ? GNUTLS_SERVER : GNUTLS_CLIENT) | GNUTLS_DATAGRAM |
-                               GNUTLS_NONBLOCK | GNUTLS_NO_SIGNAL | GNUTLS_ENABLE_RAWPK;
+                               GNUTLS_NONBLOCK | GNUTLS_NO_SIGNAL |
+                               (wire->settings->raw_keys ? GNUTLS_ENABLE_RAWPK : 0);
     int code = GNUTLS_E_TIMEDOUT;
 
     for (unsigned int tries = 0; tries < TRIES && code == GNUTLS_E_TIMEDOUT; tries++) {

@@ -27,7 +27,8 @@ static int allocate(struct gcookie_shared *shared) {
     case GCOOKIE_CERTIFICATES:
         code = gnutls_certificate_allocate_credentials(&certificates);
         if (code >= 0) {
-            /* Clients that name no group of RFC 7919 would get no DHE without them. */
+            /* Clients that name no group of RFC 7919 would get no DHE without them. With shared keys
+             * they have ECDHE and plain PSK, which OpenSSL's would take after DHE. */
             gnutls_certificate_set_known_dh_params(certificates, GNUTLS_SEC_PARAM_MEDIUM);
             shared->pointer = certificates;
         }
@@ -35,7 +36,6 @@ static int allocate(struct gcookie_shared *shared) {
     case GCOOKIE_PSK_SERVER:
         code = gnutls_psk_allocate_server_credentials(&keys);
         if (code >= 0) {
-            gnutls_psk_set_server_known_dh_params(keys, GNUTLS_SEC_PARAM_MEDIUM);
             gnutls_psk_set_server_credentials_function2(keys, gcookie_psk_lookup);
             shared->pointer = keys;
         }

@@ -55,6 +55,7 @@ struct gcookie_settings {
     int is_server;
     int verify_peer;  /* the peer's certificate must be trusted */
     int request;      /* of a server: gnutls_certificate_request_t */
+    int raw_keys;     /* the priority may agree on raw public keys (RFC 7250) */
     unsigned int mtu; /* bytes; 0: libgnutls' default */
     uintptr_t number; /* never given before: which lookup a server asks */
     double retransmit_seconds;
