@@ -20,7 +20,7 @@ import contextlib
 import struct
 from typing import NamedTuple
 
-from gnutls_cookie import PSKCredentials, aio
+from gnutls_cookie import GnuTLSError, PSKCredentials, aio
 
 PORT = 2100
 #: TLS_PSK_WITH_AES_128_GCM_SHA256 and nothing else, as bridges have it.
@@ -143,6 +143,24 @@ async def send(options):
     await stream(options.host, options.port, options.application, options.key, frames)
 
 
+def hexadecimal(text):
+    """A key, for argparse."""
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        key = b""
+    if not key:
+        raise argparse.ArgumentTypeError(f"a key in hexadecimal is needed, not {text!r}")
+    return key
+
+
+def port_number(text):
+    """A port, for argparse."""
+    if text.isascii() and text.isdecimal() and int(text[:6]) <= 65535:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"a port in 0..65535 is needed, not {text!r}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True)
@@ -150,15 +168,18 @@ def main():
         one = commands.add_parser(name)
         one.add_argument("host")
         one.add_argument("application", help="the application key")
-        one.add_argument("key", type=bytes.fromhex, help="the client key, in hexadecimal")
-        one.add_argument("--port", type=int, default=PORT)
+        one.add_argument("key", type=hexadecimal, help="the client key, in hexadecimal")
+        one.add_argument("--port", type=port_number, default=PORT)
         one.set_defaults(run=run)
     one.add_argument("--area", required=True, help="UUID of the entertainment configuration")
     one.add_argument("--channels", type=int, default=3)
     one.add_argument("--seconds", type=float, default=10.0)
     options = parser.parse_args()
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(options.run(options))
+        try:
+            asyncio.run(options.run(options))
+        except (OSError, ValueError, GnuTLSError) as error:
+            parser.exit(1, f"{parser.prog}: {error}\n")
 
 
 if __name__ == "__main__":

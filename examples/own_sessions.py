@@ -10,6 +10,7 @@ its old session until the new one is proved (RFC 6347 4.2.8), and bounds what on
 This is for who needs another table, or has one.
 """
 
+import argparse
 import contextlib
 import socket
 import sys
@@ -118,12 +119,38 @@ class Sessions:
                 self._sock.sendto(datagram, address)
 
 
+def hexadecimal(text):
+    """A key, for argparse."""
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        key = b""
+    if not key:
+        raise argparse.ArgumentTypeError(f"a key in hexadecimal is needed, not {text!r}")
+    return key
+
+
+def port_number(text):
+    """A port, for argparse."""
+    if text.isascii() and text.isdecimal() and int(text[:6]) <= 65535:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"a port in 0..65535 is needed, not {text!r}")
+
+
 def main():
-    host, port, identity, key = sys.argv[1:]
-    credentials = PSKCredentials(identity, bytes.fromhex(key))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("host")
+    parser.add_argument("port", type=port_number)
+    parser.add_argument("identity")
+    parser.add_argument("key", type=hexadecimal)
+    options = parser.parse_args()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind((host, int(port)))
-        print(f"serving on {host} port {sock.getsockname()[1]}", flush=True)
+        try:
+            credentials = PSKCredentials(options.identity, options.key)
+            sock.bind((options.host, options.port))
+        except (OSError, ValueError) as error:
+            parser.error(str(error))
+        print(f"serving on {options.host} port {sock.getsockname()[1]}", flush=True)
         sessions = Sessions(sock, credentials, bytes.upper)
         try:
             while True:

@@ -1,7 +1,8 @@
 """The shell blocks of README and docs/, run as they are written.
 
 Each in a network of its own, where the ports and addresses that the guides name are free. Blocks
-of nftables and nginx are run by test_fleet.py, Python by test_readme.py and test_dropin.py.
+of nftables and nginx are run by test_fleet.py, other Python by test_readme.py, test_dropin.py and
+test_sessions_page.py.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.support.common import ROOT, missing, peer_required
-from tests.support.peers import CERTS
+from gnutls_cookie import blocking
+from tests.support.common import ROOT, free_udp_port, missing, peer_required, running
+from tests.support.peers import CERTS, trusting
 
 pytestmark = pytest.mark.slow
 
@@ -186,3 +189,44 @@ def test_manual_pages_and_completion_of_the_guide(shell: Shell) -> None:
     assert "GNUTLS-COOKIE-SERVE(1)" in said
     assert "gnutls-cookie-connect.1" in said
     assert "complete -o default -F _gnutls_cookie gnutls-cookie" in said
+
+
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [("docs/fleet.md", "TicketKey.from_secret("), ("docs/operations.md", "Collector(server)")],
+)
+def test_server_in_python_runs_as_pasted(
+    page: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a file of its own it has all that it needs, beside the files that it names."""
+    if "Collector" in text:
+        pytest.importorskip("prometheus_client")
+    blocks = re.findall(
+        r"^```python\n(.*?)^```$", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE
+    )
+    (program,) = [one for one in blocks if text in one]
+    port = free_udp_port()
+    for printed, here in ("5684", str(port)), ("10.77.1.2", "127.0.0.1"), ("::1", "127.0.0.1"):
+        program = program.replace(printed, here)
+    (tmp_path / "server.py").write_text(program.replace("9684", "0"))
+    for name, source in ("cert.pem", "localhost.pem"), ("key.pem", "localhost.key"):
+        shutil.copy(CERTS / source, tmp_path / name)
+    for name in "cookie", "ticket":
+        (tmp_path / name).write_text(name * 8)
+    monkeypatch.chdir(tmp_path)
+    deadline = time.monotonic() + 60
+    with running([sys.executable, "server.py"]) as server:
+        while True:
+            assert server.poll() is None, server.communicate()
+            try:
+                client = blocking.connect(
+                    "127.0.0.1", port, credentials=trusting(), server_name="localhost"
+                )
+            except ConnectionRefusedError:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            else:
+                break
+        with client:
+            client.send(b"hello")
+            assert client.receive(60) == b"hello"

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from gnutls_cookie import CertificateCredentials, Session, blocking
+from gnutls_cookie import Session, blocking
 from gnutls_cookie.credentials import public_key_of
 from tests.support.common import ROOT, libgnutls
-from tests.support.peers import CERTS, certificate, echoes, shake, trusting
+from tests.support.peers import CERTS, certificate, echoes, shake
 
 PAGE = (ROOT / "docs" / "sessions.md").read_text(encoding="utf-8")
 
@@ -53,7 +53,7 @@ def test_raw_keys_of_the_page_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "server.pub").write_bytes(public_key_of(der))
     shutil.copy(CERTS / "localhost.key", tmp_path / "server.key")
     monkeypatch.chdir(tmp_path)
-    scope: dict[str, Any] = {"CertificateCredentials": CertificateCredentials}
+    scope: dict[str, Any] = {}
     exec(compile(block("peer_keys="), "docs/sessions.md", "exec"), scope)
     client = Session("client", scope["client"], server_name="localhost")
     server = Session("server", scope["server"])
@@ -61,18 +61,18 @@ def test_raw_keys_of_the_page_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert echoes(client, server)
 
 
-def test_client_of_the_page_resumes() -> None:
+def test_client_of_the_page_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """At a server with all its defaults."""
 
     def handler(connection: blocking.Connection) -> None:
         for message in connection:
             connection.send(message)
 
-    scope: dict[str, Any] = {"blocking": blocking, "credentials": trusting(), "host": "127.0.0.1"}
+    shutil.copy(CERTS / "localhost.pem", tmp_path / "cert.pem")
+    monkeypatch.chdir(tmp_path)
     with blocking.start_server(handler, "127.0.0.1", 0, credentials=certificate()) as server:
-        scope["port"] = server.address[1]
-        with blocking.connect("127.0.0.1", scope["port"], credentials=trusting()) as connection:
-            scope["connection"] = connection
-            exec(compile(block("resume=data"), "docs/sessions.md", "exec"), scope)
-        with scope["again"] as again:
-            assert again.session.resumed
+        text = block("resume=data").replace("5684", str(server.address[1]))
+        exec(compile(text, "docs/sessions.md", "exec"), {})
+    assert capsys.readouterr().out == "True\n"
