@@ -27,8 +27,8 @@ static int allocate(struct gcookie_shared *shared) {
     case GCOOKIE_CERTIFICATES:
         code = gnutls_certificate_allocate_credentials(&certificates);
         if (code >= 0) {
-            /* Clients that name no group of RFC 7919 would get no DHE without them. With shared keys
-             * they have ECDHE and plain PSK, which OpenSSL's would take after DHE. */
+            /* Clients that name no group of RFC 7919 would get no DHE without them. With shared
+             * keys they have ECDHE and plain PSK, which OpenSSL's would take after DHE. */
             gnutls_certificate_set_known_dh_params(certificates, GNUTLS_SEC_PARAM_MEDIUM);
             shared->pointer = certificates;
         }
