@@ -197,7 +197,7 @@ def run(program: str, number: int) -> str:
 
 
 def test_client_goes_on_after_whatever_signal_handlers_raised() -> None:
-    """Hundreds of exceptions at random in its send(), receive() and close(), with another reader."""
+    """Hundreds of exceptions at random in send(), receive() and close(), with another reader."""
     assert run(CLIENT, 200) == "done\n"
 
 
