@@ -7,6 +7,7 @@ From 3.12 on an instruction is told the first time that it runs, and costs nothi
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import sysconfig
@@ -55,9 +56,23 @@ class Reached:
         self._codes: dict[int, _Code] = {}
         self._others: dict[int, CodeType] = {}
         self._tool: int | None = None
-        self.answer: Callable[[Case], Outcome] = self._traced
+        self._is_asked = False
+        self._ask: Callable[[Case], Outcome] = self._traced
         if sys.version_info >= (3, 12) and self._monitor():
-            self.answer = self._answer
+            self._ask = self._answer
+
+    def answer(self, case: Case) -> Outcome:
+        """The target's. No garbage is collected meanwhile: what gc.callbacks and finalizers run
+        then is not of this case, and comes when it will."""
+        collects = gc.isenabled()
+        gc.disable()
+        self._is_asked = True
+        try:
+            return self._ask(case)
+        finally:
+            self._is_asked = False
+            if collects:
+                gc.enable()
 
     def news(self) -> bytes:
         """What was reached since the last call, as JSON: instructions, constants; b"" for nothing.
@@ -100,6 +115,8 @@ class Reached:
 
             def ran(code: CodeType, offset: int) -> object:
                 known = self._known(code, sys._getframe(1))
+                if known is not None and not self._is_asked:
+                    return None  # to be told again, when it is
                 if known is not None and offset not in known.offsets:
                     known.offsets.add(offset)
                     self._new.append(known.place + offset)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import json
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -63,6 +65,39 @@ def test_a_seed_makes_the_same_run_again() -> None:
     assert one.findings
     assert one.compared == other.compared
     assert one.findings == other.findings
+
+
+def test_what_the_collector_runs_is_not_the_target_s() -> None:
+    """A function of gc.callbacks (hypothesis has one), in the middle of an answer."""
+    calls = []
+
+    def verify(*arguments: object) -> bool:
+        for _ in range(3):
+            make_garbage()
+        return False
+
+    def make_garbage() -> None:
+        for _ in range(2000):
+            one: list[object] = []
+            one.append(one)
+
+    def on_collection(phase: str, _: object) -> None:
+        calls.append(phase)
+
+    reached = Reached(PythonTarget("mine", verify))
+    gc.callbacks.append(on_collection)
+    try:
+        case = next(cases(1, ("verify",), None, 0))
+        reached.answer(case)
+        assert calls == []
+        assert json.loads(reached.news())[0]
+        gc.collect()
+        assert calls
+        reached.answer(case)
+        assert reached.news() == b""
+    finally:
+        gc.callbacks.remove(on_collection)
+        reached.close()
 
 
 def test_any_part_of_a_run_can_be_made_again() -> None:
