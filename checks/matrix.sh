@@ -7,7 +7,7 @@
 # PYTHONS       versions to look for here, 3.11 to 3.15 and free-threaded ones; empty for none
 # DEBIAN        suites, each with the version of a Python if not its own: bookworm trixie sid sid:3.15
 # OLD_DEBIAN    whose libgnutls is tried: bullseye
-# DEBIAN_MIRROR if not deb.debian.org
+# DEBIAN_MIRROR if not debootstrap's default, and for OLD_DEBIAN the one of this machine
 # shellcheck disable=SC2016,SC2046,SC2317 # scripts for other shells, lists of words, functions as words
 set -eu
 unset CDPATH PYTHON VIRTUAL_ENV
@@ -160,8 +160,9 @@ with_library_of() {
 unpack_library() {
     mkdir -p "$2/lists/partial" "$2/archives/partial"
     : >"$2/status"
+    mirror=${DEBIAN_MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' | grep -v security | head -n 1)}
     echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]" \
-        "${DEBIAN_MIRROR:-http://deb.debian.org/debian} $1 main" >"$2/sources.list"
+        "$mirror $1 main" >"$2/sources.list"
     at "$2" apt_of_its_own update >"$logs/apt.log" 2>&1 &&
         at "$2" apt_of_its_own download libgnutls30 libgnutls28-dev gnutls-bin libgnutls-dane0 \
             libunbound8 libopts25 libnettle8 libhogweed6 libtasn1-6 libunistring2 libidn2-0 \
