@@ -150,6 +150,20 @@ print(*names[: names.index("gnutls_cookie._early") + 1])
     assert first <= {"__future__", "gnutls_cookie", "time", "_signal", "gnutls_cookie._early"}
 
 
+def test_what_is_left_at_a_commands_end_is_not_collected() -> None:
+    """Python would look through all objects several times before Ctrl-C has ended a server."""
+    code = """
+import atexit, gc, sys
+from gnutls_cookie.cli import main
+sys.argv = ["gnutls-cookie", "vectors"]
+atexit.register(lambda: print(gc.get_freeze_count() >= len(gc.get_objects()), file=sys.stderr))
+sys.exit(main())
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr == "True\n"
+
+
 def psk_options(*arguments: str) -> argparse.Namespace:
     """A command line with the options of a pre-shared key."""
     parser = argparse.ArgumentParser()
