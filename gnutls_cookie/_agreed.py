@@ -234,8 +234,10 @@ class Agreed:
     def session_data(self) -> bytes | None:
         """For a client: what a later session resumes from, as its `resume`.
 
-        None before the handshake is complete, and for a server. Whether the server will resume it
-        is the server's to say: else there is a full handshake.
+        None before the handshake is complete, for a server, and where the server gave neither a
+        ticket nor a session ID (RFC 5246 7.4.1.3). Whether the server will resume it is the
+        server's to say, else there is a full handshake: one of libgnutls gives an ID whether it
+        keeps sessions or not.
 
         These bytes hold the keys of this session and say who the server is: keep them as a secret,
         and take them from nobody. They are for this process' version of libgnutls. Stands on
@@ -245,6 +247,9 @@ class Agreed:
         if self.role == "server" or not self.established:
             return None
         out = ffi.new("gnutls_datum_t *")
+        # With a ticket libgnutls makes an ID of its own (RFC 5077 3.4).
+        if lib.gnutls_session_get_id2(wire.session, out) < 0 or out.size == 0:
+            return None
         if lib.gnutls_session_get_data2(wire.session, out) < 0:
             return None
         try:

@@ -21,6 +21,7 @@ __all__ = [
     "bytes_copy",
     "check_key_size",
     "fits",
+    "flag",
     "integer",
     "seconds",
     "seconds_to_wait",
@@ -59,6 +60,17 @@ def fits(name: str, value: object, most: int) -> int:
     if not 0 <= number <= most:
         raise OverflowError(f"{name} must be in 0..{most}, not {_shown(number)}")
     return number
+
+
+def flag(name: str, value: object) -> bool:
+    """True or False; not what is merely true: "no" is.
+
+    Raises:
+        TypeError: the argument `name` is something else.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be a bool, not {type(value).__name__}")
+    return value
 
 
 def seconds(name: str, value: object, least: float, most: float) -> float:

@@ -9,7 +9,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from ._check import bytes_copy, integer, seconds, utf8
+from ._check import bytes_copy, flag, integer, seconds, utf8
 from ._convert import c_text
 from ._ffi import ffi, lib
 from .credentials import CertificateCredentials, PSKCredentials
@@ -209,10 +209,9 @@ class Settings:
         if server_name is not None:
             name = _name("server_name", server_name)
             self._set_text(lib.GCOOKIE_NAME, name)
-        if not (verify_peer is None or isinstance(verify_peer, bool)):
-            raise TypeError(f"verify_peer must be a bool, not {type(verify_peer).__name__}")
         if verify_peer is None:
             verify_peer = self.role == "client" and bool(certificates)
+        flag("verify_peer", verify_peer)
         if verify_peer and not certificates:
             raise ValueError("verify_peer needs CertificateCredentials")
         has_names = any(one._has_names for one in certificates)

@@ -107,13 +107,8 @@ class ServerBase:
 
     @property
     def address(self) -> SocketAddress:
-        """The first socket's own address.
-
-        Raises:
-            OSError: the server is closed.
-        """
-        address: SocketAddress = self._endpoints[0].sock.getsockname()
-        return address
+        """The first socket's own address; it stays when the server is closed."""
+        return self._endpoints[0].address
 
     @property
     def counters(self) -> Counters:

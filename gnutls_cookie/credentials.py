@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._check import bytes_copy, utf8
+from ._check import bytes_copy, flag, utf8
 from ._convert import view
 from ._ffi import ffi, lib
 from ._owned import not_copied
@@ -111,7 +111,7 @@ class CertificateCredentials:
                 )
             if check(code, name) == 0:
                 raise ValueError(f"{name} holds no certificate")
-        if system_trust:
+        if flag("system_trust", system_trust):
             check(lib.gnutls_certificate_set_x509_system_trust(self._pointer), "system_trust")
         if crl is not None:
             self._add_crl(crl)
@@ -122,11 +122,11 @@ class CertificateCredentials:
         if raw_key is not None:
             self._add_raw_key(raw_key, secret)
         # Raw keys alone have no name (RFC 7250), and without authorities no certificate is trusted.
-        self._has_names = trust is not None or bool(system_trust) or not peer_keys
+        self._has_names = trust is not None or system_trust or not peer_keys
         self.peer_keys = tuple(_public_key(one) for one in _listed("peer_keys", peer_keys))
         known = [b"" if trust is None else bytes_copy("trust", trust), *sorted(self.peer_keys)]
         # For a client's tickets: whom it trusts, and what identity it says.
-        self._meets = digest_of(bytes([bool(system_trust)]), *known), b""
+        self._meets = digest_of(bytes([system_trust]), *known), b""
 
     @classmethod
     def from_files(

@@ -71,6 +71,7 @@ class Endpoint:
         limits: as for a Server. They hold for this socket.
 
     Attributes:
+        address: the socket's own.
         outbox: messages of send() that the next flush() encrypts and sends.
         sock: the socket.
 
@@ -93,6 +94,7 @@ class Endpoint:
         self._refusals = RefusalLog()
         self._listener = CookieListener(sock, gate)
         self._serving = Serving(self._listener, self._server)
+        self.address: SocketAddress = sock.getsockname()
         self.outbox = self._serving.outbox
         self._counted = self._listener.counters
 

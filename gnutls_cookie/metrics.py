@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ._check import flag
 from ._version import __version__
 from .cookie import library_version
 from .endpoint import Counters
@@ -93,7 +94,7 @@ def families(*counters: AnyCounters, build_info: bool = True) -> list[Family]:
                     sums[labels] = sums.get(labels, 0) + value
             samples = tuple((dict(labels), value) for labels, value in sums.items())
             found.append(Family(_PREFIX + name, sort, text, samples))
-    if build_info:
+    if flag("build_info", build_info):
         versions = {"libgnutls": library_version(), "version": __version__}
         text = "Versions of gnutls-cookie and of the libgnutls in use."
         found.append(Family(f"{_PREFIX}build", "info", text, ((versions, 1),)))
@@ -108,6 +109,7 @@ def exposition(found: Iterable[Family], *, openmetrics: bool = False) -> str:
         openmetrics: whether it is to be OpenMetrics 1.0 (OPENMETRICS_CONTENT_TYPE); else it is the
             older format (CONTENT_TYPE), which node_exporter's textfile collector reads.
     """
+    flag("openmetrics", openmetrics)
     lines: list[str] = []
     for family in found:
         name = family.name if openmetrics else family.sample_name

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ._check import seconds_to_wait
+from ._check import flag, seconds_to_wait
 from .client import Client
 from .client_endpoint import ClientEndpoint
 from .endpoint import Endpoint, gate_for, refuse_one_secret
@@ -77,7 +77,7 @@ class ServerPlan:
         self.host = host
         self.port = port
         self.grace = seconds_to_wait("grace", grace)
-        self._reuse_port = reuse_port
+        self._reuse_port = flag("reuse_port", reuse_port)
         self._gate = gate_for(keys)
         self._credentials = credentials
         self._limits = limits

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ._check import bytes_copy, integer, seconds
+from ._check import bytes_copy, flag, integer, seconds
 from ._connection import (
     Closed,
     CloseReason,
@@ -77,7 +77,7 @@ class Server:
     Args:
         credentials: as for a Session.
         priority: as for a Session.
-        verify_peer: as for a Session.
+        verify_peer: whether clients' certificates must be trusted.
         client_certificate: as for a Session.
         mtu: as for a Session.
         max_sessions: connections at once, those in their handshake included. Beyond it the oldest
@@ -159,7 +159,7 @@ class Server:
             "server",
             priority=priority,
             server_name=None,
-            verify_peer=verify_peer,
+            verify_peer=flag("verify_peer", verify_peer),
             client_certificate=client_certificate,
             mtu=mtu,
             retransmit_timeout=retransmit_timeout,

@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
+from gnutls_cookie._check import flag
 from gnutls_cookie.base import ServerBase
 from gnutls_cookie.endpoint import Endpoint
 from gnutls_cookie.errors import GnuTLSError
@@ -106,6 +107,7 @@ def start_server(
         ...     async with start_server(echo, "::1", 5684, credentials=credentials) as server:
         ...         await server.serve_forever()
     """
+    flag("start_serving", start_serving)
     called = {"handler": handler, "protocol_factory": protocol_factory}
     plan = ServerPlan(
         "start_server", called, host, port, sock, reuse_port, keys, grace, credentials, limits

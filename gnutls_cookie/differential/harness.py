@@ -15,6 +15,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
+from gnutls_cookie._check import flag
+
 from .cases import OPERATIONS, Case, case_of_json, cases, named
 from .examine import Asker, Examined, difference, examined, same, shape
 from .guided import ROUND, Guided
@@ -308,6 +310,7 @@ class Comparison:
         found: Callable[[Finding | None, bool], None] | None = None,
         guided: bool = False,
     ) -> None:
+        flag("guided", guided)
         asked = tuple(operations or target.operations)
         self.report = Report(target.name, oracle.name, seed)
         self._target = target

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from gnutls_cookie._check import flag
 from gnutls_cookie.reference import cookie as reference
 
 from .cases import Case
@@ -41,7 +42,7 @@ class PythonTarget:
         client: Callable[[bytes], object] | None = None,
     ) -> None:
         self.name = name
-        self.one_key = one_key
+        self.one_key = flag("one_key", one_key)
         self._verify = verify
         self._send = send
         self._receive = receive

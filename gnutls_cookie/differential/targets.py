@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from gnutls_cookie._check import flag
 from gnutls_cookie.cookie import Prestate, cookie_send, cookie_verify
 from gnutls_cookie.credentials import PSKCredentials
 from gnutls_cookie.errors import GnuTLSError
@@ -159,6 +160,7 @@ class ModuleTarget(Batched):
     def __init__(
         self, text: str, timeout: float = 10.0, memory: int = 0, verbose: bool = False
     ) -> None:
+        flag("verbose", verbose)
         super().__init__(lambda guided: module_warden(text, memory, verbose, guided), timeout)
         self.name = text
         try:

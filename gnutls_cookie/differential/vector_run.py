@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gnutls_cookie._check import flag
+
 from .cases import Case
 from .harness import Finding, Report, compare_cases
 from .outcomes import Outcome, Target, Unusable
@@ -126,6 +128,7 @@ def run_vectors(
         ValueError: `known` is not such a file.
         OSError: `known` cannot be read.
     """
+    flag("lenient", lenient)
     accepted = Known(known, tests)
     asked = [one for one in tests if one.case.operation in target.operations]
     if target.one_key:  # it does not know of a previous key

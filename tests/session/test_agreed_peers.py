@@ -44,8 +44,8 @@ def serv(*options: str) -> Server:
 
 
 def s_server(*options: str) -> Server:
-    """openssl s_server."""
-    command = [openssl(), "s_server", "-dtls1_2", "-listen", "-cert", TRUST, "-key", KEY]
+    """openssl s_server; with -listen it demands a cookie, and serves one client."""
+    command = [openssl(), "s_server", "-dtls1_2", "-cert", TRUST, "-key", KEY]
     return Server(
         lambda host, port, kind: [*command, *options, "-accept", f"{host}:{port}"], rb"ACCEPT"
     )
@@ -157,7 +157,7 @@ def test_our_client_agrees_with_gnutls_serv() -> None:
 
 def test_our_client_agrees_with_openssl() -> None:
     """ALPN in the server's order, and the exporter."""
-    options = ["-alpn", "coap,x", "-keymatexport", LABEL, "-keymatexportlen", "24"]
+    options = ["-listen", "-alpn", "coap,x", "-keymatexport", LABEL, "-keymatexportlen", "24"]
     with started(s_server(*options), "X.509", "127.0.0.1") as (child, port, said):
         with blocking.connect(
             "127.0.0.1", port, credentials=trusting(), server_name="localhost", alpn=["x", "coap"]
@@ -205,3 +205,26 @@ def test_our_client_resumes_at_gnutls_serv() -> None:
                 assert connection.receive(timeout=60) == LINE
                 data = connection.session.session_data
                 assert connection.session.resumed == resumed
+
+
+def test_our_client_resumes_at_a_server_without_tickets() -> None:
+    """By its session ID (RFC 5246 7.3): openssl keeps sessions itself."""
+    with started(s_server("-no_ticket"), "X.509", "127.0.0.1") as (child, port, said):
+        connection, data = connected(port)
+        assert not connection.session.resumed
+        drive([], lambda: b"DONE" in said, child, said)
+        assert connected(port, data)[0].session.resumed
+
+
+def test_nothing_is_kept_of_a_session_that_its_server_does_not_keep() -> None:
+    """Neither a ticket nor a session ID: a ServerHello without one says so."""
+    with started(s_server("-no_ticket", "-no_cache"), "X.509", "127.0.0.1") as (_, port, _said):
+        assert connected(port)[1] is None
+
+
+def connected(port: int, data: bytes | None = None) -> tuple[blocking.Connection, bytes | None]:
+    """A connection to a server here, which is closed, and its session_data."""
+    with blocking.connect(
+        "127.0.0.1", port, credentials=trusting(), server_name="localhost", resume=data
+    ) as connection:
+        return connection, connection.session.session_data
