@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import hmac
+import itertools
 import json
 import os
 import random
@@ -71,6 +72,8 @@ SYSTEM = {
         *("recvmmsg", "sendmmsg", "recvmsg", "sendmsg"),
         *("poll", "clock_gettime", "calloc"),
     ],
+    "send.c": ["sendmmsg", "sendmsg"],
+    "serve.c": ["clock_gettime"],
     "source.c": ["getsockname", "setsockopt"],
     "peers.c": ["calloc"],
     "table.c": ["realloc"],
@@ -86,6 +89,11 @@ SYSTEM = {
     "preload/hooks.c": ["gnutls_dtls_cookie_verify", "gnutls_dtls_cookie_send"],
 }
 
+_SERVER = [
+    *("server.c", "connections.c", "admission.c", "shares.c", "turn.c", "address.c"),
+    *("table.c", "wire.c", "flight.c", "seat.c", "opening.c", "settings.c", "guard.c"),
+    *("gate.c", "transport.c", "waiting.c"),
+]
 _USE_AFTER_FREE = Fault("peers.c", "if (!peer->listed) { /* else", "if (1) { /* else")
 TARGETS = {
     "gate": Target(
@@ -120,16 +128,18 @@ TARGETS = {
     ),
     "server": Target(
         "server.c",
-        [
-            *("server.c", "connections.c", "admission.c", "shares.c", "turn.c", "address.c"),
-            *("table.c", "wire.c", "flight.c", "seat.c", "opening.c", "settings.c", "guard.c"),
-            *("gate.c", "transport.c", "waiting.c"),
-        ],
+        _SERVER,
         Fault(
             "connections.c",
             "    unschedule(all, one);\n    gcookie_ring_take_out",
             "    gcookie_ring_take_out",
         ),
+    ),
+    "serve": Target(
+        "server.c",
+        [*_SERVER, "serve.c", "send.c", "udp.c", "source.c", "peers.c"],
+        Fault("serve.c", "            serve->done[at] = 1;\n", ""),
+        ("GCOOKIE_SERVE",),
     ),
     "preload": Target(
         "preload.c",
@@ -306,6 +316,21 @@ def server_seeds() -> Iterator[bytes]:
             yield b"\0" + connect + bytes([7, min(len(one), 255)]) + one[:255] + talk
 
 
+def serve_seeds() -> Iterator[bytes]:
+    """The same by a socket with every habit; floods, and many messages in one call."""
+
+    def all_of(kind: int, *more: int) -> bytes:
+        return b"".join(bytes([peer << 4 | kind, *more]) for peer in range(6))
+
+    send = bytes([0x8C, 70, 4, 100, *range(1, 18)])
+    for number, seed in enumerate(itertools.islice(server_seeds(), 0, None, 7)):
+        yield seed[:1] + bytes([number % 128]) + seed[1:]
+    for habits in range(0, 128, 3):
+        start = bytes([habits % 2 * 128, habits]) + all_of(0) + all_of(1) * 3
+        yield start + send + all_of(1) + bytes([0x0A, 1, 44, 0x83]) + send * 2 + bytes([9, 60])
+        yield start + all_of(0) + all_of(3) + bytes([0x83, 0x93, 8, 20]) + send + all_of(1) * 2
+
+
 def preload_seeds() -> Iterator[bytes]:
     """Each hello, alone and with room for a cookie, in each way to call."""
 
@@ -328,6 +353,7 @@ SEEDS = {
     "listener-portable": listener_seeds,
     "session": session_seeds,
     "server": server_seeds,
+    "serve": serve_seeds,
 }
 
 

@@ -5,13 +5,18 @@
  * in order and once, numbers are never given twice, counters add up, no timer stays due, and a
  * session that somebody holds outlives its server.
  *
- * Input: options; then acts, each a byte (peer, kind) and its arguments. */
+ * With GCOOKIE_SERVE the datagrams go by a socket, through serve.c: see served_socket.h.
+ *
+ * Input: options (two bytes with GCOOKIE_SERVE); then acts, each a byte (peer, kind) and its
+ * arguments. */
+#define _GNU_SOURCE /* struct mmsghdr */
 #include "fuzz.h"
 #include "gate.h"
 #include "server.h"
 #include "waiting.h"
 
 #include <arpa/inet.h>
+#include <errno.h>
 #include <gnutls/dtls.h>
 
 enum {
@@ -54,13 +59,17 @@ static struct peer peers[PEERS];
 static struct gcookie_server *server;
 static struct gcookie_settings *server_settings[2], *client_settings;
 static struct gcookie_seat seat;
-static struct gcookie_waiting waiting;
 static struct seen seen[MOST_IDS];
 static unsigned int ids;
 static struct gcookie_wire *held[MOST_HELD];
 static unsigned int options, calls, is_making;
 static double now;
 static unsigned char secret[] = "0123456789abcdef";
+#ifdef GCOOKIE_SERVE
+static void serve_must_not(int code);
+#else
+static struct gcookie_waiting waiting;
+#endif
 
 ssize_t gcookie_py_push(uintptr_t handle, const void *data, size_t size);
 int gcookie_py_psk(uintptr_t handle, const unsigned char *username, unsigned int size,
@@ -118,6 +127,9 @@ int gcookie_py_psk(uintptr_t handle, const unsigned char *username, unsigned int
         MUST(gcookie_server_has(server, &peers[0].path.address) == GCOOKIE_BUSY);
         MUST(gcookie_server_set(server, server_settings[0]) == GCOOKIE_BUSY);
         gcookie_turn_clear(&turn);
+#ifdef GCOOKIE_SERVE
+        serve_must_not(-EBUSY);
+#endif
     }
     if ((options & LOOKUP_FAILS) && ++calls % 3 == 0) {
         return calls % 2 ? -1 : 1;
@@ -229,6 +241,11 @@ static void heard(struct gcookie_turn *turn) {
     gcookie_turn_clear(turn);
 }
 
+#ifdef GCOOKIE_SERVE
+#include "served_socket.h"
+#define waiting serve.waiting
+#endif
+
 /* What holds between any two calls. */
 static void check(void) {
     const struct gcookie_connections *all = &server->connections;
@@ -301,6 +318,23 @@ static void start(struct peer *peer) {
     let_client(peer, NULL, 0);
 }
 
+#ifdef GCOOKIE_SERVE
+static void give(struct peer *peer, const uint8_t *bytes, size_t size) {
+    serve_put(peer, bytes, size);
+    if (!(options & HELLOS_WAIT)) {
+        (void)serve_turn();
+    }
+}
+
+static void begin(void) {
+    (void)serve_turn();
+}
+
+static void pass_time(double seconds) {
+    now += seconds;
+    serve_all();
+}
+#else
 static void give(struct peer *peer, const uint8_t *bytes, size_t size) {
     struct gcookie_keys keys;
     struct gcookie_verdict verdict;
@@ -349,6 +383,7 @@ static void pass_time(double seconds) {
     left = gcookie_server_timeout(server, now);
     MUST(left != 0 && left != GCOOKIE_BUSY);
 }
+#endif
 
 static void say(struct peer *peer, size_t size) {
     uint8_t *message = malloc(size);
@@ -449,6 +484,11 @@ static void act(struct input *input) {
         one = take(peer, 0);
         give(peer, one.bytes, one.size);
         give(peer, one.bytes, one.size);
+#ifdef GCOOKIE_SERVE
+        for (unsigned int more = way ? 100 : 0; more > 0; more--) {
+            serve_put(&peers[more % PEERS], one.bytes, one.size);
+        }
+#endif
         break;
     case 4: /* is lost, or overtaken */
         one = take(peer, way);
@@ -493,6 +533,12 @@ static void act(struct input *input) {
         }
         break;
     case 12:
+#ifdef GCOOKIE_SERVE
+        if (way) {
+            serve_send(input, next_byte(input));
+            break;
+        }
+#endif
         answer(input, 0);
         break;
     case 13:
@@ -507,6 +553,9 @@ static void act(struct input *input) {
         } else if (what == 0xef) {
             gcookie_server_free(&server);
             MUST(server == NULL);
+#ifdef GCOOKIE_SERVE
+            serve_must_not(-EBADF);
+#endif
             open_server();
         } else {
             MUST(gcookie_server_set(server, server_settings[way]) == 0);
@@ -559,6 +608,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     calls = 0;
     now = 100;
     open_server();
+#ifdef GCOOKIE_SERVE
+    system_options = next_byte(&input);
+    serve_open();
+#endif
     for (unsigned int acts = 0; acts < MOST_ACTS && input.size > 0; acts++) {
         act(&input);
         check();
@@ -567,6 +620,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
             check();
         }
     }
+#ifdef GCOOKIE_SERVE
+    serve_close();
+#endif
     gcookie_waiting_clear(&waiting);
     memset(&waiting, 0, sizeof waiting);
     gcookie_server_free(&server);

@@ -52,7 +52,7 @@ static int holds(const struct cmsghdr *one, int level, int type, size_t size) {
 
 void gcookie_source_read(const struct msghdr *message, struct gcookie_source *out) {
     struct msghdr *header = (struct msghdr *)message; /* CMSG_NXTHDR of some systems wants it so */
-    out->size = 0;
+    memset(out, 0, sizeof *out); /* those of one address are compared as bytes */
     for (struct cmsghdr *one = CMSG_FIRSTHDR(header); one != NULL; one = CMSG_NXTHDR(header, one)) {
 #if defined(IP_PKTINFO)
         if (holds(one, IPPROTO_IP, IP_PKTINFO, sizeof(struct in_pktinfo))) {

@@ -11,7 +11,7 @@ import pytest
 from tests.support.common import ROOT
 
 FUZZ = ROOT / "checks" / "fuzz" / "fuzz.py"
-TARGETS = ("gate", "listener", "listener-portable", "session", "preload")
+TARGETS = ("gate", "listener", "session", "serve", "preload")
 
 pytestmark = pytest.mark.slow
 
