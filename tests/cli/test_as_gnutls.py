@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.authority import pki
 from tests.support.common import free_udp_port
 from tests.support.peers import CERTS
-from tests.support.pki import pki
 from tests.support.serve import CERT, LINE, SECONDS, Served, client, echoes, serving
 
 CONNECT = [sys.executable, "-X", "dev", "-m", "gnutls_cookie", "connect"]

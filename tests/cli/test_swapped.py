@@ -20,9 +20,9 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.support.authority import pki
 from tests.support.common import free_udp_port, gnutls_cli, openssl, peer_required, running
 from tests.support.peers import CERTS
-from tests.support.pki import pki
 from tests.support.serve import LINE, SECONDS, Served
 
 pytestmark = pytest.mark.peer

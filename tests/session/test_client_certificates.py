@@ -8,8 +8,8 @@ import pytest
 
 from gnutls_cookie import CertificateCredentials, GnuTLSError, Server, Session
 from gnutls_cookie.errors import CertificateVerificationError
+from tests.support.authority import pki
 from tests.support.peers import Options, certificate, client_of, server_of, shake
-from tests.support.pki import pki
 
 
 def credentials(name: str | None, *, trust: bool = True) -> CertificateCredentials:

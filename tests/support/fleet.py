@@ -26,8 +26,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from gnutls_cookie import Session
 from gnutls_cookie.reference import wire
 from tests.support.common import (
@@ -39,6 +37,7 @@ from tests.support.common import (
     peer_required,
     running,
 )
+from tests.support.network import PORT, hears_its_echo, ip, namespace_with_veth, tried
 from tests.support.peers import CERTS, SocketClient, drive, trusting
 
 SECONDS = 60.0  # a bound, never a measure
@@ -47,7 +46,6 @@ SECRETS = (b"the one secret of this fleet", b"a secret that only one node has")
 VIP = "192.0.2.1"  # where clients find the fleet, in namespaces (RFC 5737 3)
 NODES = ("10.77.1.2", "10.77.2.2")
 CLIENT = "10.77.0.2"
-PORT = 5684
 
 
 _numbers = itertools.count()  # of networks, for names of their own
@@ -339,13 +337,13 @@ class NftBalancer(Balancer):
 
     def close(self) -> None:
         for namespace in self._made:
-            _ip("netns", "del", namespace)
+            ip("netns", "del", namespace)
 
     def _wire(self) -> None:
         for namespace in (self._at_client, self._at_balancer, *self._at_nodes):
-            _ip("netns", "add", namespace)
+            ip("netns", "add", namespace)
             self._made.append(namespace)
-            _ip("-n", namespace, "link", "set", "dev", "lo", "up")
+            ip("-n", namespace, "link", "set", "dev", "lo", "up")
         legs = [(self._at_client, "to-client", CLIENT)]
         legs += [
             (namespace, f"to-node{number + 1}", NODES[number])
@@ -353,15 +351,15 @@ class NftBalancer(Balancer):
         ]
         for namespace, leg, address in legs:
             gateway = address.rpartition(".")[0] + ".1"
-            _ip("link", "add", "wan", "netns", namespace, "type", "veth",
+            ip("link", "add", "wan", "netns", namespace, "type", "veth",
                 "peer", "name", leg, "netns", self._at_balancer)  # fmt: skip
-            _ip("-n", namespace, "address", "add", f"{address}/24", "dev", "wan")
-            _ip("-n", self._at_balancer, "address", "add", f"{gateway}/24", "dev", leg)
-            _ip("-n", self._at_balancer, "link", "set", "dev", leg, "up")
-            _ip("-n", namespace, "link", "set", "dev", "wan", "up")
-            _ip("-n", namespace, "route", "add", "default", "via", gateway)
+            ip("-n", namespace, "address", "add", f"{address}/24", "dev", "wan")
+            ip("-n", self._at_balancer, "address", "add", f"{gateway}/24", "dev", leg)
+            ip("-n", self._at_balancer, "link", "set", "dev", leg, "up")
+            ip("-n", namespace, "link", "set", "dev", "wan", "up")
+            ip("-n", namespace, "route", "add", "default", "via", gateway)
         forward = "echo 1 > /proc/sys/net/ipv4/ip_forward"
-        _ip("netns", "exec", self._at_balancer, "sh", "-c", forward)
+        ip("netns", "exec", self._at_balancer, "sh", "-c", forward)
 
 
 def guide(language: str, begin: str) -> str:
@@ -606,22 +604,7 @@ def s_client(
     command = [*prefix, openssl(), "s_client", "-dtls1_2", "-msg"]
     command += ["-connect", f"{address[0]}:{address[1]}"]
     command += ["-CAfile", str(CERTS / "localhost.pem"), "-verify_return_error"]
-    said = bytearray()
-    with running(command) as child:
-        assert child.stdin is not None
-        assert child.stdout is not None
-        child.stdin.write(LINE)
-        child.stdin.flush()
-        deadline = time.monotonic() + SECONDS
-        with selectors.DefaultSelector() as selector:
-            selector.register(child.stdout, selectors.EVENT_READ)
-            while not re.search(rb"(?m)^hello, cookie$", said):
-                assert time.monotonic() < deadline, said.decode(errors="replace")
-                meanwhile()
-                if selector.select(0.02):
-                    chunk = os.read(child.stdout.fileno(), 65536)
-                    assert chunk, f"it ended:\n{said.decode(errors='replace')}"
-                    said += chunk
+    said = hears_its_echo(command, meanwhile=meanwhile)
     # -msg dumps each message in hex: a HelloVerifyRequest is of type 3, with 19 bytes of body.
     return len(re.findall(rb"<<< .*\[length 001f\].*\n\s+03 00 00 13 ", said))
 
@@ -677,51 +660,15 @@ class Holder:
 # --- namespaces -----------------------------------------------------------------------------------
 
 
-def _ip(*arguments: str) -> None:
-    done = subprocess.run(["ip", *arguments], capture_output=True, text=True)
-    assert done.returncode == 0, f"ip {' '.join(arguments)}: {done.stderr}"
-
-
 def _namespaces_required() -> None:
-    """Skip where this user may not make network namespaces, or the kernel cannot balance so.
-
-    REQUIRE_PEERS=1 asks for programs; it cannot ask for another kernel.
-    """
-    if not sys.platform.startswith("linux"):
-        pytest.skip("network namespaces are Linux's")
-    if os.geteuid() != 0:
-        pytest.skip("network namespaces need root")
-    unshare = peer_required("unshare", "apt install util-linux")
-    may = subprocess.run([unshare, "--net", "--mount", "true"], capture_output=True, text=True)
-    if may.returncode != 0:
-        pytest.skip(f"no network namespaces here: {may.stderr.strip()}")
-    peer_required("ip", "apt install iproute2")
+    """Skip where this user may not make network namespaces, or the kernel cannot balance so."""
     peer_required("nft", "apt install nftables")
-    probe = f"fleet-{os.getpid()}-probe"
     rules = (
         "table ip t { map m { typeof ip saddr . udp sport : meta mark; flags dynamic,timeout; "
         "size 9; }; chain c { type filter hook prerouting priority raw; notrack; "
         "meta mark set numgen inc mod 2; add @m { ip saddr . udp sport : meta mark }; "
         "ip daddr set meta mark map { 0 : 10.0.0.1, 1 : 10.0.0.2 }; }; }"
     )
-    added = subprocess.run(["ip", "netns", "add", probe], capture_output=True, text=True)
-    if added.returncode != 0:
-        pytest.skip(f"no network namespaces here: {added.stderr.strip()}")
-    try:
-        veth = subprocess.run(
-            ["ip", "-n", probe, "link", "add", "veth1", "type", "veth", "peer", "name", "veth2"],
-            capture_output=True,
-            text=True,
-        )
-        if veth.returncode != 0:
-            pytest.skip(f"no veth devices here: {veth.stderr.strip()}")
-        tried = subprocess.run(
-            ["ip", "netns", "exec", probe, "nft", "-f", "-"],
-            input=rules,
-            capture_output=True,
-            text=True,
-        )
-        if tried.returncode != 0:
-            pytest.skip(f"this kernel's nftables cannot balance: {tried.stderr.strip()}")
-    finally:
-        _ip("netns", "del", probe)
+    with namespace_with_veth() as probe:
+        command = ["ip", "netns", "exec", probe, "nft", "-f", "-"]
+        tried("this kernel's nftables cannot balance", command, rules)

@@ -14,7 +14,7 @@ import selectors
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -110,29 +110,43 @@ def add_address(namespace: str, device: str, address: str) -> None:
     ip("-n", namespace, "address", "add", address, "dev", device, *more)
 
 
-def namespaces_required() -> None:
-    """Skip where this user may not make network namespaces with veth devices and IPv6."""
+@contextmanager
+def namespace_with_veth() -> Iterator[str]:
+    """The name of a namespace to try things in; skip where this user may not make one.
+
+    REQUIRE_PEERS=1 asks for programs; it cannot ask for another kernel.
+    """
     if not sys.platform.startswith("linux"):
         pytest.skip("network namespaces are Linux's")
     if os.geteuid() != 0:
         pytest.skip("network namespaces need root")
     peer_required("ip", "apt install iproute2")
-    probe = f"net-{os.getpid()}-probe"
+    probe = f"probe-{os.getpid()}-{next(_numbers)}"
     added = subprocess.run(["ip", "netns", "add", probe], capture_output=True, text=True)
     if added.returncode != 0:
         pytest.skip(f"no network namespaces here: {added.stderr.strip()}")
     try:
-        for words in (
-            "link add veth1 type veth peer name veth2",
-            "address add fd98::1/64 dev veth1 nodad",
-        ):
-            done = subprocess.run(
-                ["ip", "-n", probe, *words.split()], capture_output=True, text=True
-            )
-            if done.returncode != 0:
-                pytest.skip(f"no namespaces with veth and IPv6 here: {done.stderr.strip()}")
+        tried("no veth devices here", ["ip", "-n", probe, *_VETH.split()])
+        yield probe
     finally:
         ip("netns", "del", probe)
+
+
+_VETH = "link add veth1 type veth peer name veth2"
+
+
+def tried(reason: str, command: Sequence[str], stdin: str = "") -> None:
+    """Run a command; skip where it fails."""
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True)
+    if done.returncode != 0:
+        pytest.skip(f"{reason}: {done.stderr.strip()}")
+
+
+def namespaces_required() -> None:
+    """Skip where this user may not make network namespaces with veth devices and IPv6."""
+    with namespace_with_veth() as probe:
+        address = "address add fd98::1/64 dev veth1 nodad"
+        tried("no IPv6 in namespaces here", ["ip", "-n", probe, *address.split()])
 
 
 # --- programs in them -----------------------------------------------------------------------------
@@ -163,8 +177,21 @@ def serving(prefix: Sequence[str], host: str, *options: str | Path) -> Iterator[
         child.communicate()
 
 
-def hears_its_echo(command: Sequence[str | Path], seconds: float = SECONDS) -> None:
-    """Run a client that sends stdin and prints what comes back, until it prints LINE."""
+def hears_its_echo(
+    command: Sequence[str | Path],
+    seconds: float = SECONDS,
+    meanwhile: Callable[[], object] = lambda: None,
+) -> bytes:
+    """Run a client that sends stdin and prints what comes back, until it prints LINE.
+
+    Args:
+        command: of the client.
+        seconds: the bound.
+        meanwhile: called again and again while it runs.
+
+    Returns:
+        What it printed.
+    """
     said = bytearray()
     with running(command) as child:
         assert child.stdin is not None
@@ -176,10 +203,12 @@ def hears_its_echo(command: Sequence[str | Path], seconds: float = SECONDS) -> N
             selector.register(child.stdout, selectors.EVENT_READ)
             while not re.search(rb"(?m)^(< )?hello, cookie\r?$", said):
                 assert time.monotonic() < deadline, said.decode(errors="replace")
-                if selector.select(0.1):
+                meanwhile()
+                if selector.select(0.02):
                     chunk = os.read(child.stdout.fileno(), 65536)
                     assert chunk, f"it ended:\n{said.decode(errors='replace')}"
                     said += chunk
+    return bytes(said)
 
 
 def our_connect(host: str, port: int, trust: str | Path, *options: str | Path) -> list[str | Path]:
