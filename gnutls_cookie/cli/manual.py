@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
         print_out(page(options.name))
         return 0
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)  # its parents, where a name is misspelt, are not made
         for name in (None, *COMMANDS):
             (folder / f"{_title(name)}.1").write_text(page(name) + "\n", encoding="utf-8")
     except OSError as error:

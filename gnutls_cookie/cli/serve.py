@@ -141,8 +141,11 @@ class _Service:
         alone = options.workers == 1 and options.metrics is None
         self._own_tickets = True if alone else TicketKey.random()
         self.tickets = self._tickets(self.keys)
+        judged = dict(self._limits)
+        if options.sni_hostname is not None:  # also where a client that asks for another is served
+            judged["server_names"] = [options.sni_hostname]
         try:
-            Server(self.credentials, tickets=self.tickets, **self._limits)
+            Server(self.credentials, tickets=self.tickets, **judged)
         except (ValueError, TypeError, GnuTLSError) as error:
             raise Unusable(str(error)) from None
 

@@ -71,7 +71,9 @@ def test_all_pages_are_written_to_a_folder(tmp_path: Path) -> None:
     names = {path.name for path in (tmp_path / "man1").iterdir()}
     assert names == {"gnutls-cookie.1", *(f"gnutls-cookie-{name}.1" for name in COMMANDS)}
     (tmp_path / "file").touch()
-    assert main(["manual", "--output-dir", str(tmp_path / "file" / "man1")]) == 2
+    for wrong in ("file/man1", "file", "misspelt/man1"):
+        assert main(["manual", "--output-dir", str(tmp_path / wrong)]) == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "man1"}
 
 
 def test_a_page_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
