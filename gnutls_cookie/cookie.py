@@ -72,14 +72,15 @@ class Prestate:
     __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, record_seq: int = 0, hsk_read_seq: int = 0, hsk_write_seq: int = 0) -> None:
-        self._struct: Any = ffi.new(_PRESTATE)
+        struct: Any = ffi.new(_PRESTATE)
+        self._struct = struct
         # The struct begins with zeros, and most Prestates are made to be filled by C.
         if record_seq is not _ZERO:
-            self.record_seq = record_seq
+            struct.record_seq = fits("record_seq", record_seq, UINT_MAX)
         if hsk_read_seq is not _ZERO:
-            self.hsk_read_seq = hsk_read_seq
+            struct.hsk_read_seq = fits("hsk_read_seq", hsk_read_seq, UINT_MAX)
         if hsk_write_seq is not _ZERO:
-            self.hsk_write_seq = hsk_write_seq
+            struct.hsk_write_seq = fits("hsk_write_seq", hsk_write_seq, UINT_MAX)
 
     @classmethod
     def from_struct(cls, struct: Any) -> Prestate:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from itertools import chain, islice
+from functools import partial
+from itertools import chain, islice, starmap
 from typing import Any, NamedTuple
 
 from .scenes import SCENE, SCENES, receive_calls, send_calls, verify_calls
@@ -173,4 +174,4 @@ def _in_order(operations: Sequence[str]) -> tuple[str, ...]:
 
 def _of_block(seed: int, number: int, operation: str) -> Iterator[Case]:
     calls = {"verify": verify_calls, "send": send_calls, "receive": receive_calls}[operation]
-    return (Case(operation, *call) for call in calls(seed, number))
+    return starmap(partial(Case, operation), calls(seed, number))

@@ -43,7 +43,7 @@ class Template:
         datagram: the fragment; it has a whole cookie field.
     """
 
-    __slots__ = ("_parts", "_rest", "_session_id", "_sizes", "head")
+    __slots__ = ("_parts", "_rest", "_session_id", "_sizes", "_started", "head")
 
     def __init__(self, datagram: bytes) -> None:
         end = 60 + datagram[59]
@@ -55,6 +55,7 @@ class Template:
             int.from_bytes(datagram[start:stop], "big") - less
             for start, stop in ((11, 13), (14, 17), (22, 25))
         ]
+        self._started: dict[int, bytes] = {}  # what stands before a cookie of that size
         #: The first 59 bytes, with the lengths of the fragment itself.
         self.head = datagram[:59]
 
@@ -65,9 +66,17 @@ class Template:
             cookie: 0..255 bytes.
             session_id: 0..255 bytes in the place of its own; None leaves that.
         """
-        own = self._session_id if session_id is None else b"%c%b" % (len(session_id), session_id)
         size = len(cookie)
-        more = len(own) + size
+        if session_id is not None:
+            own = b"%c%b" % (len(session_id), session_id)
+            return self._start(own, size) + cookie + self._rest
+        start = self._started.get(size)
+        if start is None:
+            start = self._started[size] = self._start(self._session_id, size)
+        return start + cookie + self._rest
+
+    def _start(self, session_id: bytes, size: int) -> bytes:
+        more = len(session_id) + size
         record, message, fragment = self._sizes
         start, msg_type, middle, hello = self._parts
         return b"".join(
@@ -79,10 +88,8 @@ class Template:
                 middle,
                 ((fragment + more) & 0xFFFFFF).to_bytes(3, "big"),
                 hello,
-                own,
+                session_id,
                 size.to_bytes(1, "big"),
-                cookie,
-                self._rest,
             )
         )
 

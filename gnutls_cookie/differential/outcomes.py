@@ -110,7 +110,9 @@ def numbers(record_seq: object, hsk_read_seq: object, hsk_write_seq: object) -> 
 
 
 def _uint(name: str, value: object) -> int:
-    number = value if type(value) is int else integer(name, value)
+    if type(value) is int and 0 <= value <= UINT_MAX:
+        return value
+    number = integer(name, value)
     if not 0 <= number <= UINT_MAX:
         raise Wrong(f"{name} is {shown(number)}, outside of 0..2**32-1")
     return number

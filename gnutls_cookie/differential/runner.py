@@ -121,9 +121,9 @@ def _answer_all(
     at, last = FIRST_ANSWER, SIZE - ROOM
     put_length, put_count, getpid = LENGTH.pack_into, COUNT.pack_into, os.getpid
     answered = target.answer if reached is None else reached.answer
-    for number, case in enumerate(batch, 1):
+    for number, case in enumerate(map(Case._make, batch), 1):
         try:
-            outcome = answered(Case(*case))  # type: ignore[arg-type]
+            outcome = answered(case)
         except TargetDied as error:
             outcome = ("died", str(error))
         except TargetHangs as error:
