@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
-import os
 import queue
 import socket
 import threading
@@ -221,16 +220,17 @@ def test_credentials_of_a_server_may_be_replaced(both: Blocking) -> None:
 
 def test_limits_hold(both: Blocking) -> None:
     """max_sessions refuses in silence, and idle_timeout says goodbye."""
-    with both.serving(max_sessions=1, idle_timeout=0.5) as server:
-        first = both.connect(*server.address)
+    with both.serving(max_sessions=1) as server, both.client(*server.address) as first:
         with pytest.raises(TimedOutError):
             both.connect(*server.address, handshake_timeout=0.2)
         assert server.counters.server.refused >= 1
-        assert both.receive(first) is None
+        assert both.echoes(first)
+    with both.serving(max_sessions=1, idle_timeout=0.2) as server:
+        with both.client(*server.address) as first:
+            assert both.receive(first) is None
         assert server.counters.server.closed[CloseReason.IDLE] == 1
         with both.client(*server.address) as second:
-            assert both.echoes(second)
-        both.do(first.close)
+            assert both.receive(second) is None
 
 
 def test_counters_go_through_json(both: Blocking) -> None:
@@ -311,7 +311,7 @@ def test_given_sockets_are_served_together(both: Blocking) -> None:
 
 def test_server_that_nobody_has_any_more_ends_with_a_warning(both: Blocking) -> None:
     """blocking: at once; aio: with its loop, which keeps it. No socket stays."""
-    files = open_files() if os.path.isdir("/proc/self/fd") else set()
+    files = open_files()
     server = both.start("127.0.0.1")
     address = server.address
     if both.name == "aio":
@@ -328,7 +328,7 @@ def test_server_that_nobody_has_any_more_ends_with_a_warning(both: Blocking) -> 
             del server
         assert client.receive(SECONDS) is None
         client.close()
-        until(lambda: not files or not open_files() - files)
+        until(lambda: open_files() <= files)
 
 
 # --- a client -------------------------------------------------------------------------------------
@@ -496,7 +496,7 @@ def test_connect_that_fails_leaves_nothing(both: Blocking, how: str) -> None:
             with pytest.raises(OSError, match="assign"):
                 both.connect(*silent.getsockname(), local_address=("192.0.2.77", 0))
         gc.collect()
-        assert open_files() == before
+        assert open_files() <= before
 
 
 @needs_proc
@@ -518,7 +518,7 @@ def test_server_that_is_refused_leaves_nothing(
     with pytest.raises(error):
         both.start("127.0.0.1", **options)
     gc.collect()
-    assert open_files() == before
+    assert open_files() <= before
 
 
 # --- arguments ------------------------------------------------------------------------------------

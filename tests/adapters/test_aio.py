@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import gc
 import math
-import os
 import socket
 import sys
 import warnings
@@ -538,7 +537,7 @@ async def test_cancelled_connect_leaves_no_socket() -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
         gc.collect()
-        assert open_files() == before
+        assert open_files() <= before
 
 
 # --- turns ----------------------------------------------------------------------------------------
@@ -640,7 +639,7 @@ async def test_client_that_reads_loses_nothing() -> None:
 async def test_client_that_is_dropped_is_closed_with_a_warning() -> None:
     """By the reference count alone: no reader, timer or callback of the loop keeps it."""
     async with await start() as server:
-        files = open_files() if os.path.isdir("/proc/self/fd") else set()
+        files = open_files()
         client = await connect(server)
         assert await echoes(client)
         watched = weakref.ref(client.session)
@@ -652,7 +651,7 @@ async def test_client_that_is_dropped_is_closed_with_a_warning() -> None:
             assert watched() is None
         finally:
             gc.enable()
-        assert not files or open_files() == files
+        assert open_files() <= files
         async with await connect(server) as other:  # on the same descriptor, most likely
             assert await echoes(other)
 
@@ -676,7 +675,7 @@ async def main():
         while watched() is not None:  # without the GIL an object ends in the thread that made it
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.01)
-        assert files() == before
+        assert files() <= before
         async with await aio.connect(*server.address, credentials=credentials) as other:
             await other.send(b"hello")
             assert await other.receive() == b"hello"
@@ -734,7 +733,7 @@ def test_server_that_is_not_closed_ends_with_its_loop() -> None:
         kept.append(await connect(server))
         assert await echoes(kept[0])
 
-    files = open_files() if os.path.isdir("/proc/self/fd") else set()
+    files = open_files()
     with warnings.catch_warnings(record=True) as told:  # of its socket, too
         warnings.simplefilter("always")
         asyncio.run(main())
@@ -743,7 +742,7 @@ def test_server_that_is_not_closed_ends_with_its_loop() -> None:
     assert {one.category for one in told} == {ResourceWarning}
     kept[0].close()
     assert not kept[0].is_open
-    assert not files or open_files() == files
+    assert open_files() <= files
 
 
 def test_close_after_the_loop_is_closed() -> None:
@@ -754,12 +753,12 @@ def test_close_after_the_loop_is_closed() -> None:
         kept.append(await start())
         kept.append(await connect(kept[0]))
 
-    files = open_files() if os.path.isdir("/proc/self/fd") else set()
+    files = open_files()
     asyncio.run(main())
     for one in kept:
         one.close()
         one.close()
-    assert not files or open_files() == files
+    assert open_files() <= files
 
 
 # --- memory ---------------------------------------------------------------------------------------
@@ -825,6 +824,7 @@ async def test_session_of_a_failed_connect_is_freed() -> None:
     async with await start() as server:
         gc.collect()
         gc.disable()
+        others = endpoints()  # of tests before this one
         try:
             kept: Exception | None = None
             try:
@@ -832,9 +832,14 @@ async def test_session_of_a_failed_connect_is_freed() -> None:
             except CertificateVerificationError as error:
                 kept = error.with_traceback(None)
             assert kept is not None
-            assert [one for one in gc.get_objects() if type(one) is ClientEndpoint] == []
+            assert [one for one in endpoints() if not any(one is other for other in others)] == []
         finally:
             gc.enable()
+
+
+def endpoints() -> list[ClientEndpoint]:
+    """All that there are in this process."""
+    return [one for one in gc.get_objects() if type(one) is ClientEndpoint]
 
 
 @asynchronous

@@ -303,30 +303,6 @@ else:
 """)
 
 
-def test_handler_that_raises_is_logged_and_closes_its_connection_alone(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """With its traceback; the others go on."""
-
-    def handler(connection: Connection) -> None:
-        for message in connection:
-            if message == b"fail":
-                raise ZeroDivisionError("of the handler")
-            connection.send(message)
-
-    with serving(handler) as server:
-        one, other = connect(server), connect(server)
-        one.send(b"fail")
-        assert one.receive(SECONDS) is None
-        assert echoes(other)
-        one.close()
-        other.close()
-    (record,) = caplog.records
-    assert "unhandled exception in the handler of" in record.message
-    assert record.exc_info is not None
-    assert record.exc_info[0] is ZeroDivisionError
-
-
 def test_handler_whose_connection_failed_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     """The error comes out of receive(), each time; what a peer gave up is not logged."""
     raised: list[Exception] = []
@@ -410,7 +386,13 @@ class Odd(BaseException):
 
 @pytest.mark.parametrize(
     ("kind", "logged"),
-    [(Odd, True), (KeyboardInterrupt, True), (GeneratorExit, True), (SystemExit, False)],
+    [
+        (ZeroDivisionError, True),
+        (Odd, True),
+        (KeyboardInterrupt, True),
+        (GeneratorExit, True),
+        (SystemExit, False),
+    ],
 )
 def test_whatever_a_handler_raises_ends_its_own_connection(
     kind: type[BaseException], logged: bool, caplog: pytest.LogCaptureFixture
@@ -431,6 +413,8 @@ def test_whatever_a_handler_raises_ends_its_own_connection(
         one.close()
         other.close()
     assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [kind] * logged
+    for record in caplog.records:
+        assert "unhandled exception in the handler of" in record.message
 
 
 def test_error_of_a_connection_has_a_traceback_of_its_own_each_time() -> None:
@@ -665,7 +649,7 @@ def test_serve_that_fails_leaves_no_socket(options: dict[str, Any], error: type[
     with pytest.raises(error):
         blocking.serve(echo, **options)
     gc.collect()
-    assert open_files() == before
+    assert open_files() <= before
 
 
 # --- connect that fails ---------------------------------------------------------------------------
@@ -687,7 +671,7 @@ def test_client_that_is_dropped_is_closed_with_a_warning() -> None:
             assert watched() is None
         finally:
             gc.enable()
-        assert open_files() == before
+        assert open_files() <= before
 
 
 def test_client_in_a_cycle_is_collected() -> None:

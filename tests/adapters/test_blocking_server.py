@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -37,7 +36,7 @@ def connect(server: DTLSServer) -> Connection:
 
 def test_block_closes_the_server() -> None:
     """With goodbyes; no thread and no socket stays."""
-    files = open_files() if os.path.isdir("/proc/self/fd") else set()
+    files = open_files()
     threads = threading.active_count()
     with start() as server:
         client = connect(server)
@@ -49,7 +48,7 @@ def test_block_closes_the_server() -> None:
     while threading.active_count() > threads:  # one that has done its work may still be ending
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    assert not files or open_files() == files
+    assert open_files() <= files
 
 
 def test_serve_forever_returns_when_another_thread_closes() -> None:
@@ -104,7 +103,7 @@ def test_socket_that_fails_closes_the_server(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_server_that_never_served_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     """No thread could be started: an error, and no socket stays."""
-    files = open_files() if os.path.isdir("/proc/self/fd") else set()
+    files = open_files()
 
     def starved(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -113,14 +112,14 @@ def test_server_that_never_served_is_closed(monkeypatch: pytest.MonkeyPatch) -> 
     server = start()
     with bounded(), pytest.raises(RuntimeError, match="thread"):
         server.wait_closed()
-    assert not files or open_files() == files
+    assert open_files() <= files
 
 
 def test_server_whose_thread_cannot_be_made_leaves_no_socket(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """start_server() raises."""
-    files = open_files() if os.path.isdir("/proc/self/fd") else set()
+    files = open_files()
 
     def starved(*_: object) -> None:
         raise RuntimeError("can't start new thread")
@@ -128,7 +127,7 @@ def test_server_whose_thread_cannot_be_made_leaves_no_socket(
     monkeypatch.setattr("gnutls_cookie.blocking.threads._thread.start_new_thread", starved)
     with pytest.raises(RuntimeError, match="thread"):
         start()
-    assert not files or open_files() == files
+    assert open_files() <= files
 
 
 def test_close_in_the_child_of_a_fork() -> None:

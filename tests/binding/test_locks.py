@@ -291,7 +291,7 @@ def test_waiting_costs_no_processor_time(how: str) -> None:
         lock.take(token)
     setattr(lock, how, counted)
     assert not (lock.take if how == "_take" else lock.wait)(token, 0.3)
-    assert 1 < len(calls) < 20
+    assert 0 < len(calls) < 20
 
 
 def test_raising_handler_leaves_nothing_held(raising_handler: None) -> None:

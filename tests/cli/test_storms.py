@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from gnutls_cookie.blocking import Connection, connect
-from tests.support.common import free_udp_port, seeded
+from tests.support.common import free_tcp_port, free_udp_port, seeded
 from tests.support.peers import trusting
 from tests.support.serve import CERT, SECONDS, client, command, echoes, wait_until
 
@@ -80,8 +80,7 @@ def test_everything_at_once_is_survived(workers: str, tmp_path: Path) -> None:
     word, counters that never went back, an end with exit code 0."""
     chance = seeded()
     port = free_udp_port()
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        metrics = sock.getsockname()[1]
+    metrics = free_tcp_port()
     notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     notify.bind(str(tmp_path / "notify"))
     notify.settimeout(0.2)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import errno
 import functools
 import hmac
 import importlib
@@ -216,9 +217,38 @@ def udp_socket(host: str = "127.0.0.1") -> Iterator[socket.socket]:
 def free_udp_port(host: str = "127.0.0.1") -> int:
     """A port that was free a moment ago, at all addresses of the machine, as some programs bind
     them all. A program that binds port 0 itself is the better way."""
-    with udp_socket("::" if ":" in host else "0.0.0.0") as sock:
-        port: int = sock.getsockname()[1]
-    return port
+    return _free_port("::" if ":" in host else "0.0.0.0", socket.SOCK_DGRAM)
+
+
+def free_tcp_port() -> int:
+    """The same of TCP."""
+    return _free_port("0.0.0.0", socket.SOCK_STREAM)
+
+
+def _free_port(host: str, kind: socket.SocketKind) -> int:
+    """None of those that the kernel gives to whoever binds port 0, as all other tests do."""
+    chance = random.SystemRandom()  # each worker of xdist draws others
+    for _ in range(100):
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, kind) as sock:
+            try:
+                sock.bind((host, chance.choice(_ports_to_name())))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    missing(f"no socket on {host}: {error}")
+            else:
+                port: int = sock.getsockname()[1]
+                return port
+    raise OSError(errno.EADDRINUSE, "no port is free")
+
+
+@functools.cache
+def _ports_to_name() -> Sequence[int]:
+    try:
+        text = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text()
+    except OSError:  # not Linux
+        return [0]
+    first, last = map(int, text.split())
+    return [*range(10_000, first), *range(last + 1, 65_535)] or [0]
 
 
 def port_of_two() -> int:
