@@ -747,11 +747,27 @@ def test_ipv6_address_is_none_of_an_ipv4_socket(listener: CookieListener) -> Non
 # --- life -----------------------------------------------------------------------------------------
 
 
+def polled(listener: CookieListener) -> tuple[threading.Thread, list[list[Arrival]]]:
+    """A thread that is in a poll() now, and what that has given."""
+    found: list[list[Arrival]] = []
+
+    def poll() -> None:
+        while not found:
+            with contextlib.suppress(RuntimeError):  # whoever looks is in one
+                found.append(listener.poll(20))
+
+    thread = threading.Thread(target=poll)
+    thread.start()
+    deadline = time.monotonic() + 20
+    with contextlib.suppress(RuntimeError):
+        while time.monotonic() < deadline:
+            listener.poll(0)
+    return thread, found
+
+
 def test_second_poll_at_once_is_refused(listener: CookieListener) -> None:
     """The buffers are one poll's."""
-    thread = threading.Thread(target=lambda: listener.poll(20))
-    thread.start()
-    time.sleep(0.05)
+    thread, _ = polled(listener)
     with pytest.raises(RuntimeError, match="under way"):
         listener.poll(0)
     with client_of(listener) as client:
@@ -864,10 +880,7 @@ def test_child_of_a_fork_beside_a_poll_may_use_its_listener() -> None:
 
 def test_close_ends_a_poll_of_another_thread(listener: CookieListener) -> None:
     """It gives nothing; the next one is an error."""
-    found: list[list[Arrival]] = []
-    thread = threading.Thread(target=lambda: found.append(listener.poll()))
-    thread.start()
-    time.sleep(0.05)
+    thread, found = polled(listener)
     listener.close()
     thread.join(20)
     assert found == [[]]

@@ -91,6 +91,10 @@ class Bench:
         self.server.handle_timeout(self.now())
         self._gather()
 
+    def stall(self, seconds: float) -> None:
+        """Let time pass in which nobody calls the server: no timer goes off."""
+        self._added += seconds
+
     # --- clients
 
     def client(self, kind: str = "PSK", address: Address | None = None, **options: Any) -> Client:
