@@ -357,14 +357,21 @@ async def get(options):
 def credentials_of(options):
     """A CredentialsMap: each key and certificate for all URIs."""
     found = CredentialsMap()
-    for number, text in enumerate(options.psk):
-        identity, _, key = text.partition(":")
-        found["coaps://" + "*" * (number + 1)] = DTLS(bytes.fromhex(key), identity.encode())
+    for number, (identity, key) in enumerate(options.psk):
+        found["coaps://" + "*" * (number + 1)] = DTLS(key, identity)
     if options.cert or options.trust:
         found["coaps://*"] = CertificateCredentials.from_files(
             options.cert, options.key, trust=options.trust
         )
     return found
+
+
+def psk(text):
+    """An argument of the command line: an identity and its key."""
+    identity, _, key = text.partition(":")
+    if not (identity and key):
+        raise ValueError
+    return identity.encode(), bytes.fromhex(key)
 
 
 def main():
@@ -378,7 +385,7 @@ def main():
     other.add_argument("--observe", action="store_true", help="print each change")
     other.set_defaults(run=get)
     for each in one, other:
-        each.add_argument("--psk", metavar="IDENTITY:HEX", action="append", default=[])
+        each.add_argument("--psk", metavar="IDENTITY:HEX", type=psk, action="append", default=[])
         each.add_argument("--cert", metavar="PEM", help="of this side")
         each.add_argument("--key", metavar="PEM")
         each.add_argument("--trust", metavar="PEM", help="who signs the other side's certificate")

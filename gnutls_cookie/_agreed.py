@@ -17,11 +17,17 @@ from .tickets import kept_session
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["Agreed", "failure", "gone"]
+__all__ = ["Agreed", "failure", "gone", "unfit"]
 
 _NAME_SIZE = 257  # bytes: lib/ext/server_name.h has 256 with the NUL
 _LABEL_SIZE = 128  # bytes: lib/prf.c takes 128 in all versions
 _EXPORT_SIZE = 0xFFFF  # bytes: of the context by RFC 5705 4
+
+
+_CLUES = (
+    (lib.GCOOKIE_CLUE_GOODBYE, "the peer gave up the handshake"),
+    (lib.GCOOKIE_CLUE_KEY, "is the shared key the same on both sides?"),
+)
 
 
 class Agreed:
@@ -396,7 +402,7 @@ def failure(code: int, detail: int) -> GnuTLSError:
 
     Args:
         code: of libgnutls.
-        detail: the alert that came, or why a certificate is not trusted; as C found it.
+        detail: the alert that came, why a certificate is not trusted, or clues; as C found it.
     """
     text = ""
     if code == lib.GNUTLS_E_FATAL_ALERT_RECEIVED:
@@ -404,10 +410,19 @@ def failure(code: int, detail: int) -> GnuTLSError:
         text = "" if name == ffi.NULL else c_text(name)
     elif code == lib.GNUTLS_E_CERTIFICATE_VERIFICATION_ERROR:
         text = _verification_text(detail)
+    elif code in (lib.GNUTLS_E_TIMEDOUT, lib.GNUTLS_E_UNEXPECTED_PACKET):
+        text = ": ".join(words for clue, words in _CLUES if detail & clue)
     return error_from_code(code, text)
 
 
+def unfit(size: int, most: int) -> str:
+    """What an error of send() says of a message that does not fit."""
+    return "" if 0 < size <= most else f"data of {size} bytes, where 1..{most} fit"
+
+
 def _verification_text(status: int) -> str:
+    if status == lib.GCOOKIE_RAW_KEY_UNKNOWN:
+        return "the peer's raw key is none of peer_keys"
     out = ffi.new("gnutls_datum_t *")
     code = lib.gnutls_certificate_verification_status_print(
         ffi.cast("unsigned int", status), lib.GNUTLS_CRT_X509, out, 0

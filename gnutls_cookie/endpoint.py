@@ -160,9 +160,12 @@ class Endpoint:
         for failure in self._server.failures():
             error = failure.error
             if error is None or (isinstance(error, GnuTLSError) and error.__traceback__ is None):
-                known = error is not None and failure.reason is CloseReason.FAILED
-                what = f"handshake failed: {error if known else failure.reason.value}"
-                self._log.write(now, logging.INFO, failure.address, what)
+                what: object = failure.reason.value
+                if error is not None and failure.reason is CloseReason.FAILED:
+                    what = error
+                elif error is not None and error.detail:
+                    what = f"{what}: {error.detail}"
+                self._log.write(now, logging.INFO, failure.address, f"handshake failed: {what}")
             else:  # a PSK lookup raised it, or there is no memory
                 self.trouble("handshake failed", failure.address, error, now)
         return self._server.events()

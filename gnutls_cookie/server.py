@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ._agreed import unfit
 from ._check import bytes_copy, flag, integer, seconds
 from ._connection import (
     Closed,
@@ -374,8 +375,7 @@ class Server:
         if code < 0:
             if code == lib.GCOOKIE_BUSY:
                 raise _busy()
-            fits_in = 0 < size <= connection.data_mtu
-            check(code, "" if fits_in else f"data of {size} bytes")
+            check(code, unfit(size, connection.data_mtu))
         self._turns.take_over()
         self._count()
         return code

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ._agreed import Agreed, failure
+from ._agreed import Agreed, failure, unfit
 from ._check import bytes_copy, seconds
 from ._clock import monotonic
 from ._ffi import ffi, lib
@@ -317,8 +317,7 @@ class Session(Agreed):
             self._check_usable(established=True)
         code, _ = self._call(_SEND, message, len(message))
         if code < 0:
-            fits = 0 < len(message) <= self.data_mtu
-            check(code, "" if fits else f"data of {len(message)} bytes")
+            check(code, unfit(len(message), self.data_mtu))
         return code
 
     def receive(self) -> bytes | None:

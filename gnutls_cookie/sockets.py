@@ -179,7 +179,8 @@ def _socket(info: Any, port: int | None, several: bool, reuse_port: bool) -> soc
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
         sock.setblocking(False)
         sock.bind(address)
-    except BaseException:
+    except BaseException as error:
+        error.add_note(f"binding to {address[0]} port {address[1]}")
         sock.close()
         raise
     return sock

@@ -62,8 +62,8 @@ def connect(
         server_name: the name in the server's certificate; None takes `host`.
         local_address: (ip, port) to bind to; port 0 lets the system choose.
         local_addr: the same, by the name that asyncio has for it.
-        options: what Client takes besides: priority, verify_peer, mtu, retransmit_timeout,
-            idle_timeout, handshake_timeout (of all addresses together).
+        options: every other argument of Client, by name: priority, verify_peer, alpn, resume,
+            idle_timeout, handshake_timeout (of all addresses together) ...
 
     Raises:
         TimedOutError: the server did not complete the handshake in time.

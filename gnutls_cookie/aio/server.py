@@ -80,9 +80,8 @@ def start_server(
             serve_forever() is called.
         protocol_factory: in place of a handler: called for each client whose handshake is complete;
             what it returns, a Protocol, is called for each message. It costs less than a task.
-        limits: what Server takes besides: priority, verify_peer, client_certificate, mtu,
-            max_sessions, handshake_timeout, idle_timeout, max_queue, max_queue_bytes,
-            retransmit_timeout. They hold for each socket.
+        limits: every other argument of Server, by name: priority, verify_peer, alpn, tickets,
+            max_sessions, idle_timeout ... They hold for each socket.
 
     The loop keeps the server, as it keeps asyncio's own: one that nobody closes serves as long as
     the loop runs, and ends without goodbyes and with a ResourceWarning.

@@ -106,9 +106,8 @@ def start_server(
         reuse_port: set SO_REUSEPORT, for several processes or servers on one port.
         grace: seconds that handlers have to return once the server is closed; then they are
             abandoned. Infinity waits for ever.
-        limits: what Server takes besides: priority, verify_peer, client_certificate, mtu,
-            max_sessions, handshake_timeout, idle_timeout, max_queue, max_queue_bytes,
-            retransmit_timeout. They hold for each socket.
+        limits: every other argument of Server, by name: priority, verify_peer, alpn, tickets,
+            max_sessions, idle_timeout ... They hold for each socket.
 
     A server that is never closed ends when nobody has it any more, with a ResourceWarning.
 

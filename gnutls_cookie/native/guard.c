@@ -442,6 +442,7 @@ static size_t take_protected(struct gcookie_guard *guard, gnutls_session_t sessi
     const int opens = record[0] == GCOOKIE_ALERT ? 1 : opens_as_finished(session, record, size);
 
     if (opens == 0 || size > capacity) {
+        guard->unread |= opens == 0;
         guard->refused++;
         return 0;
     }
@@ -472,6 +473,7 @@ static size_t pass_early(struct gcookie_guard *guard, gnutls_session_t session, 
     opens = opens_as_finished(session, guard->early, guard->early_size);
     if (opens < 0)
         return 0;
+    guard->unread |= opens == 0;
     if (opens > 0 && guard->early_size <= capacity) {
         size = guard->early_size;
         memcpy(out, guard->early, size);

@@ -63,6 +63,7 @@ struct gcookie_guard {
     int is_server;
     int greeted;     /* the peer's hello has passed */
     int switched;    /* its ChangeCipherSpec has passed */
+    int unread;      /* 1: a record under the agreed keys did not open, as with other keys */
     int heard;       /* 1: the peer said something of its flight, new or again; for the caller */
     uint32_t next;   /* message_seq of the next message that may pass */
     uint32_t passed; /* bytes of it that have */

@@ -43,7 +43,7 @@ static int verify(gnutls_session_t session) {
     if (gnutls_certificate_type_get2(session, GNUTLS_CTYPE_PEERS) == GNUTLS_CRT_RAWPK) {
         if (peers != NULL && size == 1 && is_known(settings, peers))
             return 0;
-        wire->error_detail = GNUTLS_CERT_INVALID | GNUTLS_CERT_SIGNER_NOT_FOUND;
+        wire->error_detail = GCOOKIE_RAW_KEY_UNKNOWN;
         return GNUTLS_E_CERTIFICATE_VERIFICATION_ERROR;
     }
     /* RFC 5280 4.2.1.12: what the certificate may be used for, if it says so. */

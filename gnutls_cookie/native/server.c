@@ -381,6 +381,12 @@ int gcookie_server_receive(struct gcookie_server *server, struct gcookie_turn *t
 
 /* --- timers ----------------------------------------------------------------------------------- */
 
+static void time_out(struct gcookie_server *server, struct gcookie_connection *one) {
+    const int clues = gcookie_wire_clues(&one->wire);
+    one->wire.error_detail = clues;
+    end(server, one, GCOOKIE_CLOSED_TIMED_OUT, clues == 0 ? 0 : GNUTLS_E_TIMEDOUT);
+}
+
 int gcookie_server_handle_timeout(struct gcookie_server *server, struct gcookie_turn *turn,
                                   double now, uintptr_t handle) {
     const size_t most = server->most_due == 0 ? SIZE_MAX : server->most_due;
@@ -394,7 +400,7 @@ int gcookie_server_handle_timeout(struct gcookie_server *server, struct gcookie_
     while (done++ < most && (one = gcookie_connections_due(&server->connections)) != NULL &&
            one->due <= now) {
         if (now >= one->started + one->wire.settings->handshake_seconds)
-            end(server, one, GCOOKIE_CLOSED_TIMED_OUT, 0);
+            time_out(server, one);
         else if (one->is_doomed) /* its flight would go to the client that has started again */
             end(server, one, GCOOKIE_CLOSED_REPLACED, 0);
         else

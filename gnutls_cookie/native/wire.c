@@ -237,6 +237,22 @@ static int waits(int code) {
     return code == GNUTLS_E_AGAIN || code == GNUTLS_E_INTERRUPTED;
 }
 
+/* Who has another PSK cannot read the peer's Finished, and drops it as anybody's (RFC
+ * 6347 4.1.2.7): a server has such a record, a client hears nothing more after its own. */
+int gcookie_wire_clues(const struct gcookie_wire *wire) {
+    int clues = 0;
+    if (wire->guard == NULL)
+        return 0;
+    if (wire->pulled == GCOOKIE_ALERT && wire->error == GNUTLS_E_UNEXPECTED_PACKET)
+        clues |= GCOOKIE_CLUE_GOODBYE;
+    if (gnutls_auth_get_type(wire->session) == GNUTLS_CRD_PSK &&
+        (wire->guard->unread ||
+         (!wire->is_server && gnutls_handshake_get_last_out(wire->session) ==
+                                  (gnutls_handshake_description_t)GNUTLS_HANDSHAKE_FINISHED)))
+        clues |= GCOOKIE_CLUE_KEY;
+    return clues;
+}
+
 /* Something has ended the session. The peer hears why, unless it said so itself, or is silent. */
 static int fail(struct gcookie_wire *wire, int code) {
     wire->failed = 1;
@@ -246,7 +262,11 @@ static int fail(struct gcookie_wire *wire, int code) {
     wire->starved = 1;
     if (code == GNUTLS_E_FATAL_ALERT_RECEIVED) {
         wire->error_detail = (int)gnutls_alert_get(wire->session);
-    } else if (code != GNUTLS_E_TIMEDOUT) {
+    } else if (code == GNUTLS_E_TIMEDOUT) {
+        wire->error_detail = gcookie_wire_clues(wire);
+    } else {
+        if (code == GNUTLS_E_UNEXPECTED_PACKET)
+            wire->error_detail = gcookie_wire_clues(wire);
         if (wire->lookup_failed)
             (void)gnutls_alert_send(wire->session, GNUTLS_AL_FATAL, GNUTLS_A_INTERNAL_ERROR);
         else

@@ -20,7 +20,7 @@ struct gcookie_wire {
     int closed;      /* 1: we said goodbye */
     int peer_closed; /* 1: the peer did */
     int error;
-    int error_detail; /* the alert that came, or why a certificate is not trusted */
+    int error_detail; /* the alert that came, why a certificate is not trusted, or clues */
     int timers_off;   /* 1: libgnutls' own timers have no effect any more */
     int64_t began[2]; /* nanoseconds of CLOCK_REALTIME: the handshake began between these */
     /* The timers of a handshake, in seconds of the caller's clock; infinity: does not run. */
@@ -64,6 +64,15 @@ enum {
     GCOOKIE_BUSY = -1000001,    /* another call of this session is under way; nothing was done */
     GCOOKIE_GOODBYE = -1000002, /* gcookie_wire_receive: the peer said close_notify */
 };
+
+/* Clues, with GNUTLS_E_TIMEDOUT and GNUTLS_E_UNEXPECTED_PACKET: bits. */
+enum {
+    GCOOKIE_CLUE_GOODBYE = 1, /* the peer gave up the handshake, with a goodbye */
+    GCOOKIE_CLUE_KEY = 2,     /* all but the proof that both sides have the same PSK */
+};
+/* With GNUTLS_E_CERTIFICATE_VERIFICATION_ERROR: no gnutls_certificate_status_t has it. */
+enum { GCOOKIE_RAW_KEY_UNKNOWN = 1 << 30 };
+int gcookie_wire_clues(const struct gcookie_wire *wire);
 
 /* A new session, with one holder: `size` bytes, of which the wire is the first, and zeros. 0, or an
  * error; then *what names the setting that it is about, or is "". The session's timers are those of

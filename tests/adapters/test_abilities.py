@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import logging
 import queue
+import re
 import socket
 import threading
 import time
@@ -20,6 +22,7 @@ from gnutls_cookie import (
     CloseReason,
     ConnectionClosedError,
     FatalAlertError,
+    GnuTLSError,
     KeyRing,
     LargePacketError,
     PSKCredentials,
@@ -470,11 +473,17 @@ def test_certificate_that_is_not_trusted(both: Blocking) -> None:
             assert both.echoes(client)
 
 
-def test_wrong_key_ends_by_an_error(both: Blocking) -> None:
-    """Both sides drop what they cannot read; the client's time is over some time."""
+def test_wrong_key_ends_by_an_error(both: Blocking, caplog: pytest.LogCaptureFixture) -> None:
+    """Both sides drop what they cannot read; the time of one is over some time, and both say what
+    it may be."""
+    clue = "is the shared key the same on both sides?"
     wrong = PSKCredentials("sensor-1", b"wrong")
-    with both.serving() as server, pytest.raises(TimedOutError):
+    with both.serving() as server, pytest.raises(TimedOutError, match=re.escape(clue)):
         both.connect(*server.address, credentials=wrong, handshake_timeout=0.3)
+    with caplog.at_level(logging.INFO), both.serving(handshake_timeout=0.3) as server:
+        with pytest.raises(GnuTLSError, match=re.escape(clue)):
+            both.connect(*server.address, credentials=wrong)
+        until(lambda: f"longer than handshake_timeout: {clue}" in caplog.text)
 
 
 @needs_proc

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from gnutls_cookie import GnuTLSError
-from tests.support.common import ROOT, free_udp_port, lacks, peer_required
+from tests.support.common import ROOT, free_udp_port, peer_required
 from tests.support.peers import CERTS, certificate, trusting
 from tests.support.servers import SECONDS, asynchronous, bounded
 
@@ -25,9 +25,6 @@ USERS = {b"alice": b"wonderland", b"bob": b"a password that takes two blocks"}
 
 @pytest.fixture(scope="module")
 def radius() -> Any:
-    """The module; it needs cryptography, which pyOpenSSL brings."""
-    if importlib.util.find_spec("cryptography") is None:
-        lacks("pyOpenSSL")
     spec = importlib.util.spec_from_file_location("radius_dtls", EXAMPLE)
     assert spec is not None
     assert spec.loader is not None

@@ -44,7 +44,7 @@ def test_first_example_runs(
     shutil.copy(CERTS / "localhost.key", tmp_path / "key.pem")
     monkeypatch.chdir(tmp_path)
     exec(compile(block("alpn_required"), "docs/sessions.md", "exec"), {})
-    assert capsys.readouterr().out == "coap localhost ('localhost',)\n"
+    assert capsys.readouterr().out == "coap localhost True\n"
 
 
 def test_raw_keys_of_the_page_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,7 +96,7 @@ def test_client_proves_itself_by_a_key_where_the_server_asks() -> None:
     assert server.peer_public_key == public("stranger")
     assert client.peer_public_key == public("localhost")
     wrong = CertificateCredentials(raw_key=RAW, peer_keys=[public("localhost")])
-    with pytest.raises(CertificateVerificationError):
+    with pytest.raises(CertificateVerificationError, match="none of peer_keys"):
         meet(wrong, theirs, verify_peer=True)
 
 

@@ -205,7 +205,9 @@ def test_largest_message_fills_the_mtu_and_one_byte_more_is_an_error(kind: str, 
     (datagram,) = deliver(client, server)
     assert len(message) < len(datagram) <= mtu
     assert server.receive() == message
-    with pytest.raises(LargePacketError, match=f"data of {len(message) + 1} bytes"):
+    with pytest.raises(
+        LargePacketError, match=f"data of {len(message) + 1} bytes, where 1..{len(message)} fit"
+    ):
         client.send(message + b"!")
     assert client.datagrams_to_send() == []
     assert echoes(client, server)
@@ -421,7 +423,7 @@ def test_close_during_the_handshake_ends_it_for_the_peer(closer: str) -> None:
     one, other = (client, server) if closer == "client" else (server, client)
     one.close()
     assert len(deliver(one, other)) == 2
-    with pytest.raises(GnuTLSError):
+    with pytest.raises(GnuTLSError, match=r"peer gave up the handshake$|Peer has terminated"):
         other.handshake()
     assert other.closed
 
@@ -894,6 +896,8 @@ def test_stranger_and_wrong_key_look_the_same(lookup: Any) -> None:
         "client": TimedOutError,
         "server": TimedOutError,
     }
+    for one in raised.values():
+        assert "is the shared key the same on both sides?" in str(one)
     assert not client.established
     assert not server.established
 
