@@ -94,8 +94,8 @@ class MessageInterfaceDTLS(interfaces.MessageInterface):
 
     @property
     def address(self):
-        """Where the server listens."""
-        return self._server.address
+        """Where the server listens; None without one."""
+        return self._server and self._server.address
 
     # what aiocoap calls
 
@@ -231,7 +231,7 @@ def _of_server(credentials):
             return None
 
     if any(hasattr(one, "as_dtls_psk") for one in credentials.values()):
-        ours.append(PSKCredentials(lookup=lookup))
+        return [*ours, PSKCredentials(lookup=lookup)]
     return ours
 
 
@@ -281,11 +281,11 @@ class Time(resource.ObservableResource):
     """The time, once a second to those who observe it."""
 
     def update_observation_count(self, count):
-        if count and getattr(self, "_ticking", None) is None:
+        if count and not hasattr(self, "_ticking"):
             self._ticking = asyncio.ensure_future(self._tick())
         elif not count:
             self._ticking.cancel()
-            self._ticking = None
+            del self._ticking
 
     async def _tick(self):
         while True:
