@@ -181,11 +181,11 @@ def test_manual_pages_and_completion_of_the_guide(shell: Shell) -> None:
     """A page is read by man, all are written, and bash takes its script."""
     if not (shutil.which("man") and shutil.which("bash")):
         pytest.skip("no man and bash here: apt install man-db bash")
-    read, written = commands("docs/commands.md", "gnutls-cookie manual")
+    lines = "\n".join(commands("docs/commands.md", "gnutls-cookie manual"))
     bash, *_ = commands("docs/commands.md", "eval")
     home = "export HOME=$PWD MANPAGER=cat MAN_KEEP_FORMATTING="
     complete = f"bash -c {shlex.quote(f'{bash}; complete -p gnutls-cookie')}"
-    said = shell(f"{home}; {read}\n{written}\nls .local/share/man/man1\n{complete}")
+    said = shell(f"{home}; {lines}\nls .local/share/man/man1\n{complete}")
     assert "GNUTLS-COOKIE-SERVE(1)" in said
     assert "gnutls-cookie-connect.1" in said
     assert "complete -o default -F _gnutls_cookie gnutls-cookie" in said
