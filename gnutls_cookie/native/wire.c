@@ -80,7 +80,8 @@ static int before_message(gnutls_session_t session, unsigned int type, unsigned 
 }
 
 /* The next record for an established session. Epoch 0 is over: libgnutls would drop such records,
- * and some versions what stands behind them in the datagram, too. */
+ * and some versions what stands behind them in the datagram, too. No ChangeCipherSpec follows one
+ * under keys: libgnutls would keep each, in 16 KiB, for a handshake that never comes. */
 static size_t next_record(struct gcookie_wire *wire, unsigned char *out, size_t capacity) {
     struct gcookie_input *input = &wire->input;
     while (input->left > 0) {
@@ -93,7 +94,7 @@ static size_t next_record(struct gcookie_wire *wire, unsigned char *out, size_t 
         }
         input->at += size;
         input->left -= size;
-        if (record[3] == 0 && record[4] == 0)
+        if ((record[3] == 0 && record[4] == 0) || record[0] == GCOOKIE_CHANGE_CIPHER_SPEC)
             continue;
         if (size <= capacity) {
             memcpy(out, record, size);

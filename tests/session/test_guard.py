@@ -6,6 +6,7 @@ one of a single byte. All of these tests hold on such a version: a crash of the 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import subprocess
@@ -51,6 +52,12 @@ measures_memory = pytest.mark.skipif(
     reason="reads /proc, and AddressSanitizer keeps back what is freed",
 )
 MOST_KEPT = 80 << 10  # bytes; GCOOKIE_MOST_KEPT in native/guard.h
+
+
+def resident() -> int:
+    """Bytes of memory that this process has."""
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * resource.getpagesize()
 
 
 def kept(session: Session) -> int:
@@ -685,11 +692,6 @@ def test_fatal_alert_in_the_clear_ends_a_handshake() -> None:
 @measures_memory
 def test_renegotiation_attempts_leave_no_memory_behind() -> None:
     """libgnutls would lose 16 KiB for each; all are answered: no_renegotiation."""
-
-    def resident() -> int:
-        with open("/proc/self/statm") as statm:
-            return int(statm.read().split()[1]) * resource.getpagesize()
-
     cipher = "AES-128-GCM"
     client, server = established(priority=f"NORMAL:-KX-ALL:+ECDHE-PSK:+PSK:-CIPHER-ALL:+{cipher}")
     answers = 0
@@ -706,6 +708,42 @@ def test_renegotiation_attempts_leave_no_memory_behind() -> None:
     server.send(b"and back")
     deliver(server, client)
     assert client.receive() == b"and back"
+
+
+RECORDS = {
+    "ChangeCipherSpec": (20, b"\1"),
+    "an empty ChangeCipherSpec": (20, b""),
+    "a long ChangeCipherSpec": (20, bytes(100)),
+    "a warning": (CONTENT_ALERT, b"\1\x5a"),
+    "HelloRequest": (CONTENT_HANDSHAKE, fragment(0, 0, 0, 0, b"")),
+    "Finished": (CONTENT_HANDSHAKE, fragment(FINISHED, 12, 9, 0, bytes(12))),
+    "ClientKeyExchange": (CONTENT_HANDSHAKE, fragment(CLIENT_KEY_EXCHANGE, 40, 9, 0, bytes(40))),
+    "a message without data": (23, b""),
+    "another type of record": (99, bytes(40)),
+}
+
+
+@pytest.mark.parametrize("what", RECORDS)
+@pytest.mark.parametrize("role", ROLES)
+@measures_memory
+def test_records_of_a_peer_with_keys_do_not_pile_up(role: str, what: str) -> None:
+    """libgnutls queues each ChangeCipherSpec, in 16 KiB, and nobody ever takes it."""
+    kind, plain = RECORDS[what]
+    cipher = "AES-128-GCM"
+    client, server = established(priority=f"NORMAL:-KX-ALL:+ECDHE-PSK:+PSK:-CIPHER-ALL:+{cipher}")
+    peer, victim = (client, server) if role == "server" else (server, client)
+    for number in range(1500):
+        if number == 100:
+            before = resident()
+        victim.receive_datagram(sealed(peer, cipher, plain, 100 + number, kind))
+        with contextlib.suppress(GnuTLSError):
+            victim.receive()
+        victim.datagrams_to_send()
+    assert resident() - before < 2 << 20
+    if victim.established:
+        victim.send(b"still there")
+        deliver(victim, peer)
+        assert peer.receive() == b"still there"
 
 
 @pytest.mark.parametrize(
