@@ -1,9 +1,11 @@
 """Builds the wheels of a release in dist/: build.py [--once] [PLATFORM...]
 
 A wheel runs on any Linux with a libgnutls of its own: glibc 2.28 or musl 1.2, x86_64 or aarch64,
-Python 3.11 and later (abi3). zig, which comes from PyPI, is the compiler for all of them. What is
-linked with is a stub that has the names and versions of libgnutls' symbols and nothing behind them;
-the headers are this machine's, with the version of the oldest libgnutls that is supported.
+Python 3.11 and later (abi3). Where python3.14t is on PATH there are wheels for it too: before 3.15
+a free-threaded Python has no stable ABI (PEP 803). zig, which comes from PyPI, is the compiler for
+all of them. What is linked with is a stub that has the names and versions of libgnutls' symbols and
+nothing behind them; the headers are this machine's, with the version of the oldest libgnutls that
+is supported.
 
 libgnutls is not in the wheels: its security updates are the system's, and a session that an
 application made with the system's library must not be handed to another copy.
@@ -30,7 +32,9 @@ import tempfile
 import uuid
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 
 import ziglang
@@ -54,8 +58,27 @@ LIBRARIES_OF_A_SYSTEM = {"libc.so", "libc.so.6", "libpthread.so.0", "libdl.so.2"
 OLDEST = (3, 6, 13)  # as native/transport.h has it; setup.py probes the headers for it
 SECONDS = 900  # for any one command
 
+FREE_THREADED = "python3.14t"
+
 VERSION = runpy.run_path(str(ROOT / "gnutls_cookie" / "_version.py"))["__version__"]
 NO_SOURCES = (".*", "build", "dist", "*.egg-info", "__pycache__", "*.so", "*.o", "_ffi.c")
+
+
+@dataclass(frozen=True)
+class Builder:
+    """A Python with setuptools and cffi, and what its wheels are for."""
+
+    python: str
+    tag: str  # of Python and ABI, as in a wheel's name
+    headers: Path  # the folder with Python.h
+    pyconfig: Path
+
+    def suffix(self, platform: str) -> str:
+        """What the extension's name ends with, as the Pythons of the platform look for it."""
+        if self.tag == "cp311-abi3":
+            return ".abi3.so"
+        libc = "musl" if platform.startswith("musl") else "gnu"
+        return f".cpython-{self.tag.rpartition('cp')[2]}-{machine(platform)}-linux-{libc}.so"
 
 
 def main() -> None:
@@ -75,27 +98,57 @@ def main() -> None:
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     DIST.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="gnutls-cookie-wheels.") as name:
+        builders = [this_python(), *free_threaded_python(Path(name, FREE_THREADED))]
         for platform in options.platforms or PLATFORMS:
-            print(f"==> {platform}", flush=True)
-            wheel = built(Path(name, "first"), platform)
-            if not options.once:
-                again = built(Path(name, "another"), platform)
-                if digest(wheel) != digest(again):
-                    fail(f"{wheel.name} is not the same when it is built again")
-            kept = DIST / wheel.name
-            shutil.copyfile(wheel, kept)
-            judge(kept, platform)
-            print(f"{digest(kept)}  dist/{kept.name}", flush=True)
+            for builder in builders:
+                print(f"==> {builder.tag}-{platform}", flush=True)
+                wheel = built(Path(name, "first"), platform, builder)
+                if not options.once:
+                    again = built(Path(name, "another"), platform, builder)
+                    if digest(wheel) != digest(again):
+                        fail(f"{wheel.name} is not the same when it is built again")
+                kept = DIST / wheel.name
+                shutil.copyfile(wheel, kept)
+                judge(kept, platform, builder)
+                print(f"{digest(kept)}  dist/{kept.name}", flush=True)
+        if len(builders) == 1:
+            print(f"no {FREE_THREADED} on PATH: no wheels for it")
 
 
-def built(folder: Path, platform: str) -> Path:
+def this_python() -> Builder:
+    """The Python that runs this; what it builds is for every later one, too."""
+    include, pyconfig = sysconfig.get_path("include"), sysconfig.get_config_h_filename()
+    return Builder(sys.executable, "cp311-abi3", Path(include), Path(pyconfig))
+
+
+def free_threaded_python(folder: Path) -> list[Builder]:
+    """The one on PATH, in an environment with setuptools and cffi as they are here."""
+    found = shutil.which(FREE_THREADED)
+    code = "import sysconfig as s; print(s.get_path('include')); print(s.get_config_h_filename())"
+    # The name may be a version manager's script, which fails where the version is not chosen.
+    if found is None or subprocess.run([found, "-c", code], capture_output=True).returncode != 0:
+        return []
+    include, pyconfig = run([found, "-c", code]).splitlines()
+    run([found, "-m", "venv", str(folder)])
+    python = str(folder / "bin" / "python")
+    wanted = [f"{name}=={metadata.version(name)}" for name in ("setuptools", "cffi")]
+    run([python, "-m", "pip", "install", "-q", *wanted])
+    return [Builder(python, "cp314-cp314t", Path(include), Path(pyconfig))]
+
+
+def machine(platform: str) -> str:
+    """The processor of a platform's tag."""
+    return platform.split("_", 3)[3]
+
+
+def built(folder: Path, platform: str, builder: Builder) -> Path:
     """The wheel for a platform, made in a folder that is made for it."""
-    folder = folder / platform
+    folder = folder / f"{builder.tag}-{platform}"
     tree, tools, out = folder / "tree", folder / "tools", folder / "out"
     os.environ["ZIG_GLOBAL_CACHE_DIR"] = str(folder / "cache")  # takes nothing of another build
     shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(*NO_SOURCES, "tests", "docs"))
     tools.mkdir()
-    compiler = make_compiler(tools, PLATFORMS[platform])
+    compiler = make_compiler(tools, PLATFORMS[platform], builder)
     make_stub(tools, compiler)
     headers = copy_headers(tools)
     environment = {
@@ -105,30 +158,34 @@ def built(folder: Path, platform: str) -> Path:
         "CFLAGS": "-O2 -g0 -fPIC -fstack-protector-strong -D_FORTIFY_SOURCE=2",
         "GNUTLS_CFLAGS": shlex.join([f"-I{headers}"]),
         "GNUTLS_LIBS": shlex.join([f"-L{tools}", "-lgnutls"]),
-        "_PYTHON_HOST_PLATFORM": f"linux-{platform.split('_', 3)[3]}",
+        "_PYTHON_HOST_PLATFORM": f"linux-{machine(platform)}",
     }
+    if builder.tag != "cp311-abi3":  # of which setup.py names the module
+        environment["SETUPTOOLS_EXT_SUFFIX"] = builder.suffix(platform)
     code = f"from setuptools import build_meta; print(build_meta.build_wheel({str(out)!r}))"
     out.mkdir()
-    run([sys.executable, "-c", code], cwd=tree, env=environment)
+    run([builder.python, "-c", code], cwd=tree, env=environment)
     (raw,) = out.glob("*.whl")
-    return finished(raw, folder, platform)
+    return finished(raw, folder, platform, builder)
 
 
 FLAGS = ("CC", "CFLAGS", "CPPFLAGS", "LDFLAGS", "LDSHARED", "PKG_CONFIG", "PYTHONPATH")
 
 
-def make_compiler(folder: Path, target: str) -> Path:
-    """A cc for this target, with the headers of this Python before all others.
+def make_compiler(folder: Path, target: str, builder: Builder) -> Path:
+    """A cc for this target, with the headers of the Python before all others.
 
     Debian's pyconfig.h looks for that of its own machine; the configuration itself holds for all
     64-bit Linux systems as far as the stable ABI goes.
     """
     zig = Path(ziglang.__file__).parent / "zig"
     headers = folder / "python"
-    shutil.copytree(sysconfig.get_path("include"), headers)
-    shutil.copyfile(sysconfig.get_config_h_filename(), headers / "pyconfig.h")
+    shutil.copytree(builder.headers, headers)
+    shutil.copyfile(builder.pyconfig, headers / "pyconfig.h")
     script = folder / "cc"
-    words = shlex.join([str(zig), "cc", "-target", target, f"-I{headers}"])
+    # Python has a lock.h, too (3.14): the package's own come first for those who ask by quotes.
+    own = ["-iquote", "gnutls_cookie/native"]
+    words = shlex.join([str(zig), "cc", "-target", target, *own, f"-I{headers}"])
     # What Python was built with may be options of another compiler, and paths of its machine.
     script.write_text(f"""#!/bin/sh
 for word do
@@ -213,15 +270,16 @@ def copy_headers(folder: Path) -> Path:
     return copied.parent
 
 
-def finished(raw: Path, folder: Path, platform: str) -> Path:
+def finished(raw: Path, folder: Path, platform: str, builder: Builder) -> Path:
     """The wheel with its platform's tag, and with the list of what is in it (PEP 770)."""
     run([sys.executable, "-m", "wheel", "unpack", "-d", str(folder), str(raw)])
     (unpacked,) = folder.glob("gnutls_cookie-*")
     (info,) = unpacked.glob("*.dist-info")
     text = (info / "WHEEL").read_text(encoding="utf-8")
-    text, count = re.subn(r"^(Tag: cp311-abi3-).*$", rf"\g<1>{platform}", text, flags=re.MULTILINE)
+    tag = rf"^(Tag: {builder.tag}-).*$"
+    text, count = re.subn(tag, rf"\g<1>{platform}", text, flags=re.MULTILINE)
     if count != 1:
-        fail(f"{raw.name} has not the one tag cp311-abi3")
+        fail(f"{raw.name} has not the one tag {builder.tag}")
     (info / "WHEEL").write_text(text, encoding="utf-8")
     (info / "sboms").mkdir()
     (info / "sboms" / "gnutls-cookie.cdx.json").write_text(bill_of_materials(), encoding="utf-8")
@@ -270,10 +328,10 @@ def bill_of_materials() -> str:
     return json.dumps(document, indent=2) + "\n"
 
 
-def judge(wheel: Path, platform: str) -> None:
-    """What is in the wheel, what it asks of a system, and whether it keeps to the stable ABI."""
+def judge(wheel: Path, platform: str, builder: Builder) -> None:
+    """What is in the wheel, what it asks of a system, and whether it keeps to a stable ABI."""
     names = zipfile.ZipFile(wheel).namelist()
-    for part in ("gnutls_cookie/_ffi.abi3.so", "gnutls_cookie/_preload.so"):
+    for part in (f"gnutls_cookie/_ffi{builder.suffix(platform)}", "gnutls_cookie/_preload.so"):
         if part not in names:
             fail(f"{wheel.name} has no {part}")
     libraries = [name for name in names if ".so" in name]
@@ -291,15 +349,16 @@ def judge(wheel: Path, platform: str) -> None:
             fail(f"{wheel.name} asks for what libgnutls {OLDEST} has not: {', '.join(more)}")
         if platform.startswith("manylinux"):
             judge_glibc(wheel, platform, Path(name))
-    run([str(Path(sys.executable).with_name("abi3audit")), "--strict", str(wheel)])
+    if builder.tag == "cp311-abi3":
+        run([str(Path(sys.executable).with_name("abi3audit")), "--strict", str(wheel)])
 
 
 def needed_by(library: Path, platform: str) -> list[str]:
     """The libraries that one asks for; it must be of the platform's processor."""
     with library.open("rb") as file:
         elf = ELFFile(file)
-        machine = {"EM_X86_64": "x86_64", "EM_AARCH64": "aarch64"}.get(elf["e_machine"], "")
-        if not machine or not platform.endswith(machine):
+        known = {"EM_X86_64": "x86_64", "EM_AARCH64": "aarch64"}
+        if known.get(elf["e_machine"]) != machine(platform):
             fail(f"{library.name} is not for {platform}")
         tags = elf.get_section_by_name(".dynamic").iter_tags("DT_NEEDED")
         return [tag.needed for tag in tags]

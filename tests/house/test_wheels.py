@@ -35,8 +35,8 @@ print(built_with, len(cookie_reply(b"k", b"c", Prestate())))
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel made by ./dev wheels' script, in a copy of the sources."""
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The wheels made by ./dev wheels' script, in a copy of the sources; the stable one first."""
     lacking = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if lacking:
         pytest.skip(f"without {', '.join(lacking)}: pip install '.[wheels]'")
@@ -64,9 +64,17 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         timeout=580,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    (found,) = (tree / "dist").glob("*.whl")
-    assert found.name == f"gnutls_cookie-{gnutls_cookie.__version__}-cp311-abi3-{tag}.whl"
+    found = sorted((tree / "dist").glob("*.whl"))
+    start = f"gnutls_cookie-{gnutls_cookie.__version__}"
+    tags = ["cp311-abi3", "cp314-cp314t"][: len(found)]
+    assert [one.name for one in found] == [f"{start}-{one}-{tag}.whl" for one in tags]
     return found
+
+
+@pytest.fixture
+def wheel(wheels: list[Path]) -> Path:
+    """That for all Pythons with a GIL."""
+    return wheels[0]
 
 
 def test_bill_of_materials_is_in_the_wheel(wheel: Path) -> None:
@@ -99,3 +107,13 @@ def test_wheel_works_without_a_warning(wheel: Path, tmp_path: Path) -> None:
         timeout=60,
     )
     assert (done.stdout, done.stderr) == ("3.6.13 44\n", "")
+
+
+def test_free_threaded_python_has_a_wheel_of_its_own(wheels: list[Path]) -> None:
+    """With a module that is named as it looks for it, on this platform."""
+    if len(wheels) == 1:
+        pytest.skip("no python3.14t on PATH")
+    code = "from importlib.machinery import EXTENSION_SUFFIXES; print(EXTENSION_SUFFIXES[0])"
+    command = ["python3.14t", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert f"gnutls_cookie/_ffi{done.stdout.strip()}" in zipfile.ZipFile(wheels[1]).namelist()
