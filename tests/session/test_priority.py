@@ -88,6 +88,27 @@ def test_dtls_1_0_is_not_spoken_unless_asked_for(kind: str, asks: str) -> None:
             assert client.version == "DTLS1.0"
 
 
+@pytest.mark.parametrize("group", ["FFDHE6144", "FFDHE8192"])
+@pytest.mark.parametrize("kx", ["DHE-PSK", "DHE-RSA"])
+def test_groups_that_cost_a_server_most_are_served_only_if_asked_for(kx: str, group: str) -> None:
+    """A client chooses the group: with one that has no other, the handshake fails at once."""
+    credentials: list[Credentials] = [psk(), certificate("localhost-rsa")]
+    priority = f"NORMAL:-VERS-ALL:+VERS-DTLS1.2:-KX-ALL:+{kx}:-GROUP-ALL:+GROUP-{group}"
+    trusted = psk() if kx == "DHE-PSK" else trusting("localhost-rsa")
+
+    def client(more: str = "") -> Session:
+        return Session("client", trusted, priority=priority + more, server_name="localhost")
+
+    with pytest.raises(GnuTLSError, match="GNUTLS_E_"):
+        shake(client(), Session("server", credentials))
+    small = client(":+GROUP-FFDHE2048")
+    shake(small, Session("server", credentials))
+    assert "FFDHE2048" in str(small.description)
+    asked = client()
+    shake(asked, Session("server", credentials, priority=priority))
+    assert group in str(asked.description)
+
+
 @pytest.mark.parametrize(
     ("kind", "priority", "why"),
     [
