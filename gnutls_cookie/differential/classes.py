@@ -13,6 +13,7 @@ import random
 import socket
 import struct
 from collections.abc import Callable
+from functools import partial
 
 __all__ = [
     "CLIENTS",
@@ -25,6 +26,7 @@ __all__ = [
     "MESSAGE_SIZES",
     "MISPLACED",
     "NUMBERS",
+    "PLAIN",
     "PRESENTED",
     "PUSHED",
     "RELATED",
@@ -96,24 +98,33 @@ def _with(data: bytes, place: int, byte: int) -> bytes:
     return data[:place] + bytes([byte]) + data[place + 1 :]
 
 
+# Addresses that are special, or of a kind that is.
+_IPV4 = {
+    one: socket.inet_pton(socket.AF_INET, one)
+    for one in ("127.0.0.1", "192.0.2.1", "10.0.0.1", "0.0.0.0", "255.255.255.255", "169.254.0.1",
+                "224.0.0.1")
+}  # fmt: skip
+_IPV6 = {
+    one: socket.inet_pton(socket.AF_INET6, one)
+    for one in ("::1", "::", "fe80::1", "2001:db8::1", "::ffff:127.0.0.1", "::127.0.0.1",
+                "64:ff9b::1", "fd00::1", "ff02::1")
+}  # fmt: skip
+
+
 def _ipv4(chance: random.Random) -> bytes:
-    known = (b"\x7f\0\0\1", b"\xc0\0\2\1", b"\x0a\0\0\1", b"\0\0\0\0", b"\xff\xff\xff\xff")
-    return chance.choice(known) if chance.random() < 0.4 else chance.randbytes(4)
+    return chance.choice([*_IPV4.values()]) if chance.random() < 0.4 else chance.randbytes(4)
 
 
 def _ipv6(chance: random.Random) -> bytes:
-    known = ("::1", "::", "fe80::1", "2001:db8::1", "::ffff:127.0.0.1", "::127.0.0.1", "64:ff9b::1")
-    if chance.random() < 0.6:
-        return socket.inet_pton(socket.AF_INET6, chance.choice(known))
-    return chance.randbytes(16)
+    return chance.choice([*_IPV6.values()]) if chance.random() < 0.6 else chance.randbytes(16)
 
 
 def _port(chance: random.Random) -> bytes:
     return struct.pack("!H", chance.choice((0, 1, 255, 256, 5683, 5684, 32767, 32768, 65535)))
 
 
-def _in(chance: random.Random, padding: bytes = bytes(8)) -> bytes:
-    return b"\2\0" + _port(chance) + _ipv4(chance) + padding
+def _in(chance: random.Random, padding: bytes = bytes(8), address: bytes = b"") -> bytes:
+    return b"\2\0" + _port(chance) + (address or _ipv4(chance)) + padding
 
 
 def _in6(chance: random.Random, address: bytes = b"", flow: bytes = bytes(4),
@@ -171,6 +182,8 @@ CLIENTS: dict[str, Callable[[random.Random], bytes]] = {
     "number": lambda chance: str(chance.getrandbits(40)).encode(),
     "one byte": lambda chance: chance.randbytes(1),
 }
+CLIENTS |= {f"sockaddr_in, {name}": partial(_in, address=one) for name, one in _IPV4.items()}
+CLIENTS |= {f"sockaddr_in6, {name}": partial(_in6, address=one) for name, one in _IPV6.items()}
 
 #: A prestate's numbers, and what a narrower or a signed type would make of them.
 NUMBERS = (0, 0, 0, 1, 2, 127, 128, 254, 255, 256, 257, 32767, 32768, 65535, 65536,
@@ -309,6 +322,15 @@ def _presented() -> dict[str, Presented]:
 
 
 PRESENTED = _presented()
+
+#: Those that a comparison takes for the right one where that begins or ends in a way of its own.
+PLAIN = [
+    PRESENTED[name]
+    for name in ("16 zeros", "16 ones", "15 zeros", "17 zeros", "empty", "first 1 bytes right",
+                 "last 1 bytes right", "first 15 bytes", "equal until a zero byte",
+                 "without zeros at its end", "without zeros at its start", "in capitals",
+                 "in small letters", "without the high bits")
+]  # fmt: skip
 
 #: What a right cookie may look like by itself: a client is sought for which it does.
 COOKIES_THAT: dict[str, Callable[[bytes], bool]] = {

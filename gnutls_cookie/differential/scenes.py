@@ -67,6 +67,7 @@ class _Role(NamedTuple):
     who: bytes | None
     mac: bytes
     stays: str = ""  # "failing", "passing": in one of many scenes without a good cookie, or with
+    has_look: bool = False  # its cookie has one of COOKIES_THAT
 
 
 @lru_cache(maxsize=4)
@@ -88,6 +89,7 @@ def _cast(seed: int, number: int) -> tuple[_Role, ...]:
 
     while len(found) < SCENES:
         kind = chance.random()
+        has_look = False
         who: bytes | None
         if kind < 0.15 and found:
             key, who = related.deal()(
@@ -102,7 +104,7 @@ def _cast(seed: int, number: int) -> tuple[_Role, ...]:
         else:
             key = b"" if kind < 0.25 else data("key") if kind < 0.65 else chance.randbytes(16)
             if kind > 0.96:
-                who = _client_whose_cookie(chance, key, looks)
+                who, has_look = _client_whose_cookie(chance, key, looks), True
             elif kind > 0.9:
                 who = None
             else:
@@ -113,7 +115,7 @@ def _cast(seed: int, number: int) -> tuple[_Role, ...]:
         mac = hmac.digest(key, who or b"", "sha1")
         if stays:
             found += [_Role(key, who, mac, stays)] * _LONG_STAY
-        found.append(_Role(key, who, mac))
+        found.append(_Role(key, who, mac, has_look=has_look))
     return tuple(found[:SCENES])
 
 
@@ -143,6 +145,7 @@ class _Packs:
 
         self.moves = pack([name for name, count in moves.items() for _ in range(count)])
         self.presented = pack(list(classes.PRESENTED.values()))
+        self.plain = pack(classes.PLAIN)
         self.also_presented = pack(list(classes.PRESENTED.values()))
         self.related = pack([(one, way) for one in classes.RELATED.values() for way in range(3)])
         self.fields = pack(classes.FIELDS)
@@ -237,6 +240,8 @@ _VERIFY_MOVES = {
     "good": 11, "wrong": 20, "fields": 17, "lengths": 2, "faulty": 5, "ending": 6, "sized": 5,
     "session_id": 5, "misplaced": 2, "again": 5, "earlier": 5, "related": 14, "guest": 1, "junk": 2,
 }  # fmt: skip
+# Where the right cookie has a look of its own, wrong ones that a look confuses are tried instead.
+_NOT_FOR_A_LOOK = ("fields", "lengths", "sized", "ending", "session_id", "related")
 
 
 def verify_calls(seed: int, number: int) -> Iterator[Call]:
@@ -266,6 +271,8 @@ def _verify_call(
         move = move if move in ("fields", "lengths") else "good"
     elif not key and move in ("fields", "wrong"):  # it is judged first: nothing else counts
         move = "good"
+    elif role.has_look and move in _NOT_FOR_A_LOOK:
+        move = "plain"
     if move == "again" and calls:
         key, who, message, *_ = calls[-1]
     elif move == "earlier" and calls:
@@ -275,6 +282,8 @@ def _verify_call(
         if cookie == mac[:16] and role.stays == "failing":
             cookie = b""
         message = template.filled(cookie)
+    elif move == "plain":
+        message = template.filled(packs.plain.deal()(key, who or b"", mac))
     elif move == "fields":
         message = packs.with_field(template.filled(mac[:16]))
     elif move == "lengths":
@@ -405,6 +414,8 @@ def _receive_call(
     move = packs.moves.deal()
     if role.stays == "failing" and move not in ("wrong", "junk"):
         move = "wrong"
+    elif role.has_look and move in _NOT_FOR_A_LOOK:
+        move = "plain"
     if move == "again" and calls:
         return calls[-1]
     if move == "earlier" and calls:
@@ -437,6 +448,8 @@ def _receive_call(
     cookie = mac[:16]
     if move == "wrong":
         cookie = packs.presented.deal()(current, who or b"", mac)
+    elif move == "plain":
+        cookie = packs.plain.deal()(current, who or b"", mac)
     if move == "junk":
         if chance.random() < 0.5:
             datagram = chance.choice(datagrams.HELLOS)

@@ -140,6 +140,10 @@ def test_clients_as_servers_have_them(seed: int) -> None:
         "flow label": lambda who: len(who) == 28 and who[:2] == b"\x0a\0" and any(who[4:8]),
         "sockaddr_storage": lambda who: len(who) == 128 and not any(who[28:]) and any(who),
         "sockaddr_un": lambda who: who[:3] == b"\1\0/",
+        "loopback": lambda who: len(who) == 16 and who[:2] + who[4:8] == b"\2\0\x7f\0\0\1",
+        "loopback of IPv6": lambda who: who[:2] + who[8:24] == b"\x0a\0" + bytes(15) + b"\1",
+        "link-local": lambda who: who[:2] + who[8:10] == b"\x0a\0\xfe\x80",
+        "any": lambda who: len(who) == 16 and who[:2] + who[4:] == b"\2\0" + bytes(12),
         "text": lambda who: who.count(b":") == 1 and who.replace(b":", b".").count(b".") == 4,
         "text of IPv6": lambda who: who[:1] == b"[" and b"]:" in who,
         "line end": lambda who: who.endswith(b"\n") and who[:-1].isascii() and who.count(b".") == 3,
@@ -158,6 +162,20 @@ def test_cookies_with_a_look_of_their_own(seed: int) -> None:
     ]
     for name, looks in classes_of.COOKIES_THAT.items():
         assert any(looks(mac) for mac in good), name
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_wrong_cookies_where_the_right_one_has_a_look(seed: int) -> None:
+    """Zeros for one that begins with zero, and so on: most of all pairs."""
+    found = set()
+    for case in of_operation(seed, "verify"):
+        mac, cookie = mac_of(case), cookie_of(case)
+        who = case.client_data or b""
+        for place, plain in enumerate(classes_of.PLAIN):
+            if cookie != mac[:16] and cookie == plain(case.key, who, mac):
+                looks = classes_of.COOKIES_THAT.items()
+                found |= {(name, place) for name, has_it in looks if has_it(mac)}
+    assert len(found) > 0.5 * len(classes_of.PLAIN) * len(classes_of.COOKIES_THAT)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -273,6 +291,12 @@ def ipv4(who: bytes) -> bytes:
     return b"\2\0" + who[2:4] + who[20:24] + bytes(8) if mapped else who
 
 
+def without_port(who: bytes) -> bytes:
+    """A port of 127.0.0.1 does not count."""
+    loopback = len(who) == 16 and who[:2] + who[4:8] == b"\2\0\x7f\0\0\1"
+    return who[:2] + bytes(2) + who[4:] if loopback else who
+
+
 KINDS: dict[str, Callable[[], Callable[[bytes, bytes], bytes]]] = {
     "15 bits of client_data's size": lambda: (
         lambda key, who: reference.cookie(key, who[: len(who) & 0x7FFF])
@@ -289,6 +313,7 @@ KINDS: dict[str, Callable[[], Callable[[bytes, bytes], bytes]]] = {
         lambda key, who: reference.cookie(key.partition(b"\0")[0] or key, who)
     ),
     "an IPv4-mapped address is IPv4": lambda: lambda key, who: reference.cookie(key, ipv4(who)),
+    "loopback is one client": lambda: lambda key, who: reference.cookie(key, without_port(who)),
     "padding is cleared": lambda: (
         lambda key, who: reference.cookie(
             key, who[:8] + bytes(8) if len(who) == 16 and who[:2] == b"\2\0" else who

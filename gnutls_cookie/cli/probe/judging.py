@@ -20,8 +20,8 @@ _MESSAGE_SEQ = "RFC 6347 4.2.2"
 _FRAGMENTED = "RFC 6347 4.2.3"
 _INVALID = "RFC 6347 4.1.2.7"  # invalid records are discarded silently
 
-# What others call what is asked here: TLS-Anvil's ids, and the requirements of Common Criteria's
-# protection profile for network devices.
+# What others call what is asked here: TLS-Anvil's ids (DoS.java of its tests of RFC 6347), and a
+# requirement of Common Criteria's protection profile for network devices (NDcPP 3.0e).
 _WRONG_COOKIE = "TLS-Anvil 6347-g65TNbT3uV, FCS_DTLSS_EXT.1.2"
 _ALSO = {
     "record_seq": "TLS-Anvil 6347-5R0A5tlkOm",
