@@ -138,7 +138,7 @@ TARGETS = {
     "serve": Target(
         "server.c",
         [*_SERVER, "serve.c", "send.c", "udp.c", "source.c", "peers.c"],
-        Fault("serve.c", "            serve->done[at] = 1;\n", ""),
+        Fault("serve.c", "        gcookie_udp_count_arrival(serve->udp);\n", ""),
         ("GCOOKIE_SERVE",),
     ),
     "preload": Target(

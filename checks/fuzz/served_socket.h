@@ -242,7 +242,7 @@ static void serve_check(void) {
     for (unsigned int reason = 0; reason <= GCOOKIE_INTERNAL; reason++)
         sum += judged.discarded[reason];
     for (unsigned int at = serve.taken; at < serve.arrived; at++)
-        sum += !serve.done[at];
+        sum++;
     MUST(serve.busy == 0);
     MUST(counted.received == sum + counted.arrivals + counted.truncated);
     MUST(judged.challenged == counted.replies + counted.reply_errors);
@@ -263,7 +263,7 @@ static void serve_put(struct peer *peer, const uint8_t *bytes, size_t size) {
 }
 
 static int serve_turn(void) {
-    const unsigned int waited = serve.waiting.count + lying_count;
+    const unsigned int waited = serve.waiting.count + serve.handshakes.count + lying_count;
     struct gcookie_turn turn;
     int code = 1;
 
@@ -275,12 +275,12 @@ static int serve_turn(void) {
     serve_check();
     code = gcookie_serve_turn(&serve, IN, OUT, &cookie_keys, &judged, WORK_MS, &turn, now, HANDLE);
     MUST(code >= 0 && code <= (GCOOKIE_SERVE_MORE | GCOOKIE_SERVE_NEWS));
-    MUST(((code & GCOOKIE_SERVE_MORE) != 0) == (serve.waiting.count > 0));
+    MUST(((code & GCOOKIE_SERVE_MORE) != 0) == (serve.waiting.count + serve.handshakes.count > 0));
     MUST(serve.taken == serve.arrived && turn.outgoing_count == 0);
     MUST(serve.due >= now && (serve.due > now || server->most_due > 0));
     /* Something is always done, so that all of it is done some time. */
     MUST(waited == 0 || (system_options & RECEIVING_FAILS) ||
-         serve.waiting.count + lying_count < waited);
+         serve.waiting.count + serve.handshakes.count + lying_count < waited);
     heard(&turn);
     serve_check();
     return (code & GCOOKIE_SERVE_MORE) != 0 || serve.due <= now;

@@ -250,7 +250,7 @@ static void heard(struct gcookie_turn *turn) {
 static void check(void) {
     const struct gcookie_connections *all = &server->connections;
     const struct gcookie_server_counters *counters = &server->counters;
-    const struct gcookie_newcomer *newcomer;
+    const struct gcookie_waiter *newcomer;
     unsigned int newcomers = 0;
     size_t scheduled = 0;
     MUST(server->busy == 0 && server->turn == NULL && server->handle == 0);
@@ -361,7 +361,7 @@ static void give(struct peer *peer, const uint8_t *bytes, size_t size) {
 
 /* A hello that has waited begins its session. */
 static void begin(void) {
-    struct gcookie_newcomer *newcomer = gcookie_waiting_take(&waiting);
+    struct gcookie_waiter *newcomer = gcookie_waiting_take(&waiting);
     struct gcookie_turn turn;
     if (newcomer == NULL) {
         return;

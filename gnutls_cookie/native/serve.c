@@ -60,7 +60,6 @@ static int receive(struct gcookie_serve *serve, int fd, const struct gcookie_key
     if (serve->taken < serve->arrived)
         return 0;
     serve->taken = serve->arrived = 0;
-    memset(serve->done, 0, sizeof serve->done);
     number = gcookie_udp_run(serve->udp, fd, keys, counters, GCOOKIE_SERVE_BATCH, wait_ms, work_ms);
     if (number > 0)
         serve->arrived = (unsigned int)number;
@@ -80,61 +79,57 @@ int gcookie_serve_wait(struct gcookie_serve *serve, int fd, const struct gcookie
     return code;
 }
 
-/* One arrival of a peer that has a connection. */
-static void give(struct gcookie_serve *serve, const struct gcookie_arrival *arrival,
-                 const struct gcookie_path *path, struct gcookie_turn *turn, double now,
-                 uintptr_t handle) {
-    gcookie_udp_count_arrival(serve->udp);
-    (void)gcookie_server_receive(serve->server, turn, path, arrival->datagram, arrival->size, NULL,
-                                 now, handle);
+/* A copy of an arrival waits; 0: it does not. */
+static int put_off(struct gcookie_serve *serve, const struct gcookie_arrival *arrival,
+                   const struct gcookie_path *path) {
+    if (arrival->verified)
+        return gcookie_waiting_put(&serve->waiting, path, &arrival->prestate, arrival->datagram,
+                                   arrival->size);
+    return gcookie_waiting_put(&serve->handshakes, path, NULL, arrival->datagram, arrival->size);
 }
 
-/* A batch: the peers that are connected come first, then those in their handshake, in their order.
- * What begins a session waits. */
+/* A batch. What comes from peers that are connected is done at once. A handshake may cost as much
+ * as a thousand messages, so what begins one waits, and what goes on with one. */
 static void work(struct gcookie_serve *serve, struct gcookie_counters *counters,
                  struct gcookie_turn *turn, double now, uintptr_t handle) {
     const struct gcookie_arrival *arrivals = gcookie_udp_arrivals(serve->udp);
     struct gcookie_path path;
 
-    for (unsigned int at = serve->taken; at < serve->arrived; at++) {
-        if (arrivals[at].verified || serve->done[at])
-            continue;
-        gcookie_udp_path(serve->udp, &arrivals[at], &path);
-        if (gcookie_server_has(serve->server, &path.address) == 1) {
-            serve->done[at] = 1;
-            give(serve, &arrivals[at], &path, turn, now, handle);
-        }
-    }
     while (serve->taken < serve->arrived) {
-        const unsigned int at = serve->taken++;
-        if (serve->done[at])
-            continue;
-        gcookie_udp_path(serve->udp, &arrivals[at], &path);
-        if (!arrivals[at].verified) {
-            if (gcookie_server_has(serve->server, &path.address) == 0)
-                gcookie_add(&counters->discarded[arrivals[at].reason], 1);
-            else
-                give(serve, &arrivals[at], &path, turn, now, handle);
+        const struct gcookie_arrival *const one = &arrivals[serve->taken++];
+        int found;
+        gcookie_udp_path(serve->udp, one, &path);
+        found = one->verified ? 0 : gcookie_server_has(serve->server, &path.address);
+        if (!one->verified && found == 0) {
+            gcookie_add(&counters->discarded[one->reason], 1);
             continue;
         }
         gcookie_udp_count_arrival(serve->udp);
-        if (!gcookie_waiting_put(&serve->waiting, &path, &arrivals[at].prestate,
-                                 arrivals[at].datagram, arrivals[at].size))
+        if (found == GCOOKIE_CONNECTED_ALONE)
+            (void)gcookie_server_receive(serve->server, turn, &path, one->datagram, one->size, NULL,
+                                         now, handle);
+        else if (!put_off(serve, one, &path))
             gcookie_server_refuse(serve->server, GCOOKIE_REFUSED_BUSY);
     }
 }
 
-/* Those that wait, until `end`. At least one, so that all have their turn some time. */
-static void begin(struct gcookie_serve *serve, struct gcookie_turn *turn, int64_t end, double now,
-                  uintptr_t handle) {
-    do {
-        struct gcookie_newcomer *hello = gcookie_waiting_take(&serve->waiting);
-        if (hello == NULL)
-            return;
-        (void)gcookie_server_receive(serve->server, turn, &hello->path, hello->datagram,
-                                     hello->size, &hello->prestate, now, handle);
-        free(hello);
-    } while (monotonic_ns() < end);
+/* Those that wait, for `work_ns`. At least one, so that all have their turn some time. */
+static void go_on(struct gcookie_serve *serve, struct gcookie_waiting *waiting,
+                  struct gcookie_turn *turn, int64_t work_ns, double now, uintptr_t handle) {
+    const int64_t end = waiting->count > 0 ? monotonic_ns() + work_ns : 0;
+    struct gcookie_waiter *one;
+    while ((one = gcookie_waiting_take(waiting)) != NULL) {
+        (void)gcookie_server_receive(serve->server, turn, &one->path, one->datagram, one->size,
+                                     one->is_hello ? &one->prestate : NULL, now, handle);
+        free(one);
+        if (monotonic_ns() >= end)
+            break;
+    }
+}
+
+/* Whether what else a batch may bring can wait, whatever comes. */
+static int has_room(const struct gcookie_waiting *waiting) {
+    return waiting->count + GCOOKIE_SERVE_BATCH <= GCOOKIE_MOST_WAITING_OF_PREFIX;
 }
 
 int gcookie_serve_turn(struct gcookie_serve *serve, int fd, int out,
@@ -159,11 +154,11 @@ int gcookie_serve_turn(struct gcookie_serve *serve, int fd, int out,
         work(serve, counters, turn, now, handle);
         flush(turn, out);
         /* No more than can wait is read, as long as it can lie in the socket. */
-    } while (is_full && turn->text_size < MOST_TEXT &&
-             serve->waiting.count + GCOOKIE_SERVE_BATCH <= GCOOKIE_MOST_WAITING_OF_PREFIX &&
-             monotonic_ns() < end);
-    if (code == 0 && serve->waiting.count > 0) {
-        begin(serve, turn, monotonic_ns() + work_ns, now, handle);
+    } while (is_full && turn->text_size < MOST_TEXT && has_room(&serve->waiting) &&
+             has_room(&serve->handshakes) && monotonic_ns() < end);
+    if (code == 0) {
+        go_on(serve, &serve->handshakes, turn, work_ns, now, handle);
+        go_on(serve, &serve->waiting, turn, work_ns, now, handle);
         flush(turn, out);
     }
     serve->server->most_due = DUE_AT_ONCE;
@@ -177,7 +172,8 @@ int gcookie_serve_turn(struct gcookie_serve *serve, int fd, int out,
     }
     flush(turn, out);
     serve->due = left < 0 ? INFINITY : now + left;
-    serve->has_more = serve->taken < serve->arrived || serve->waiting.count > 0;
+    serve->has_more =
+        serve->taken < serve->arrived || serve->waiting.count > 0 || serve->handshakes.count > 0;
     if (code == 0 && serve->has_more)
         code |= GCOOKIE_SERVE_MORE;
     if (code >= 0 && (turn->event_count != turn->message_count || turn->failure_count > 0 ||
@@ -190,6 +186,7 @@ int gcookie_serve_turn(struct gcookie_serve *serve, int fd, int out,
 
 void gcookie_serve_clear(struct gcookie_serve *serve) {
     gcookie_waiting_clear(&serve->waiting);
+    gcookie_waiting_clear(&serve->handshakes);
 }
 
 int gcookie_serve_send(struct gcookie_serve *serve, int out, struct gcookie_turn *turn,

@@ -18,10 +18,10 @@ struct gcookie_serve {
     /* inside */
     struct gcookie_udp *udp; /* for the length of a call */
     struct gcookie_server *server;
-    unsigned int arrived, taken; /* arrivals in the buffers of udp; the first that is not done */
-    unsigned char done[GCOOKIE_SERVE_BATCH]; /* 1: this one is, before its turn */
-    int busy;                                /* 1: the buffers are in use */
-    struct gcookie_waiting waiting;          /* hellos, for a later turn */
+    unsigned int arrived, taken;    /* arrivals in the buffers of udp; the first that is not done */
+    int busy;                       /* 1: the buffers are in use */
+    struct gcookie_waiting waiting; /* hellos, for a later turn */
+    struct gcookie_waiting handshakes; /* what came from peers in their handshake, likewise */
     int has_more; /* 1: a turn would have something to do of which no descriptor tells */
 };
 
@@ -44,9 +44,10 @@ int gcookie_serve_wait(struct gcookie_serve *serve, int fd, const struct gcookie
                        struct gcookie_counters *counters, unsigned int wait_ms,
                        unsigned int work_ms);
 
-/* Takes batches for at most `work_ms` and one batch; what comes from peers that have a connection
- * is done at once. Then sessions begin for at most as long and one of them, and timers are served
- * for as long again and some of them. What sessions say goes out by the descriptor `out`. */
+/* Takes batches for at most `work_ms` and one batch; what comes from peers that are connected is
+ * done at once. Then handshakes go on for at most as long and one datagram, sessions begin for at
+ * most as long and one of them, and timers are served for as long again and some of them. What
+ * sessions say goes out by the descriptor `out`. */
 int gcookie_serve_turn(struct gcookie_serve *serve, int fd, int out,
                        const struct gcookie_keys *keys, struct gcookie_counters *counters,
                        unsigned int work_ms, struct gcookie_turn *turn, double now,

@@ -479,5 +479,7 @@ int gcookie_server_has(struct gcookie_server *server, const union gcookie_addres
         return GCOOKIE_BUSY;
     there = gcookie_connections_of(&server->connections, address);
     leave(server);
-    return there.current != NULL ? 1 : there.pending != NULL ? 2 : 0;
+    if (there.pending != NULL)
+        return GCOOKIE_IN_HANDSHAKE;
+    return there.current != NULL ? GCOOKIE_CONNECTED_ALONE : 0;
 }

@@ -95,8 +95,11 @@ ssize_t gcookie_server_send(struct gcookie_server *server, struct gcookie_turn *
 int gcookie_server_close(struct gcookie_server *server, struct gcookie_turn *turn, uint64_t id);
 int gcookie_server_close_all(struct gcookie_server *server, struct gcookie_turn *turn);
 
-/* Whether an address has a connection: 1 where its handshake is complete, 2 where it is not yet, 0
- * where it has none. */
+/* Whether an address has a connection; 0: none. */
+enum {
+    GCOOKIE_CONNECTED_ALONE = 1, /* one whose handshake is complete, and no other */
+    GCOOKIE_IN_HANDSHAKE = 2,    /* one whose handshake is not */
+};
 int gcookie_server_has(struct gcookie_server *server, const union gcookie_address *address);
 
 #endif

@@ -1,76 +1,82 @@
-/* Verified hellos that wait for a session. */
+/* Datagrams that wait for their turn. */
 #include "waiting.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-static int is_of(const struct gcookie_newcomer *newcomer, const unsigned char *prefix) {
-    return memcmp(newcomer->prefix, prefix, sizeof newcomer->prefix) == 0;
+static int is_of(const struct gcookie_waiter *waiter, const unsigned char *prefix) {
+    return memcmp(waiter->prefix, prefix, sizeof waiter->prefix) == 0;
 }
 
 int gcookie_waiting_put(struct gcookie_waiting *waiting, const struct gcookie_path *path,
                         const gnutls_dtls_prestate_st *prestate, const unsigned char *datagram,
                         size_t size) {
-    struct gcookie_newcomer **place = &waiting->first, **former = NULL;
-    struct gcookie_newcomer *newcomer;
+    struct gcookie_waiter **place = &waiting->first, **former = NULL;
+    struct gcookie_waiter *waiter;
     unsigned char peer[GCOOKIE_ADDRESS_KEY_SIZE], prefix[GCOOKIE_SHARE_KEY_SIZE];
-    unsigned int of_prefix = 0;
+    unsigned int of_prefix = 0, of_peer = 0;
 
     if (!gcookie_address_key(peer, &path->address))
         return 0;
     gcookie_share_key(prefix, &path->address, GCOOKIE_OF_PREFIX);
     for (; *place != NULL; place = &(*place)->next) {
         of_prefix += is_of(*place, prefix) ? 1 : 0;
-        if (memcmp((*place)->peer, peer, sizeof peer) == 0)
+        if (memcmp((*place)->peer, peer, sizeof peer) != 0)
+            continue;
+        of_peer++;
+        if (prestate != NULL && (*place)->is_hello)
             former = place;
     }
     if (former == NULL &&
-        (waiting->count == GCOOKIE_MOST_WAITING || of_prefix == GCOOKIE_MOST_WAITING_OF_PREFIX))
+        (waiting->count == GCOOKIE_MOST_WAITING || of_prefix == GCOOKIE_MOST_WAITING_OF_PREFIX ||
+         of_peer == GCOOKIE_MOST_WAITING_OF_PEER))
         return 0;
-    if (size > SIZE_MAX - sizeof *newcomer)
+    if (size > SIZE_MAX - sizeof *waiter)
         return 0;
-    newcomer = malloc(sizeof *newcomer + size);
-    if (newcomer == NULL)
+    waiter = malloc(sizeof *waiter + size);
+    if (waiter == NULL)
         return 0;
-    newcomer->path = *path;
-    newcomer->prestate = *prestate;
-    memcpy(newcomer->peer, peer, sizeof peer);
-    memcpy(newcomer->prefix, prefix, sizeof prefix);
-    newcomer->size = size;
-    memcpy(newcomer->datagram, datagram, size);
+    waiter->path = *path;
+    waiter->is_hello = prestate != NULL;
+    if (prestate != NULL)
+        waiter->prestate = *prestate;
+    memcpy(waiter->peer, peer, sizeof peer);
+    memcpy(waiter->prefix, prefix, sizeof prefix);
+    waiter->size = size;
+    memcpy(waiter->datagram, datagram, size);
     if (former != NULL)
         place = former;
     else
         waiting->count++;
-    newcomer->next = *place == NULL ? NULL : (*place)->next;
+    waiter->next = *place == NULL ? NULL : (*place)->next;
     free(*place);
-    *place = newcomer;
+    *place = waiter;
     return 1;
 }
 
-struct gcookie_newcomer *gcookie_waiting_take(struct gcookie_waiting *waiting) {
-    struct gcookie_newcomer **place = &waiting->first;
-    struct gcookie_newcomer *newcomer;
+struct gcookie_waiter *gcookie_waiting_take(struct gcookie_waiting *waiting) {
+    struct gcookie_waiter **place = &waiting->first;
+    struct gcookie_waiter *waiter;
 
     while (*place != NULL && is_of(*place, waiting->served))
         place = &(*place)->next;
     if (*place == NULL)
         place = &waiting->first;
-    newcomer = *place;
-    if (newcomer == NULL)
+    waiter = *place;
+    if (waiter == NULL)
         return NULL;
-    *place = newcomer->next;
-    newcomer->next = NULL;
+    *place = waiter->next;
+    waiter->next = NULL;
     waiting->count--;
-    memcpy(waiting->served, newcomer->prefix, sizeof waiting->served);
-    return newcomer;
+    memcpy(waiting->served, waiter->prefix, sizeof waiting->served);
+    return waiter;
 }
 
 void gcookie_waiting_clear(struct gcookie_waiting *waiting) {
     while (waiting->first != NULL) {
-        struct gcookie_newcomer *newcomer = waiting->first;
-        waiting->first = newcomer->next;
-        free(newcomer);
+        struct gcookie_waiter *waiter = waiting->first;
+        waiting->first = waiter->next;
+        free(waiter);
     }
     waiting->count = 0;
 }

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from gnutls_cookie import Arrival, blocking
+from gnutls_cookie import Arrival, CertificateCredentials, Session, blocking
 from gnutls_cookie.endpoint import Endpoint, gate_for
 from gnutls_cookie.server import Event, MessageReady, RefusalReason
 from tests.server.test_fair import PRESTATE, fresh_hello
@@ -135,6 +135,52 @@ def test_hellos_of_one_network_do_not_take_the_places_of_others() -> None:
         assert native.waiting.count > waiting // 2
         for flooder in (*flooders, newcomer):
             flooder.close()
+
+
+def at_last_flight(there: tuple[str, int], source: str) -> tuple[socket.socket, list[bytes]]:
+    """A client, and the flight that makes the server decrypt by its RSA key."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind((source, 0))
+    sock.connect(there)
+    sock.settimeout(SECONDS)
+    priority = "NORMAL:-VERS-ALL:+VERS-DTLS1.2:-KX-ALL:+RSA"
+    session = Session("client", CertificateCredentials(), verify_peer=False, priority=priority)
+    flights = 0
+    while True:
+        session.handshake()
+        flight = session.datagrams_to_send()
+        flights += bool(flight)
+        if flights == 3:
+            return sock, flight
+        for datagram in flight:
+            sock.send(datagram)
+        session.receive_datagram(sock.recv(2000))
+
+
+def test_a_message_does_not_wait_for_a_flood_of_key_exchanges() -> None:
+    """Each costs what a signature does, and they came in one batch: a turn does some of them."""
+    with served(max_handshakes_per_address=1000) as endpoint:
+        there = endpoint.sock.getsockname()
+        (client,) = in_thread(endpoint, lambda: connect(there[1], "127.0.8.1"))
+        assert isinstance(client, blocking.Connection)
+        (waiting,) = in_thread(
+            endpoint, lambda: [at_last_flight(there, "127.0.9.1") for _ in range(60)]
+        )
+        assert isinstance(waiting, list)
+        with client:
+            before = endpoint.counters.server.connected
+            for sock, flight in waiting:
+                for datagram in flight:
+                    sock.send(datagram)
+            endpoint.turn(time.monotonic())
+            assert endpoint.counters.server.connected - before < 30
+            client.send(b"and I?")
+            happened = endpoint.turn(time.monotonic())
+            assert any(isinstance(event, MessageReady) for event in happened)
+            assert endpoint.counters.server.connected - before < 60
+            until(endpoint, lambda: endpoint.counters.server.connected - before == 60)
+        for sock, _ in waiting:
+            sock.close()
 
 
 def test_timers_of_a_flood_leave_the_others_their_turn() -> None:
