@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+import types
+from collections.abc import AsyncIterator, Generator
+from typing import TYPE_CHECKING, Any
 
 from gnutls_cookie.base import ConnectionBase
 from gnutls_cookie.errors import connection_closed, fresh
@@ -75,7 +76,14 @@ class Connection(ConnectionBase):
             ConnectionClosedError: the connection has ended; a ConnectionResetError.
             GnuTLSError: the session failed.
         """
-        sent = self.send_nowait(data)
+        core, driver = self._core, self._driver
+        if driver.is_settling and type(data) is bytes and 0 < len(data) <= core._most:
+            outbox = driver.outbox  # send_nowait(), without a call
+            outbox.ids.append(core._id)
+            outbox.messages.append(data)
+            sent = len(data)
+        else:
+            sent = self.send_nowait(data)
         self._sends += 1
         if self._sends >= _SENDS:
             self._sends = 0
@@ -129,16 +137,24 @@ class Connection(ConnectionBase):
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
-    async def __anext__(self) -> bytes:
+    @types.coroutine
+    def __anext__(self) -> Generator[Any, None, bytes]:
         core = self._core
-        while core._first is None:  # receive(), without one more coroutine
+        while (message := core._first) is None:  # receive(), without one more coroutine
             if self._ended:
                 if self._error is not None:
                     raise fresh(self._error)
                 raise StopAsyncIteration
-            await self._news()
-        message = core.receive()
-        assert message is not None
+            waiter = self._news()
+            waiter.begin()
+            try:
+                yield waiter
+            finally:
+                waiter.is_free = True
+        if core._rest is None:
+            core._first = None  # its receive(), without a call
+        else:
+            core.receive()
         return message
 
     async def __aenter__(self) -> Connection:
@@ -156,9 +172,11 @@ class Connection(ConnectionBase):
         core._queued_bytes = len(message)
         if waiter is None or self._others is not None:
             self.on_news(is_direct=True)
-        elif (callback := waiter.callback) is not None:
-            waiter.callback = None
-            waiter.context.run(callback, waiter)
+        elif waiter.callback is not None:
+            if (steps := waiter.steps) is None:
+                waiter.wake(is_direct=True)
+            else:
+                steps.step(waiter)
 
     def on_news(self, is_direct: bool) -> None:
         """Let the tasks go on that wait for a message or for the end.

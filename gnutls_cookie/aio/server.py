@@ -30,6 +30,7 @@ from .driver import SocketDriver, stop_reading
 from .names import resolve
 from .opening import Opening
 from .protocol import Protocol, ProtocolConnection
+from .waiter import Steps
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -285,7 +286,7 @@ class DTLSServer(ServerBase, asyncio.AbstractServer):
             if type(running) is not CoroutineType and not inspect.isawaitable(running):
                 kind = type(running).__name__
                 raise TypeError(f"handler must return an awaitable, as async def does, not {kind}")
-            await running
+            await (Steps(running, self._loop) if type(running) is CoroutineType else running)
         except GnuTLSError as error:
             if connection.is_open:  # else the connection failed under the handler: counted
                 self.report("unhandled error in a connection's handler", error, connection)
