@@ -32,6 +32,7 @@ __all__ = ["add_arguments", "run"]
 
 _PROGRAM = "gnutls-cookie vectors"
 _FILE_SIZE_MAX = 64 << 20  # bytes
+_TIMEOUT_SECONDS = 10.0  # for one case
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="differences that are accepted, with reasons",
     )
     add("--lenient", action="store_true", help='either answer to an "acceptable" vector will do')
-    add("--timeout", metavar="SECONDS", type=float, default=10.0, help="for one case (10)")
+    add("--timeout", metavar="SECONDS", type=float, help="for one case (10)")
     add("--json", action="store_true", help="print the report as JSON")
     add("--junit", metavar="FILE", type=file_path, help="write the report as XML too")
     add(
@@ -80,6 +81,7 @@ def run(options: argparse.Namespace) -> int:
     """
     code = 0
     try:
+        _refuse_what_nothing_uses(options)
         if options.target is not None or options.exec is not None:
             code, made = _held_against(options)
         elif options.case is not None:
@@ -104,6 +106,19 @@ def run(options: argparse.Namespace) -> int:
     return code
 
 
+def _refuse_what_nothing_uses(options: argparse.Namespace) -> None:
+    """Options that go with a target, and those that go without one."""
+    has_target = options.target is not None or options.exec is not None
+    for name in ("known", "lenient", "timeout", "json", "junit"):
+        if not has_target and getattr(options, name) not in (None, False):
+            raise Unusable(f"--{name} needs TARGET or --exec")
+    if not has_target and options.file is not None and options.format != "c":
+        raise Unusable("--file needs TARGET, --exec or --format c")
+    for name in ("case", "output"):
+        if has_target and getattr(options, name) is not None:
+            raise Unusable(f"--{name} goes without TARGET and --exec")
+
+
 def _read(path: Path) -> str:
     if path.stat().st_size > _FILE_SIZE_MAX:
         raise ValueError(f"{path} has more than {_FILE_SIZE_MAX} bytes")
@@ -119,10 +134,11 @@ def _held_against(options: argparse.Namespace) -> tuple[int, str]:
         raise Unusable("either TARGET or --exec is needed, and not both")
     tests = read(_read(options.file or FILE))
     target: Target
+    timeout = _TIMEOUT_SECONDS if options.timeout is None else options.timeout
     if options.exec is not None:
-        target = ExecTarget(options.exec, options.timeout)
+        target = ExecTarget(options.exec, timeout)
     else:
-        target = load(options.target, options.timeout)
+        target = load(options.target, timeout)
     try:
         report = run_vectors(target, tests, options.known, lenient=options.lenient)
     finally:

@@ -102,6 +102,17 @@ ROWS: dict[str, tuple[int, str]] = {
     "diff a b": (2, "unrecognized arguments: b"),
     "diff --cases": (2, "expected one argument"),
     "stats 'a\nb'": (2, "stats: "),
+    **{
+        f"vectors --{words}": (2, f"--{words.split()[0]} needs TARGET or --exec")
+        for words in ("known x", "lenient", "timeout 5", "timeout nan", "json", "junit x")
+    },
+    "vectors --file x": (2, "--file needs TARGET, --exec or --format c"),
+    "vectors --file /nowhere --format c": (2, "/nowhere"),
+    "vectors --case '{}'": (2, "case"),
+    "vectors --format x": (2, "--format: invalid choice"),
+    f"vectors {REFERENCE} --output x": (2, "--output goes without TARGET"),
+    f"vectors {REFERENCE} --case x": (2, "--case goes without TARGET"),
+    f"vectors {REFERENCE} --file ''": (2, "the name of a file is needed"),
     "demo '\x1b[31m'": (2, r"unrecognized arguments: \x1b[31m"),
 }
 
