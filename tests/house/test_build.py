@@ -294,7 +294,7 @@ def no_headers(tmp_path: Path) -> dict[str, str]:
     script = tmp_path / "cc"
     script.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n', encoding="utf-8")
     script.chmod(0o755)
-    return {"CC": str(script), "PKG_CONFIG": "false"}
+    return {"CC": str(script), "PKG_CONFIG": "false", "GNUTLS_CFLAGS": "", "GNUTLS_LIBS": ""}
 
 
 def header_folder() -> Path:
