@@ -168,9 +168,12 @@ const char *gcookie_srtp_profile(gnutls_session_t session) {
 }
 
 static int open_session(struct gcookie_wire *wire, const char **what) {
-    const unsigned int flags = (wire->is_server ? GNUTLS_SERVER : GNUTLS_CLIENT) | GNUTLS_DATAGRAM |
-                               GNUTLS_NONBLOCK | GNUTLS_NO_SIGNAL |
-                               (wire->settings->raw_keys ? GNUTLS_ENABLE_RAWPK : 0);
+    /* A client's only certificate goes to a server that names other authorities, too, as
+     * gnutls-cli and openssl do it: then both sides say what is wrong with it. */
+    const unsigned int flags =
+        (wire->is_server ? GNUTLS_SERVER : GNUTLS_CLIENT | GNUTLS_FORCE_CLIENT_CERT) |
+        GNUTLS_DATAGRAM | GNUTLS_NONBLOCK | GNUTLS_NO_SIGNAL |
+        (wire->settings->raw_keys ? GNUTLS_ENABLE_RAWPK : 0);
     int code = GNUTLS_E_TIMEDOUT;
 
     for (unsigned int tries = 0; tries < TRIES && code == GNUTLS_E_TIMEDOUT; tries++) {

@@ -53,6 +53,16 @@ def test_required_certificate_need_not_be_verified() -> None:
 
 
 @pytest.mark.peer
+def test_certificate_of_an_authority_that_the_server_does_not_name_is_sent() -> None:
+    """As gnutls-cli and openssl do: the server refuses it, and does not ask where it is."""
+    stranger = certificate("stranger", trust="stranger")
+    client = Session("client", stranger, server_name="localhost", verify_peer=False)
+    server = Session("server", credentials("server"), verify_peer=True)
+    with pytest.raises(CertificateVerificationError, match="issuer is unknown"):
+        shake(client, server)
+
+
+@pytest.mark.peer
 def test_nobody_asks_for_a_certificate_by_default() -> None:
     """Nor where it is said; with verify_peer it is required."""
     assert not shown("client")
