@@ -3,10 +3,12 @@
 Needs root, `ip` and `nft`, and pip install gnutls-cookie. As root:
 
 python fleet.py
+python fleet.py nginx
 
 It makes five network namespaces (a client's, the balancer's, three nodes'), which are gone at the
 end. The balancer is the kernel's: nftables chooses a node by the client's address and port, and
-remembers nothing. The nodes share a secret, and do not talk to each other.
+remembers nothing. Or it is nginx with its stream module, which has a session for each client and
+sends under the client's own address. The nodes share a secret, and do not talk to each other.
 """
 
 import asyncio
@@ -17,8 +19,11 @@ import select
 import socket
 import subprocess
 import sys
+import tempfile
+import time
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 from gnutls_cookie import KeyRing, PSKCredentials, Session, aio
 
@@ -39,6 +44,36 @@ table ip fleet {{
     ip daddr {FLEET} udp dport {PORT} notrack \
       meta mark set jhash ip saddr . udp sport mod {len(NODES)} seed 0x5eed \
       ip daddr set meta mark map @node
+  }}
+}}
+"""
+
+NGINX_RULES = f"""
+flush ruleset
+table ip fleet {{
+  chain answers {{
+    type filter hook prerouting priority mangle;
+    ip saddr {{ {", ".join(NODES)} }} udp sport {PORT} meta mark set 1
+    ip saddr {{ {", ".join(NODES)} }} icmp type destination-unreachable meta mark set 1
+  }}
+}}
+"""
+
+NGINX_MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")  # Debian's; elsewhere built in
+NGINX = f"""
+{f"load_module {NGINX_MODULE};" if NGINX_MODULE.exists() else ""}
+user root; daemon off; master_process off; pid nginx.pid; error_log stderr emerg;
+events {{ }}
+stream {{
+  upstream fleet {{
+    hash $binary_remote_addr$remote_port consistent;
+    {" ".join(f"server {node}:{PORT};" for node in NODES)}
+  }}
+  server {{
+    listen {FLEET}:{PORT} udp;
+    proxy_pass fleet;
+    proxy_bind $remote_addr:$remote_port transparent;
+    proxy_timeout 1h;
   }}
 }}
 """
@@ -88,7 +123,7 @@ def client(pause):
             if datagram is None:
                 session.handle_timeout()
                 continue
-            if datagram[13] == 3:  # HelloVerifyRequest
+            if datagram[13:14] == b"\x03":  # HelloVerifyRequest; nginx may send an empty datagram
                 challenges += 1
                 if pause and challenges == 1:
                     print("challenged", flush=True)
@@ -136,14 +171,15 @@ class Fleet:
         for one in self.nodes:  # the first number comes once it listens
             assert select.select([one.stdout], [], [], SECONDS)[0], "a node does not start"
             assert one.stdout.readline() == "0\n"
+        self.balance()
+
+    def balance(self):
+        """Begin to, over all nodes."""
         self._nft(RULES)
 
     def run(self, where, *arguments):
         """Start this program in a namespace."""
-        words = ["ip", "netns", "exec", self._prefix + where, sys.executable, __file__, *arguments]
-        child = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self._held.callback(self._end, child)
-        return child
+        return self._start(where, sys.executable, __file__, *arguments)
 
     def ask(self):
         """What one client says after its end."""
@@ -163,6 +199,12 @@ class Fleet:
             f"delete element ip fleet node {{ {number} : {NODES[number]} }}\n"
             f"add element ip fleet node {{ {number} : {heir} }}\n"
         )
+
+    def _start(self, where, *command):
+        words = ["ip", "netns", "exec", self._prefix + where, *command]
+        child = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._held.callback(self._end, child)
+        return child
 
     def _end(self, child):
         child.kill()
@@ -192,6 +234,44 @@ class Fleet:
         _ip("netns", "exec", balancer, "sh", "-c", forward)
 
 
+class NginxFleet(Fleet):
+    """The same behind nginx, which the kernel brings what nodes send to clients, and what there is
+    to say of nodes that are gone."""
+
+    def balance(self):
+        balancer, folder = f"{self._prefix}balancer", self._held.enter_context(_folder())
+        if hasattr(self, "_nginx"):
+            self._end(self._nginx)
+        else:
+            self._nft(NGINX_RULES)
+            _ip("-n", balancer, "address", "add", f"{FLEET}/32", "dev", "lo")
+            _ip("-n", balancer, "rule", "add", "fwmark", "1", "lookup", "100")
+            _ip("-n", balancer, "route", "add", "local", "default", "dev", "lo", "table", "100")
+        (folder / "nginx.conf").write_text(NGINX)
+        self._nginx = self._start(
+            "balancer", "nginx", "-e", "stderr", "-p", str(folder), "-c", "nginx.conf"
+        )
+        deadline = time.monotonic() + SECONDS
+        while f":{PORT:04X} " not in self._sockets():
+            assert self._nginx.poll() is None, "nginx has ended"
+            assert time.monotonic() < deadline, "nginx does not start"
+            time.sleep(0.05)
+
+    def lose(self, number):
+        """Kill a node; nginx finds out."""
+        self._end(self.nodes[number])
+
+    def _sockets(self):
+        command = ["ip", "netns", "exec", f"{self._prefix}balancer", "cat", "/proc/net/udp"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@contextmanager
+def _folder():
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+
+
 def _ip(*words):
     subprocess.run(["ip", *words], check=True)
 
@@ -218,10 +298,10 @@ def killed_between_the_hellos(fleet):
     )
 
 
-def show():
-    with Fleet() as fleet:
+def show(kind, balancer):
+    with kind() as fleet:
         one = secrets.token_hex(32)
-        print(f"three nodes behind {FLEET}, one secret", flush=True)
+        print(f"three nodes behind {FLEET} ({balancer}), one secret", flush=True)
         fleet.start([one] * len(NODES))
         killed_between_the_hellos(fleet)
         many(fleet, 8)
@@ -236,8 +316,11 @@ def main():
         asyncio.run(node(*arguments))
     elif role == "client":
         client(bool(arguments))
+    elif sys.argv[1:] in ([], ["nginx"]):
+        kind, balancer = (NginxFleet, "nginx") if sys.argv[1:] else (Fleet, "nftables")
+        show(kind, balancer)
     else:
-        show()
+        sys.exit("usage: fleet.py [nginx]")
 
 
 if __name__ == "__main__":
