@@ -14,22 +14,19 @@ int gcookie_waiting_put(struct gcookie_waiting *waiting, const struct gcookie_pa
     struct gcookie_waiter **place = &waiting->first, **former = NULL;
     struct gcookie_waiter *waiter;
     unsigned char peer[GCOOKIE_ADDRESS_KEY_SIZE], prefix[GCOOKIE_SHARE_KEY_SIZE];
-    unsigned int of_prefix = 0, of_peer = 0;
+    unsigned int of_prefix = 0;
 
     if (!gcookie_address_key(peer, &path->address))
         return 0;
     gcookie_share_key(prefix, &path->address, GCOOKIE_OF_PREFIX);
     for (; *place != NULL; place = &(*place)->next) {
         of_prefix += is_of(*place, prefix) ? 1 : 0;
-        if (memcmp((*place)->peer, peer, sizeof peer) != 0)
-            continue;
-        of_peer++;
-        if (prestate != NULL && (*place)->is_hello)
+        if (prestate != NULL && (*place)->is_hello &&
+            memcmp((*place)->peer, peer, sizeof peer) == 0)
             former = place;
     }
     if (former == NULL &&
-        (waiting->count == GCOOKIE_MOST_WAITING || of_prefix == GCOOKIE_MOST_WAITING_OF_PREFIX ||
-         of_peer == GCOOKIE_MOST_WAITING_OF_PEER))
+        (waiting->count == GCOOKIE_MOST_WAITING || of_prefix == GCOOKIE_MOST_WAITING_OF_PREFIX))
         return 0;
     if (size > SIZE_MAX - sizeof *waiter)
         return 0;

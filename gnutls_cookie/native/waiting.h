@@ -12,7 +12,6 @@
 enum {
     GCOOKIE_MOST_WAITING = 512,
     GCOOKIE_MOST_WAITING_OF_PREFIX = 384,
-    GCOOKIE_MOST_WAITING_OF_PEER = 32, /* a flight that is sent in the smallest fragments */
 };
 
 struct gcookie_waiter {

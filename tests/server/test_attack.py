@@ -157,6 +157,20 @@ def at_last_flight(there: tuple[str, int], source: str) -> tuple[socket.socket, 
         session.receive_datagram(sock.recv(2000))
 
 
+def test_a_flight_of_many_datagrams_is_taken_in_one_batch() -> None:
+    """As those of a long certificate in small fragments are. None of them is turned away."""
+    with served() as endpoint:
+        there = endpoint.sock.getsockname()
+        (client,) = in_thread(endpoint, lambda: at_last_flight(there, "127.0.9.1"))
+        assert isinstance(client, tuple)
+        sock, flight = client
+        with sock:
+            for datagram in [*flight[:1] * 60, *flight]:
+                sock.send(datagram)
+            until(endpoint, lambda: endpoint.counters.server.connected == 1)
+        assert endpoint.counters.server.refused == 0
+
+
 def test_a_message_does_not_wait_for_a_flood_of_key_exchanges() -> None:
     """Each costs what a signature does, and they came in one batch: a turn does some of them."""
     with served(max_handshakes_per_address=1000) as endpoint:
