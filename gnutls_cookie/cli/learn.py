@@ -38,6 +38,7 @@ _PROGRAM = "gnutls-cookie learn"
 _DATAGRAM_SIZE_MAX = 65536
 _START_SECONDS = 20.0  # for a server to answer its first hello
 _AGAIN_SECONDS = 0.05  # between two hellos to one that starts
+_SERVERS_MAX = 4  # that are asked side by side
 _SAID_MAX = 2000  # bytes of what it printed, where it does not start
 
 
@@ -64,30 +65,44 @@ def run(options: argparse.Namespace) -> int:
     if importlib.util.find_spec("aalpy") is None:
         complain(_PROGRAM, 'needs AALpy: pip install "gnutls-cookie[learn]"')
         return 2
-    from gnutls_cookie.differential.learn import Silent, Unsteady, learn, reference_machine
+    from gnutls_cookie.differential.learn import (
+        FellSilent,
+        Silent,
+        Unsteady,
+        learn,
+        reference_machine,
+    )
 
     if not 0 < options.wait <= 10 or not 0 < options.port < 65536 or options.walks < 0:
         complain(_PROGRAM, "--wait is 0 to 10 seconds, PORT 1 to 65535, --walks 0 or more")
         return 2
     started = time.monotonic()
-    network = _Network(options.wait)
-    server: _Server | None = None
+    networks = [_Network(options.wait)]
+    servers: list[_Server] = []
     try:
-        network.find(options.host, options.port)
-        if options.start is not None:
-            command = options.start.replace("{port}", str(options.port))
-            server = _Server(command.replace("{host}", options.host), network)
+        networks[0].find(options.host, options.port)
         reference = reference_machine()
-        connect = network.client if server is None else server.client
-        machine = learn(connect, options.walks, reference=reference)
+        if options.start is None:
+            machine = learn(networks[0].client, options.walks, reference=reference)
+        else:
+            servers.append(_Server(options.start, options.host, options.port, networks[0]))
+            servers[0].client()  # first: where there can be one alone, it is this one
+            if "{port}" in options.start:  # then it can be started on other ports too
+                servers += _servers_beside(options, networks)
+            first, *others = [one.client for one in servers]
+            machine = learn(first, options.walks, reference=reference, others=others)
         if options.dot is not None:
             options.dot.write_text(machine.dot() + "\n", encoding="utf-8")
     except (Silent, Unsteady, Unusable, OSError) as error:
-        complain(_PROGRAM, reason(error) if isinstance(error, OSError) else str(error))
+        said = reason(error) if isinstance(error, OSError) else str(error)
+        if isinstance(error, FellSilent) and options.start is None:
+            said += "; --start COMMAND starts such a server again each time"
+        complain(_PROGRAM, said)
         return 2
     finally:
-        network.close()
-        if server is not None:
+        for network in networks:
+            network.close()
+        for server in servers:
             server.close()
     found = differences(reference, machine)
     where = f"{options.host} {options.port}"
@@ -99,10 +114,10 @@ def run(options: argparse.Namespace) -> int:
             print(f"differs {one}")
         seconds = time.monotonic() - started
         count = f"{len(found) or 'no'} difference{'' if len(found) == 1 else 's'}"
-        starts = "" if server is None else f", {server.starts} starts of the server"
+        starts = f", {sum(one.starts for one in servers)} starts of the server" if servers else ""
         print(
             f"{where}: {len(machine.steps)} states, {count}; "
-            f"{network.sent} datagrams in {seconds:.0f} s{starts}"
+            f"{sum(one.sent for one in networks)} datagrams in {seconds:.0f} s{starts}"
         )
     return 1 if found else 0
 
@@ -119,6 +134,31 @@ def _as_dict(machine: Machine, found: list[Difference]) -> dict[str, object]:
             for one in found
         ],
     }
+
+
+def _servers_beside(options: argparse.Namespace, networks: list[_Network]) -> list[_Server]:
+    """More servers of the same kind, each on a free port, as far as they start.
+
+    Their networks are added to the list.
+    """
+    found: list[_Server] = []
+    for _ in range(_SERVERS_MAX - 1):
+        network = _Network(options.wait)
+        port = network.find_free(options.host)
+        if port is None:
+            break
+        server = _Server(options.start, options.host, port, network)
+        networks.append(network)
+        try:
+            server.client()
+        except Unusable:  # one is enough
+            server.close()
+            break
+        except BaseException:
+            server.close()
+            raise
+        found.append(server)
+    return found
 
 
 class _Network:
@@ -139,6 +179,18 @@ class _Network:
         """
         found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
         self._family, _, _, _, self._address = found[0]
+
+    def find_free(self, host: str) -> int | None:
+        """A port of the host on which a server can be started; None: it is not this machine."""
+        self.find(host, 0)
+        with socket.socket(self._family, socket.SOCK_DGRAM) as bound:
+            try:
+                bound.bind(self._address)
+            except OSError:
+                return None
+            port: int = bound.getsockname()[1]
+        self.find(host, port)
+        return port
 
     def client(self) -> Callable[[bytes, int | None], list[bytes]]:
         """A new client; the one before is gone."""
@@ -200,13 +252,13 @@ class _Server:
         Unusable: the command cannot be run, or somebody answers there already.
     """
 
-    def __init__(self, command: str, network: _Network) -> None:
+    def __init__(self, command: str, host: str, port: int, network: _Network) -> None:
         self.starts = 0
         self._network = network
         self._had_session = False  # in the present run
         self._ends_with_session = False  # seen before: then there is no need to ask
         try:
-            words = shlex.split(command)
+            words = shlex.split(command.replace("{port}", str(port)).replace("{host}", host))
         except ValueError as error:
             raise Unusable(f"--start: {error}") from None
         if not words or "\0" in command:

@@ -7,8 +7,10 @@ answers one sequence in two ways, the one that comes twice counts.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
+from queue import SimpleQueue
 from typing import Any
 
 from aalpy.base import SUL, Oracle
@@ -16,7 +18,15 @@ from aalpy.learning_algs import run_Lstar
 
 from .machine import LETTERS, NOTHING, Client, Machine, ReferenceServer, differences
 
-__all__ = ["PATIENT", "Exchange", "Silent", "Unsteady", "learn", "reference_machine"]
+__all__ = [
+    "PATIENT",
+    "Exchange",
+    "FellSilent",
+    "Silent",
+    "Unsteady",
+    "learn",
+    "reference_machine",
+]
 
 #: Sends a datagram for a client of its own and gives what comes back; one is made for each query.
 #: The second argument is the number of datagrams that are known to come, so that there is nothing
@@ -37,7 +47,11 @@ class Unsteady(Exception):
 
 
 class Silent(Exception):
-    """The server answers nothing any more; the text has what was sent last."""
+    """The server answers no hello."""
+
+
+class FellSilent(Silent):
+    """It did before; the text has what was sent last."""
 
 
 def learn(
@@ -45,6 +59,7 @@ def learn(
     walks: int = 25,
     seed: int = 0,
     reference: Machine | None = None,
+    others: Sequence[Callable[[], Exchange]] = (),
 ) -> Machine:
     """Learn a machine.
 
@@ -53,12 +68,14 @@ def learn(
         walks: random sequences that a machine has to pass before it is taken.
         seed: of these.
         reference: what differs from it is asked once more, and waited for longer.
+        others: make clients of more servers of the same kind, that are asked at the same time, each
+            in a thread.
 
     Raises:
         Unsteady: the server does not answer in one way.
         Silent: it does not answer a first hello, or not any more.
     """
-    asked = _Asked(connect)
+    asked = _Asked(connect, others)
     if not asked.answers_hello():
         raise Silent("no answer to a first ClientHello")
 
@@ -92,9 +109,15 @@ class _Revised(Exception):
 class _Asked(SUL):  # type: ignore[misc]  # AALpy has no types
     """A server as AALpy asks it: whole sequences, each once."""
 
-    def __init__(self, connect: Callable[[], Exchange]) -> None:
+    def __init__(
+        self, connect: Callable[[], Exchange], others: Sequence[Callable[[], Exchange]]
+    ) -> None:
         super().__init__()
         self._connect = connect
+        self._servers: SimpleQueue[Callable[[], Exchange]] = SimpleQueue()
+        self._servers_count = 1 + len(others)
+        for one in (connect, *others):
+            self._servers.put(one)
         self._recent: list[tuple[str, ...]] = []  # the last one that was answered, and later ones
         self.revised = ""  # the sequence that was answered otherwise than before
         self._known: dict[tuple[str, ...], str] = {}
@@ -102,9 +125,36 @@ class _Asked(SUL):  # type: ignore[misc]  # AALpy has no types
 
     def query(self, word: tuple[str, ...]) -> list[str]:
         """The outputs for a sequence of letters."""
-        if any(word[:size] not in self._known for size in range(1, len(word) + 1)):
+        if not self._knows(word):  # L* asks for all pairs of letters after a state
+            self.prepare((*word[:-2], *more) for more in product(LETTERS, repeat=2))
+        if not self._knows(word):
             self._ask(word)
         return [self._known[word[:size]] for size in range(1, len(word) + 1)]
+
+    def prepare(self, words: Iterable[tuple[str, ...]]) -> None:
+        """Ask all servers for sequences that will be queried, each for some of them."""
+        if self._servers_count == 1:
+            return
+        asked = [word for word in dict.fromkeys(words) if not self._knows(word)]
+        with ThreadPoolExecutor(self._servers_count) as threads:
+            try:
+                for word, (outputs, counts) in zip(
+                    asked, threads.map(self._run_anywhere, asked), strict=True
+                ):
+                    if self._agrees(word, outputs):  # where not, query() finds out what is right
+                        self._keep(word, outputs, counts)
+            finally:
+                threads.shutdown(cancel_futures=True)
+
+    def _knows(self, word: tuple[str, ...]) -> bool:
+        return all(word[:size] in self._known for size in range(1, len(word) + 1))
+
+    def _run_anywhere(self, word: tuple[str, ...]) -> tuple[list[str], list[int]]:
+        connect = self._servers.get()
+        try:
+            return self._run(word, connect())
+        finally:
+            self._servers.put(connect)
 
     def answers_hello(self) -> bool:
         """Whether the server says anything to a first hello."""
@@ -114,14 +164,14 @@ class _Asked(SUL):  # type: ignore[misc]  # AALpy has no types
         seen: list[list[str]] = []
         for _ in range(_TRIES):
             outputs, counts = self._run(word)
+            if word[0] == "hello" and outputs[0] == NOTHING:  # it was answered in the beginning
+                self._look_for_silence()
             agrees = self._agrees(word, outputs)
             if agrees if not seen else outputs in seen:
                 if not agrees:
                     self._look_for_silence()
                     self._forget(word)
-                for size, output in enumerate(outputs, 1):
-                    self._known[word[:size]] = output
-                    self._counts[word[:size]] = counts[size - 1]
+                self._keep(word, outputs, counts)
                 if not agrees:
                     raise _Revised
                 return
@@ -130,6 +180,11 @@ class _Asked(SUL):  # type: ignore[misc]  # AALpy has no types
                 self._counts.pop(word[:size], None)
         self._look_for_silence()
         raise Unsteady(f"answers {seen} to {', '.join(word)}")
+
+    def _keep(self, word: tuple[str, ...], outputs: list[str], counts: list[int]) -> None:
+        for size, output in enumerate(outputs, 1):
+            self._known[word[:size]] = output
+            self._counts[word[:size]] = counts[size - 1]
 
     def confirm(self, word: tuple[str, ...]) -> None:
         """Ask once more for a sequence, without haste.
@@ -145,7 +200,7 @@ class _Asked(SUL):  # type: ignore[misc]  # AALpy has no types
     def _look_for_silence(self) -> None:
         if not self.answers_hello():
             sent = "; ".join(", ".join(word) for word in self._recent[:_RECENT_MAX])
-            raise Silent(f"the server answers no hello any more; sent last: {sent}")
+            raise FellSilent(f"the server answers no hello any more; sent last: {sent}")
 
     def _forget(self, word: tuple[str, ...]) -> None:
         self.revised = ", ".join(word)
@@ -157,8 +212,10 @@ class _Asked(SUL):  # type: ignore[misc]  # AALpy has no types
         known = (self._known.get(word[:size]) for size in range(1, len(word) + 1))
         return all(one in (None, output) for one, output in zip(known, outputs, strict=True))
 
-    def _run(self, word: tuple[str, ...], patient: bool = False) -> tuple[list[str], list[int]]:
-        exchange, client = self._connect(), Client()
+    def _run(
+        self, word: tuple[str, ...], exchange: Exchange | None = None, *, patient: bool = False
+    ) -> tuple[list[str], list[int]]:
+        exchange, client = exchange or self._connect(), Client()
         outputs, counts = [], []
         for size, letter in enumerate(word, 1):
             expected = PATIENT if patient else self._counts.get(word[:size])
@@ -193,7 +250,9 @@ class _Walks(Oracle):  # type: ignore[misc]
 
     def find_cex(self, hypothesis: Any) -> tuple[str, ...] | None:
         """A sequence that the machine answers otherwise than the server."""
-        for word in self._words(hypothesis):
+        words = list(self._words(hypothesis))
+        self.sul.prepare(words)
+        for word in words:
             hypothesis.reset_to_initial()
             said = [hypothesis.step(letter) for letter in word]
             outputs = self.sul.query(word)

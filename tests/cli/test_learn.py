@@ -15,7 +15,13 @@ import pytest
 pytest.importorskip("aalpy", reason="pip install aalpy")
 
 from gnutls_cookie.cli import main
-from gnutls_cookie.differential.learn import Silent, Unsteady, learn, reference_machine
+from gnutls_cookie.differential.learn import (
+    FellSilent,
+    Silent,
+    Unsteady,
+    learn,
+    reference_machine,
+)
 from gnutls_cookie.differential.machine import (
     LETTERS,
     OTHER_NUMBER,
@@ -30,7 +36,8 @@ from tests.support.common import (
     port_of_two,
     udp_socket,
 )
-from tests.support.probe_peers import CERT, KEY
+from tests.support.probe_peers import CERT, KEY, PEERS_ASKED
+from tests.support.probe_peers import serving as serving_peer
 from tests.support.serve import serving
 
 HELLO_VERIFY_REQUEST = reference.hello_verify_request(b"key", b"client", reference.Prestate())
@@ -111,10 +118,24 @@ def test_a_server_that_falls_silent_is_told() -> None:
 
         return exchange
 
-    with pytest.raises(Silent, match="one byte"):
+    with pytest.raises(FellSilent, match="one byte"):
         learn(connect)
     with pytest.raises(Silent, match="no answer to a first"):
         learn(connect)
+
+
+def test_servers_are_asked_side_by_side() -> None:
+    """Two of one kind are asked at the same time, and make one machine."""
+    meet, met = threading.Barrier(2, timeout=20), threading.Event()
+
+    def connect() -> Callable[[bytes, int | None], list[bytes]]:
+        if threading.current_thread() is not threading.main_thread() and not met.is_set():
+            meet.wait()
+            met.set()
+        return ReferenceServer().answer
+
+    assert differences(reference_machine(), learn(connect, others=[connect])) == []
+    assert met.is_set()
 
 
 def test_a_server_that_answers_by_chance_is_told() -> None:
@@ -140,7 +161,7 @@ def test_our_server_is_the_reference(tmp_path: Path, capsys: pytest.CaptureFixtu
     passwords.write_text("a:30313233343536373839616263646566\n")
     passwords.chmod(0o600)
     with serving("--pskpasswd", str(passwords)) as served:
-        arguments = ["learn", "127.0.0.1", str(served.port), "--walks", "5"]
+        arguments = ["learn", "127.0.0.1", str(served.port), "--walks", "5", "--wait", "0.1"]
         assert main([*arguments, "--json", "--dot", str(tmp_path / "machine.dot")]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["differences"] == []
@@ -160,6 +181,31 @@ def test_fault_of_libcoap_is_found(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert "application data: 'HelloVerifyRequest" in said
     assert f"after hello, hello: {OTHER_NUMBER!r}" in said
+
+
+@pytest.mark.slow
+@pytest.mark.peer
+def test_fault_of_gnutls_serv_is_found(capsys: pytest.CaptureFixture[str]) -> None:
+    """It peeks at what it does not consume, and answers nobody again; several are asked at once."""
+    program = peer_required("gnutls-serv", "apt install gnutls-bin")
+    port = free_udp_port()
+    start = f"{program} --udp --port {{port}} --x509certfile {CERT} --x509keyfile {KEY}"
+    options = ["--wait", "0.1", "--walks", "0", "--start", start]
+    assert main(["learn", "127.0.0.1", str(port), *options]) == 1
+    said = capsys.readouterr().out
+    assert "after application data, hello: '-' where 'HelloVerifyRequest' is right" in said
+    assert f"after hello, hello: {OTHER_NUMBER!r}" in said
+
+
+@pytest.mark.slow
+@pytest.mark.peer
+def test_a_server_that_is_not_started_again_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """It fell silent at what learn sent: that is no machine, and --start is named."""
+    with serving_peer(PEERS_ASKED["gnutls-serv --udp"]) as port:
+        assert main(["learn", "127.0.0.1", str(port), "--wait", "0.1", "--walks", "0"]) == 2
+    said = capsys.readouterr().err
+    assert "no hello any more; sent last: hello; empty, hello" in said
+    assert "--start" in said
 
 
 @pytest.mark.slow
