@@ -233,10 +233,14 @@ def _unhex(text: bytes) -> bytes | None:
         return None
 
 
-def warn_of_times(path: Path) -> None:
-    """Log a warning where a certificate is not valid yet, or no longer."""
+def warn_of_times(path: Path) -> int | None:
+    """Log a warning where a certificate is not valid yet, or no longer.
+
+    Returns:
+        When it ceases to be valid, in seconds since the epoch; None: not known.
+    """
     if not path.is_file():
-        return  # a pipe, and read already
+        return None  # a pipe, and read already
     start, end = certificate_validity(FileContent.read(path))
     for seconds, wrong, what in (
         (start, start > time.time(), "is not valid before"),
@@ -245,3 +249,4 @@ def warn_of_times(path: Path) -> None:
         if wrong:
             date = time.strftime("%Y-%m-%d", time.gmtime(seconds))
             _log.warning("%s: the certificate %s %s", path, what, date)
+    return end

@@ -126,6 +126,7 @@ class _Service:
         self._err = err
         self._is_worker = False
         self._tally: Tally | None = None
+        self._expiries: dict[str, int] = {}  # of certificates, by file
         self._notifier = notifier
         self._told = False  # that what is printed cannot be written
         self._made_psk: tuple[str, bytes] | None = None
@@ -160,7 +161,7 @@ class _Service:
         board = Board(len(sockets))
         url = None
         if self.options.metrics is not None:
-            self._tally = tally = Tally(len(sockets))
+            self._tally = tally = Tally(len(sockets), lambda: self._expiries)
             exporter = _exporter(self.options.metrics, tally)
             companions, board, url = [tally, exporter], tally.board, exporter.url
         workers = Workers(
@@ -307,9 +308,9 @@ class _Service:
     def warn(self) -> None:
         """Warn of what is right and may be a mistake all the same."""
         options = self.options
-        for path in options.x509certfile or ():
-            if isinstance(path, Path):
-                warn_of_times(path)
+        files = [path for path in options.x509certfile or () if isinstance(path, Path)]
+        ends = {str(path): warn_of_times(path) for path in files}
+        self._expiries = {file: end for file, end in ends.items() if end is not None}
         if self._limits["client_certificate"] == "require" and not self._limits["verify_peer"]:
             _log.warning("clients' certificates are not verified: see --verify-client-cert")
         for path in [*(options.x509keyfile or ()), options.rawpkkeyfile, options.pskpasswd]:

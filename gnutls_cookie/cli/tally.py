@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
 
 from gnutls_cookie.endpoint import Counters
 from gnutls_cookie.gate import GateCounters
@@ -27,17 +28,20 @@ class Tally(Companion):
 
     Args:
         workers: how many there are.
+        expiries: gives the time at which the certificate of each file ceases to be valid, in
+            seconds since the epoch.
 
     Attributes:
         board: where each of them has a row.
     """
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, expiries: Callable[[], Mapping[str, int]]) -> None:
         self._shape = families(_NONE, build_info=False)
         self._is_gauge = [one.kind == "gauge" for one in self._shape for _ in one.samples]
         self._of_ended = [0] * len(self._is_gauge)
         self._workers: dict[int, Worker] = {}
         self._rows = workers
+        self._expiries = expiries
         self.board = Board(workers, len(self._is_gauge))
 
     def write(self, row: int, counters: Counters) -> None:
@@ -76,6 +80,12 @@ class Tally(Companion):
         found.append(Family("gnutls_cookie_workers", "gauge", text, (({}, serving),)))
         text = "Worker processes that were started in the place of one that had ended."
         found.append(Family("gnutls_cookie_worker_restarts", "counter", text, (({}, restarts),)))
+        expiries = self._expiries()
+        if expiries:
+            text = "When a certificate ceases to be valid, in seconds since the epoch."
+            samples = tuple(({"file": file}, when) for file, when in expiries.items())
+            name = "gnutls_cookie_certificate_expiry_timestamp_seconds"
+            found.append(Family(name, "gauge", text, samples))
         return found + families()
 
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 import http.client
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 import pytest
 
 from gnutls_cookie.blocking import connect
+from gnutls_cookie.credentials import certificate_validity
 from tests.support.common import running
-from tests.support.peers import trusting
+from tests.support.peers import CERTS, trusting
 from tests.support.serve import (
     CERT,
     SECONDS,
@@ -308,6 +311,26 @@ def test_metrics_over_ipv6() -> None:
             sock.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
             assert sock.recv(12) == b"HTTP/1.1 200"
         assert served.end() == 0
+
+
+def test_expiry_of_the_certificate(tmp_path: Path) -> None:
+    """Of the one that is served, after SIGHUP as well."""
+
+    def install(name: str) -> int:
+        for kind in "pem", "key":
+            shutil.copy(CERTS / f"{name}.{kind}", tmp_path / f"mine.{kind}")
+        return certificate_validity(files[0].read_bytes())[1]
+
+    files = tmp_path / "mine.pem", tmp_path / "mine.key"
+    first = install("localhost")
+    words = "--x509certfile", str(files[0]), "--x509keyfile", str(files[1])
+    with serving(*words, "--metrics", "127.0.0.1:0") as served:
+        port = int(served.wait_for(r"metrics at http://127.0.0.1:(\d+)/")[1])
+        name = f"certificate_expiry_timestamp_seconds {files[0]}"
+        assert scrape(port)[name] == first
+        second = install("localhost-rsa")
+        served.child.send_signal(signal.SIGHUP)
+        wait_until(lambda: scrape(port)[name] == second, "the new one")
 
 
 def test_place_of_the_metrics_in_json() -> None:
