@@ -240,8 +240,9 @@ class NginxFleet(Fleet):
 
     def balance(self):
         balancer, folder = f"{self._prefix}balancer", self._held.enter_context(_folder())
-        if hasattr(self, "_nginx"):
-            self._end(self._nginx)
+        former = getattr(self, "_nginx", None)
+        if former is not None:
+            self._end(former)
         else:
             self._nft(NGINX_RULES)
             _ip("-n", balancer, "address", "add", f"{FLEET}/32", "dev", "lo")
