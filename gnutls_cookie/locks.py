@@ -26,7 +26,7 @@ from typing import Any
 
 from ._ffi import ffi, lib
 
-__all__ = ["OwnedLock"]
+__all__ = ["News", "OwnedLock", "is_main_thread"]
 
 _MAIN_WAIT_MS = 100  # longest wait in C in the main thread, which runs the signal handlers
 _WAIT_MS = 10_000  # longest wait in C in the other threads
@@ -140,10 +140,60 @@ class OwnedLock:
         return f"<OwnedLock at {id(self):#x}>"
 
 
+class News:
+    """What threads wait for without a lock: they read seen(), look for what they want, and wait()
+    where it is not there. What is told between the two ends the wait at once.
+
+    A signal handler that raises leaves nothing held, and a fork nothing that is waited for.
+
+    Attributes:
+        seen: seen() returns how often it was told.
+        tell: tell() wakes all threads in wait().
+
+    Raises:
+        MemoryError: no memory for it.
+    """
+
+    __slots__ = ("_await", "_box", "_owner", "seen", "tell")
+
+    def __init__(self) -> None:
+        box = ffi.new(_BOX)
+        if lib.gcookie_lock_new(box) < 0:
+            raise MemoryError("no memory for a lock")
+        self._box = box
+        self._owner = ffi.gc(box, lib.gcookie_lock_free)
+        self.seen: Callable[[], int] = partial(lib.gcookie_lock_news, box)
+        self.tell: Callable[[], None] = partial(lib.gcookie_lock_notify, box)
+
+    def wait(self, seen: int, timeout: float | None = None, first: News | None = None) -> bool:
+        """Wait until it was told more often than `seen` times.
+
+        Args:
+            seen: what seen() returned.
+            timeout: seconds to wait at most; None: no limit.
+            first: is told before, by the same call into C: so two threads change places.
+
+        Returns:
+            Whether it was told; False after the timeout.
+        """
+        deadline = None if timeout is None else _now() + timeout
+        box = ffi.NULL if first is None else first._box
+        wait = _slice(deadline)
+        while not lib.gcookie_lock_notify_and_await(box, self._box, seen, wait):
+            box = ffi.NULL
+            if (wait := _slice(deadline)) == 0:
+                return False
+        return True
+
+
+def is_main_thread() -> bool:
+    """Whether the caller's thread is the one that runs signal handlers."""
+    return threading.get_ident() == threading.main_thread().ident
+
+
 def _slice(deadline: float | None) -> int:
     """Milliseconds to wait in C; 0 once the time is over."""
-    main = threading.get_ident() == threading.main_thread().ident
-    most = _MAIN_WAIT_MS if main else _WAIT_MS
+    most = _MAIN_WAIT_MS if is_main_thread() else _WAIT_MS
     if deadline is None:
         return most
     left = deadline - _now()

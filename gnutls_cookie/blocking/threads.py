@@ -5,14 +5,16 @@ from __future__ import annotations
 import _thread
 import os
 import queue
+import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from gnutls_cookie.endpoint import Endpoint
 from gnutls_cookie.errors import GnuTLSError, connection_closed, fresh
-from gnutls_cookie.locks import OwnedLock
+from gnutls_cookie.locks import News, OwnedLock, is_main_thread
 from gnutls_cookie.log import LOG
 from gnutls_cookie.server import Closed, Connected, Event
 from gnutls_cookie.server import Connection as CoreConnection
@@ -27,7 +29,13 @@ if TYPE_CHECKING:
 __all__ = ["Handler", "ServerThreads"]
 
 _TURN_SECONDS = 0.1  # that a thread waits at its socket before it looks whether it is to stop
+_RELAY_SECONDS = 0.001  # in which handlers that wait for messages alone should get on
+_FEW = 8  # of them in that time: so slow are handlers that do something else
+_MOST_RELAYS = 20  # such times, before the socket is looked at
+_MOST_PUT_OFF = 64  # messages that are encrypted and sent together
 _CLOSING_SECONDS = 1.0  # for goodbyes, beside the handlers' grace
+
+_has_gil: Callable[[], bool] = getattr(sys, "_is_gil_enabled", lambda: True)
 
 Handler = Callable[[Connection], object]
 
@@ -171,7 +179,13 @@ class ServerDriver:
         self._lock = OwnedLock()  # of the sessions
         self._connections: dict[CoreConnection, ServerConnection] = {}  # those with a handler
         self._is_open = True  # whether sessions are served
+        # Of threads that wait only one is woken at a time; it wakes the next one as it waits again.
+        # All at once would wait for the GIL.
+        self._line: deque[ServerConnection] = deque()
+        self._is_relaying = False
+        self._relayed = News()  # told where nobody is in the line any more
         self._wait_seconds = 0.0  # at the socket
+        self._takes_turns = _has_gil()
         self._duty: queue.SimpleQueue[None] = queue.SimpleQueue()  # whoever takes it closes
         self._duty.put(None)
 
@@ -214,7 +228,9 @@ class ServerDriver:
             self._work.end(error)
 
     def _turn(self) -> None:
-        self.endpoint.wait(self._wait_seconds)
+        # In this order: who ends the relay has put his messages into the outbox before.
+        is_short = self._is_relaying or self.endpoint.outbox.ids
+        self.endpoint.wait(_RELAY_SECONDS if is_short else self._wait_seconds)
         token = self._lock.token()
         try:
             self._lock.take(token)
@@ -232,8 +248,58 @@ class ServerDriver:
                 continue  # its handler has returned
             if isinstance(event, Connected):
                 self._start_handler(connection)
+            elif connection.is_waiting and self._takes_turns:
+                self._line.append(connection)
             else:
                 connection.tell()
+        if self._is_relaying or len(self._line) > 1:
+            self._relay()
+        elif self._line:
+            self._wake_all()
+
+    def _relay(self) -> None:
+        """Let those in the line have their turns, and send what they send.
+
+        Where they do not come back to wait soon, the others are woken all together.
+        """
+        line, relayed = self._line, self._relayed
+        for _ in range(_MOST_RELAYS):
+            seen = relayed.seen()
+            first = None if self._is_relaying or not line else line.popleft().news
+            self._is_relaying = True
+            left = len(line)
+            is_over = relayed.wait(seen, _RELAY_SECONDS, first)
+            if not is_over and left - len(line) < _FEW:
+                is_over = True
+                self._wake_all()
+            if is_over and not line:
+                self._is_relaying = False
+                break
+        token = self._lock.token()
+        try:
+            self._lock.take(token)
+            self.endpoint.flush()
+        finally:
+            self._lock.give(token)
+
+    def _wake_all(self) -> None:
+        self._is_relaying = False
+        try:
+            while True:
+                self._line.popleft().tell()
+        except IndexError:
+            pass
+
+    def next_in_line(self) -> News | None:
+        """What a thread is to tell as it stops working: each time it does, whichever it is."""
+        # In the main thread a signal handler could strike before that.
+        if not self._is_relaying or is_main_thread():
+            return None
+        try:
+            return self._line.popleft().news
+        except IndexError:
+            self._is_relaying = False
+            return self._relayed
 
     def _note(self, event: Event) -> None:
         core = event.connection
@@ -312,6 +378,8 @@ class ServerDriver:
                 connection.close()
             finally:
                 self.forget(connection)
+                if (news := self.next_in_line()) is not None:
+                    news.tell()
                 self._work.note(self.threads.discard, threading.current_thread())
 
     def forget(self, connection: ServerConnection) -> None:
@@ -341,7 +409,9 @@ class ServerDriver:
             if not self.serves(core):
                 raise connection_closed("the connection has ended", error)
             sent = self.endpoint.send(core, data, time.monotonic())
-            self.endpoint.flush()
+            # Those of a line go together; who is at its end, or the server's thread, sends them.
+            if not self._is_relaying or len(self.endpoint.outbox.ids) >= _MOST_PUT_OFF:
+                self.endpoint.flush()
             return sent
         finally:
             self._lock.give(token)
@@ -385,43 +455,43 @@ class ServerDriver:
 class ServerConnection(Connection):
     """A server's side, with a handler."""
 
-    __slots__ = ("_driver", "_error", "_news")
+    __slots__ = ("_driver", "_error", "is_waiting", "news")
 
     def __init__(self, core: CoreConnection, driver: ServerDriver) -> None:
         super().__init__(core.address, core, driver.endpoint)
         self._driver = driver
         self._error: Exception | None = None
-        self._news = OwnedLock()  # who waits waits here; told of messages and of the end
+        self.news = News()  # told of messages and of the end
+        self.is_waiting = False  # whether a thread does that tells the next one in the line
 
     def receive(self, timeout: float | None = None) -> bytes | None:
         """As of Connection."""
         deadline = Deadline(timeout)
-        token = self._news.token()
-        try:
-            self._news.take(token)
-            while True:
-                message, is_open = self._driver.next(self._core)
-                if message is not None:
-                    return message
-                if not is_open:
-                    if self._error is not None:
-                        raise fresh(self._error)
-                    return None
-                self._news.wait(token, deadline.left())
-        finally:
-            self._news.give(token)
+        news, driver = self.news, self._driver
+        while True:
+            seen = news.seen()
+            message, is_open = driver.next(self._core)
+            if message is not None:
+                return message
+            if not is_open:
+                if self._error is not None:
+                    raise fresh(self._error)
+                return None
+            left = deadline.left()
+            self.is_waiting = not is_main_thread()
+            news.wait(seen, left, driver.next_in_line())
+            self.is_waiting = False
 
     def wait_closed(self, timeout: float | None = None) -> None:
         """As of Connection."""
         self._driver.check_not_its_thread()
         deadline = Deadline(timeout)
-        token = self._news.token()
-        try:
-            self._news.take(token)
-            while self.is_open:
-                self._news.wait(token, deadline.left("the connection has not ended"))
-        finally:
-            self._news.give(token)
+        while True:
+            seen = self.news.seen()
+            if not self.is_open:
+                return
+            left = deadline.left("the connection has not ended")
+            self.news.wait(seen, left, self._driver.next_in_line())
 
     def send(self, data: Buffer) -> int:
         """As of Connection."""
@@ -429,7 +499,7 @@ class ServerConnection(Connection):
 
     def close(self) -> None:
         """As of Connection."""
-        if threading.get_ident() == threading.main_thread().ident:
+        if is_main_thread():
             # What a signal handler raises would strike in the middle of it.
             _elsewhere(self._close)
         else:
@@ -453,12 +523,7 @@ class ServerConnection(Connection):
 
     def tell(self) -> None:
         """Wake who waits."""
-        token = self._news.token()
-        try:
-            self._news.take(token)
-            self._news.notify()
-        finally:
-            self._news.give(token)
+        self.news.tell()
 
     def _close(self) -> None:
         self._driver.end(self._core)

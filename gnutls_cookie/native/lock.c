@@ -217,6 +217,15 @@ void gcookie_lock_notify(struct gcookie_lock **box) {
         return;
     pthread_mutex_lock(&guard);
     lock->news++;
-    pthread_cond_broadcast(&lock->changed);
     pthread_mutex_unlock(&guard);
+    /* Afterwards: who wakes takes the guard. The lock is there as long as its caller has the box.
+     */
+    pthread_cond_broadcast(&lock->changed);
+}
+
+int gcookie_lock_notify_and_await(struct gcookie_lock **first, struct gcookie_lock **box,
+                                  uint64_t news, unsigned int wait_ms) {
+    if (first != NULL)
+        gcookie_lock_notify(first);
+    return gcookie_lock_await(box, news, wait_ms);
 }

@@ -29,4 +29,8 @@ uint64_t gcookie_lock_news(struct gcookie_lock **box);
 int gcookie_lock_await(struct gcookie_lock **box, uint64_t news, unsigned int wait_ms);
 void gcookie_lock_notify(struct gcookie_lock **box);
 
+/* gcookie_lock_notify of `first`, where that is not NULL, and gcookie_lock_await. */
+int gcookie_lock_notify_and_await(struct gcookie_lock **first, struct gcookie_lock **box,
+                                  uint64_t news, unsigned int wait_ms);
+
 #endif

@@ -237,3 +237,37 @@ def test_lookup_that_waits_for_its_server_is_refused() -> None:
         server.wait_closed()
     assert len(refused) == 6
     assert set(refused[3:]) == {"a PSK lookup cannot wait for the server that called it"}
+
+
+def test_handler_that_works_on_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The messages of one turn go to one handler after the other. One that does not come back, nor
+    any other after it, neither keeps them nor its own last message."""
+    go, done = threading.Event(), threading.Event()
+    go.set()
+    wait = Endpoint.wait
+
+    def held(endpoint: Endpoint, timeout: float | None) -> None:
+        assert go.wait(SECONDS)
+        wait(endpoint, timeout)
+
+    def handler(connection: Connection) -> None:
+        for message in connection:
+            connection.send(message)
+            if message == b"stay":
+                done.wait(SECONDS)
+
+    monkeypatch.setattr(Endpoint, "wait", held)
+    with start(handler) as server, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(connect(server)) for _ in range(20)]
+        try:
+            for messages in ([b"go"] * 20, [b"stay"] + [b"go"] * 19, [b"late"] + [b"stay"] * 19):
+                go.clear()  # so that all of them come in one turn
+                for client, message in zip(clients, messages, strict=True):
+                    client.send(message)
+                go.set()
+                is_last = messages[0] == b"late"  # to one that still stays
+                for client, message in [*zip(clients, messages, strict=True)][is_last:]:
+                    assert client.receive(SECONDS) == message
+        finally:
+            done.set()
+        assert clients[0].receive(SECONDS) == b"late"

@@ -1,4 +1,5 @@
-"""OwnedLock: nothing that a signal handler raises leaves it held, and no fork does."""
+"""OwnedLock: nothing that a signal handler raises leaves it held, and no fork does. News: none is
+missed."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from types import FrameType
 import pytest
 
 from gnutls_cookie import locks
-from gnutls_cookie.locks import OwnedLock
+from gnutls_cookie.locks import News, OwnedLock
 from tests.support.common import ROOT, forking, python_in_silence, seeded
 
 BOUND = 20  # seconds that a wait of these tests lasts at most
@@ -344,7 +345,7 @@ def test_raising_handler_leaves_nothing_held(raising_handler: None) -> None:
 FORKS = """
 import os, signal, sys, threading
 from gnutls_cookie import locks
-from gnutls_cookie.locks import OwnedLock
+from gnutls_cookie.locks import News, OwnedLock
 
 lock = OwnedLock()
 stop = threading.Event()
@@ -398,7 +399,7 @@ def test_child_of_a_fork_finds_it_free() -> None:
 FORKS_WITH_IT = """
 import os, threading
 from gnutls_cookie import locks
-from gnutls_cookie.locks import OwnedLock
+from gnutls_cookie.locks import News, OwnedLock
 
 lock = OwnedLock()
 def is_free():
@@ -474,3 +475,37 @@ def test_package_takes_it_in_the_one_safe_way() -> None:
 def test_unsafe_ways_to_take_it_are_seen(code: str) -> None:
     """The reader itself."""
     assert takes_unguarded(ast.parse(code)) != []
+
+
+def test_news_between_the_look_and_the_wait_are_not_missed() -> None:
+    """Nor are older ones taken for new ones."""
+    news = News()
+    seen = news.seen()
+    assert not news.wait(seen, 0.001)
+    news.tell()
+    assert news.wait(seen)
+    assert not news.wait(news.seen(), 0.001)
+
+
+def test_two_threads_change_places() -> None:
+    """Each wakes the other by the call in which it goes to sleep: none misses its turn."""
+    pair, turn = [News(), News()], [0]
+    order: list[int] = []
+
+    def work(number: int) -> None:
+        mine, other = pair[number], pair[1 - number]
+        while len(order) < 1000:
+            seen, first = mine.seen(), None
+            if turn[0] == number:
+                order.append(number)
+                turn[0], first = 1 - number, other
+            if not mine.wait(seen, BOUND, first):
+                break
+        other.tell()
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(BOUND)
+    assert order == [0, 1] * 500
