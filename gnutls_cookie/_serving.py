@@ -28,6 +28,7 @@ _NEWS: int = lib.GCOOKIE_SERVE_NEWS
 _BUSY = (lib.GCOOKIE_BUSY, -errno.EBUSY)
 _FEW = 8  # messages: cffi makes arrays of short lists at less cost
 _IDS, _SIZES = ffi.typeof("uint64_t[]"), ffi.typeof("uint32_t[]")
+_DUE_AT = ffi.offsetof("struct gcookie_serve", "due") // ffi.sizeof("double")
 
 
 class Outbox:
@@ -72,6 +73,7 @@ class Serving:
         # C finds them empty once a finalizer has freed what they held.
         self._boxes = listener._opened()[1], server._box
         self._native.udp_box, self._native.server_box = self._boxes
+        self._doubles = memoryview(ffi.buffer(self._native)).cast("d")
         self.due = math.inf
         self.outbox = Outbox()
         self._spare = [Noted(), Noted()]  # that are empty
@@ -112,7 +114,7 @@ class Serving:
         """Take what came, let the sessions work on it and on what their timers want, and send.
 
         Args:
-            out: the descriptor to send by.
+            out: the descriptor of the socket.
             now: the time in seconds.
 
         Returns:
@@ -122,18 +124,21 @@ class Serving:
             OSError: the socket is closed or shut down.
             BaseException: what a PSK lookup raised beyond Exception.
         """
-        server, udp, gate = self._server, self._opened(), self._gate
-        turns, spare = server._turns, self._spare
+        server, gate = self._server, self._gate
+        turns, spare, lookups = server._turns, self._spare, server._lookups
+        udp = self._listener._native  # _opened(), without a call; so below
+        if udp is None:
+            self._opened()
         noted = spare.pop() if spare else Noted()
         turns.noted[noted] = None
         turn = noted.turn
         keys = gate.native_keys(time.time())
         self.is_busy = True
         try:
-            fd, counters = self._listener.fileno(), gate.native_counters
-            arguments = self._native, fd, out, keys, counters, _WORK_MS, turn, now
-            if server._may_ask:
-                code = TABLE.lending(server._lookups, lib.gcookie_serve_turn, *arguments)
+            counters = gate.native_counters
+            arguments = self._native, out, out, keys, counters, _WORK_MS, turn, now
+            if lookups.by_settings and server._may_ask:
+                code = TABLE.lending(lookups, lib.gcookie_serve_turn, *arguments)
             else:
                 code = lib.gcookie_serve_turn(*arguments, 0)
         finally:
@@ -142,8 +147,10 @@ class Serving:
         if code < 0:
             self._check(code)
         self.send_errors += turn.send_errors
-        self.due = -math.inf if code & _MORE else self._native.due
-        server._take_over(at_once=True)
+        self.due = -math.inf if code & _MORE else self._doubles[_DUE_AT]
+        turns.take_over(True)
+        if lookups.raised_by or lookups.raised is not None:
+            lookups.raise_what_is_left()
         if not turns.noted:
             lib.gcookie_turn_reset(turn)
             noted.events = noted.outgoing = noted.failures = 0

@@ -51,15 +51,28 @@ _new_turn = ffi.new_allocator(should_clear_after_alloc=False)
 
 # The counts of a turn, from the first to the last one, are pointers and numbers of one size: they
 # are read at once.
-_FIELDS = ("event_count", "closed_count", "text_size", "outgoing_count", "forgotten_count")
+_FIELDS = (
+    "events",
+    "event_count",
+    "closed_count",
+    "text_size",
+    "outgoing_count",
+    "forgotten_count",
+)
 _PLACES = [
     ffi.offsetof("struct gcookie_turn", field) // ffi.sizeof("size_t")
     for field in (*_FIELDS, "failure_count")
 ]
 _COUNTS = slice(_PLACES[0], _PLACES[-1] + 1)
-_EVENTS_AT, _CLOSED_AT, _TEXT_AT, _OUTGOING_AT, _FORGOTTEN_AT, _FAILURES_AT = (
-    place - _PLACES[0] for place in _PLACES
-)
+(
+    _MEMORY_AT,
+    _EVENTS_AT,
+    _CLOSED_AT,
+    _TEXT_AT,
+    _OUTGOING_AT,
+    _FORGOTTEN_AT,
+    _FAILURES_AT,
+) = (place - _PLACES[0] for place in _PLACES)
 
 
 class Noted:
@@ -70,16 +83,27 @@ class Noted:
             freed.
     """
 
-    __slots__ = ("events", "failures", "numbers", "outgoing", "turn")
+    __slots__ = ("_rows", "_rows_at", "counts", "events", "failures", "outgoing", "turn")
 
     def __init__(self) -> None:
         turn = _new_turn(_TURN)
         lib.gcookie_turn_init(turn)
         self.turn = ffi.gc(turn, lib.gcookie_turn_clear)
-        self.numbers = memoryview(ffi.buffer(self.turn)).cast("P")
+        self.counts = memoryview(ffi.buffer(self.turn)).cast("P")[_COUNTS]
+        self._rows_at = 0  # where the events of the last turn stood
+        self._rows = self.counts
         self.events = 0
         self.outgoing = 0
         self.failures = 0
+
+    def rows(self, counts: list[int]) -> list[int]:
+        """Its events, four numbers for each."""
+        count, rows = 4 * counts[_EVENTS_AT], self._rows
+        if counts[_MEMORY_AT] != self._rows_at or count > len(rows):
+            memory = ffi.buffer(self.turn.events, counts[_EVENTS_AT] * _EVENT_SIZE)
+            rows = memoryview(memory).cast("q")
+            self._rows_at, self._rows = counts[_MEMORY_AT], rows
+        return rows[:count].tolist()
 
 
 class Turns:
@@ -139,7 +163,7 @@ class Turns:
     # --- helpers ----------------------------------------------------------------------------------
 
     def _take(self, noted: Noted, at_once: bool) -> None:
-        counts = noted.numbers[_COUNTS].tolist()
+        counts = noted.counts.tolist()
         if noted.events < counts[_EVENTS_AT]:
             self._take_events(noted, counts, at_once)
         if counts[_OUTGOING_AT]:
@@ -153,8 +177,7 @@ class Turns:
 
     def _take_events(self, noted: Noted, counts: list[int], at_once: bool) -> None:
         turn, connections = noted.turn, self.connections
-        size = counts[_EVENTS_AT] * _EVENT_SIZE
-        numbers = memoryview(ffi.buffer(turn.events, size)).cast("q").tolist()
+        numbers = noted.rows(counts)
         text_size = counts[_TEXT_AT]
         text = ffi.buffer(turn.text, text_size)[:] if text_size else b""
         if counts[_CLOSED_AT]:  # before a receiver takes a connection for open that is not

@@ -212,7 +212,8 @@ class CookieGate:
         """The keys at a time as C takes them. A change makes a new struct and never changes one in
         place: another thread may be using the old one, which is wiped when the last user is done.
         """
-        keys = self._ring.keys_at(now)
+        source = self._ring._source
+        keys = source.keys or source.at(now)
         made_of, native, _ = self._made
         if keys is not made_of or not native.current.size:  # or wiped, and this is a finalizer
             native, memory = _native(keys)

@@ -85,7 +85,7 @@ class KeyRing:
     @property
     def fixed_keys(self) -> Keys | None:
         """What keys_at() gives at any time; None where it depends on the time."""
-        return self._source.at(None) if isinstance(self._source, _FixedKeys) else None
+        return self._source.keys
 
     @property
     def prints(self) -> frozenset[bytes]:
@@ -126,29 +126,30 @@ class KeyRing:
 class _FixedKeys:
     """Keys that a caller gives and changes."""
 
-    __slots__ = ("_keys",)
+    __slots__ = ("keys",)
 
     def __init__(self, current: bytes, previous: bytes | None) -> None:
-        self._keys: Keys = (current, previous)
+        self.keys: Keys = (current, previous)
 
     def at(self, now: float | None) -> Keys:
-        return self._keys
+        return self.keys
 
     def prints(self) -> frozenset[bytes]:
-        return frozenset(secret_print(key) for key in self._keys if key is not None)
+        return frozenset(secret_print(key) for key in self.keys if key is not None)
 
     def rotated(self, key: Buffer | None) -> _FixedKeys:
         new = generate_key() if key is None else _key("key", key)
-        return _FixedKeys(new, self._keys[0])
+        return _FixedKeys(new, self.keys[0])
 
     def __repr__(self) -> str:
-        return f"of {1 if self._keys[1] is None else 2} keys"
+        return f"of {1 if self.keys[1] is None else 2} keys"
 
 
 class _KeysOfSecret:
     """Keys that follow from a secret and the time."""
 
     __slots__ = ("_last", "_period", "_secret")
+    keys = None  # at any time
 
     def __init__(self, secret: Buffer, period: float) -> None:
         self._secret = _key("secret", secret)

@@ -326,7 +326,7 @@ class ServerDriver(SocketDriver):
     def start(self) -> None:
         """Let the loop tell of what comes."""
         if not self.is_reading:
-            self.loop.add_reader(self.endpoint.sock.fileno(), self.on_readable)
+            self.loop.add_reader(self.endpoint.sock.fileno(), self._step, self.endpoint.turn)
             self.is_reading = True
 
     def end_all(self) -> None:
