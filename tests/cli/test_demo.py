@@ -122,7 +122,7 @@ def test_missing_client_is_reported_and_fails(tmp_path: Path) -> None:
     (tmp_path / "openssl").symlink_to(openssl())
     done = demo(str(tmp_path))
     assert done.returncode == 1
-    assert "gnutls-cli is not installed" in done.stdout
+    assert "gnutls-cli is not installed: apt install gnutls-bin" in done.stdout
     assert "Not served: gnutls-cli" in done.stdout
     assert done.stdout.partition("\n2. ")[0].count("  served") == 2
     assert "Traceback" not in done.stderr

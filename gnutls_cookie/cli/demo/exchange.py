@@ -37,6 +37,7 @@ _LINE = b"hello, cookie\n"
 _CLIENT_SECONDS = 20.0  # a client that takes longer has failed
 _ECHO_SECONDS = 0.5  # then a line was lost
 _RECEIVE_SECONDS = 0.05  # wait for a datagram, before timers are served
+_PACKAGES = {"openssl": "openssl", "gnutls-cli": "gnutls-bin"}  # of Debian and Ubuntu
 
 # What becomes of a datagram of an unknown client: called with its client_data and itself.
 Judge = Callable[[bytes, bytes], Challenge | Verified | Discarded]
@@ -194,7 +195,7 @@ def own_client(port: int, credentials: PSKCredentials, seconds: float = _CLIENT_
 def _run_program(*command: str) -> None:
     """Run a client, send a line, wait for the echo, end its input; it must then exit by itself."""
     if shutil.which(command[0]) is None:
-        raise DemoError(f"{command[0]} is not installed")
+        raise DemoError(f"{command[0]} is not installed: apt install {_PACKAGES[command[0]]}")
     output = b""
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
