@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 from gnutls_cookie import KeyRing, PSKCredentials, Session, aio
@@ -238,23 +238,20 @@ class NginxFleet(Fleet):
     """The same behind nginx, which the kernel brings what nodes send to clients, and what there is
     to say of nodes that are gone."""
 
+    def __init__(self):
+        super().__init__()
+        self._balancing = self._held.enter_context(ExitStack())
+
     def balance(self):
-        balancer, folder = f"{self._prefix}balancer", self._held.enter_context(_folder())
-        former = getattr(self, "_nginx", None)
-        if former is not None:
-            self._end(former)
-        else:
-            self._nft(NGINX_RULES)
-            _ip("-n", balancer, "address", "add", f"{FLEET}/32", "dev", "lo")
-            _ip("-n", balancer, "rule", "add", "fwmark", "1", "lookup", "100")
-            _ip("-n", balancer, "route", "add", "local", "default", "dev", "lo", "table", "100")
-        (folder / "nginx.conf").write_text(NGINX)
-        self._nginx = self._start(
-            "balancer", "nginx", "-e", "stderr", "-p", str(folder), "-c", "nginx.conf"
-        )
+        self._balancing.close()
+        folder = self._balancing.enter_context(tempfile.TemporaryDirectory())
+        Path(folder, "nginx.conf").write_text(NGINX)
+        words = ["nginx", "-e", "stderr", "-p", folder, "-c", "nginx.conf"]
+        started = self._start("balancer", *words)
+        self._balancing.callback(self._end, started)
         deadline = time.monotonic() + SECONDS
         while f":{PORT:04X} " not in self._sockets():
-            assert self._nginx.poll() is None, "nginx has ended"
+            assert started.poll() is None, "nginx has ended"
             assert time.monotonic() < deadline, "nginx does not start"
             time.sleep(0.05)
 
@@ -262,15 +259,17 @@ class NginxFleet(Fleet):
         """Kill a node; nginx finds out."""
         self._end(self.nodes[number])
 
+    def _wire(self):
+        super()._wire()
+        balancer = f"{self._prefix}balancer"
+        self._nft(NGINX_RULES)
+        _ip("-n", balancer, "address", "add", f"{FLEET}/32", "dev", "lo")
+        _ip("-n", balancer, "rule", "add", "fwmark", "1", "lookup", "100")
+        _ip("-n", balancer, "route", "add", "local", "default", "dev", "lo", "table", "100")
+
     def _sockets(self):
         command = ["ip", "netns", "exec", f"{self._prefix}balancer", "cat", "/proc/net/udp"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-
-@contextmanager
-def _folder():
-    with tempfile.TemporaryDirectory() as name:
-        yield Path(name)
 
 
 def _ip(*words):
