@@ -33,6 +33,7 @@ __all__ = ["add_arguments", "run"]
 _PROGRAM = "gnutls-cookie vectors"
 _FILE_SIZE_MAX = 64 << 20  # bytes
 _TIMEOUT_SECONDS = 10.0  # for one case
+_SHOWN_MAX = 10  # differences in full; of the rest a line each
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -144,7 +145,7 @@ def _held_against(options: argparse.Namespace) -> tuple[int, str]:
     finally:
         target.close()
     if options.junit is not None:
-        options.junit.write_text(reports.junit(report), encoding="utf-8")
+        options.junit.write_text(reports.junit(report, command="vectors"), encoding="utf-8")
     if options.json:
         known = [{"tcId": one.number, "name": one.name, "reason": why} for one, why in report.known]
         found = reports.as_dict(report) | {
@@ -161,7 +162,10 @@ def _held_against(options: argparse.Namespace) -> tuple[int, str]:
 
 
 def _text(report: VectorReport) -> str:
-    lines = [text(finding) + "\n" for finding in report.findings]
+    lines = [text(finding) + "\n" for finding in report.findings[:_SHOWN_MAX]]
+    lines += [finding.note for finding in report.findings[_SHOWN_MAX:]]
+    if len(report.findings) > _SHOWN_MAX:
+        lines.append(f"the first {_SHOWN_MAX} are shown in full; --json has all of them")
     lines += [f"known: vector {one.number}, {one.name}: {why}" for one, why in report.known]
     left = report.not_asked
     more = f"; {left} not asked, of what it does not do" if left else ""

@@ -121,7 +121,9 @@ def case_of_json(text: str | bytes) -> Case:
         if operation == "receive" and (case.key == b"" or case.previous == b""):
             raise ValueError("a gate has no empty key")
         return case
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except KeyError as error:
+        raise ValueError(f"no case: it has no {error}") from None
+    except (TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"no case: {type(error).__name__}: {error}") from None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable
+from pathlib import PurePath
 from typing import Any
 
 from gnutls_cookie._check import flag
@@ -213,6 +214,9 @@ def import_target(text: str) -> PythonTarget:
         Unusable: there is no such module or object, or it has none of the functions.
     """
     module, colon, path = text.partition(":")
+    if module.endswith(".py") or "/" in module:
+        name = PurePath(module).name.removesuffix(".py")
+        raise Unusable(f"{module!r} is a file: name the module, as in `import {name}`")
     try:
         found: Any = importlib.import_module(module)
     except BaseException as error:  # SystemExit too: in this process there is nothing else to end

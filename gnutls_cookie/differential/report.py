@@ -88,12 +88,15 @@ def as_dict(report: Report) -> dict[str, Any]:
     }
 
 
-def junit(report: Report, error: str = "") -> str:
+def junit(report: Report, error: str = "", command: str = "diff") -> str:
     """A report in the XML that CI systems read: one test case for each finding, or for the run.
+
+    Names are the same in each run, so that a test case has a history.
 
     Args:
         report: what was found.
         error: why the run did not come to its end; "" where it did.
+        command: that made it.
     """
     from xml.sax.saxutils import escape, quoteattr
 
@@ -101,11 +104,10 @@ def junit(report: Report, error: str = "") -> str:
     errors = 1 if error else 0
     lines = [
         '<?xml version="1.0" encoding="utf-8"?>',
-        f'<testsuite name="gnutls-cookie diff" tests="{max(1, len(found) + errors)}" '
+        f'<testsuite name="gnutls-cookie {command}" tests="{max(1, len(found) + errors)}" '
         f'failures="{len(found)}" errors="{errors}" time="{report.seconds:.3f}">',
     ]
-    title = f"{report.target} against {report.oracle}, {report.compared} cases"
-    name = quoteattr(_printable(title))
+    name = quoteattr(_printable(f"{report.target} against {report.oracle}"))
     if not found and not error:
         lines.append(f'  <testcase classname="differential" name={name}/>')
     for finding in found:
@@ -196,11 +198,11 @@ def _answers(expected: Outcome, answer: Outcome) -> Iterator[str]:
     yield f"{'answer':{_WIDTH}}{expected[0]:<40}{answer[0]}   <--"
     for title, outcome in ("expected", expected), ("target", answer):
         for name, one in zip(_FIELDS.get(outcome[0], ("detail",)), outcome[1:], strict=False):
-            yield f"  {title + ' ' + name:{_WIDTH - 2}}{_value(one)}"
+            yield _row(f"  {title} {name}", _value(one))
 
 
 _FIELDS: dict[str, tuple[str, ...]] = {
-    "prestate": ("prestate after",),
+    "prestate": ("prestate after",),  # the answer of a verify that succeeds
     "sent": ("result", "pushed", "prestate after"),
     "error": ("code", "pushed", "prestate after"),
     "challenge": ("datagram", "presented_cookie"),
@@ -226,7 +228,7 @@ def _field(name: str, data: bytes, short: bool = False) -> Iterator[str]:
 
 
 def _row(name: str, value: str) -> str:
-    return f"{name:<{_WIDTH}}{value}".rstrip()
+    return f"{name:<{_WIDTH - 1}} {value}".rstrip()
 
 
 def _numbers(prestate: Any) -> str:

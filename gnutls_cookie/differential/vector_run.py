@@ -42,7 +42,10 @@ class Known:
         try:
             if path.stat().st_size > _FILE_SIZE_MAX:
                 raise ValueError(f"more than {_FILE_SIZE_MAX} bytes")
-            for entry in json.loads(path.read_text(encoding="utf-8"))["known"]:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(found, dict) or not isinstance(found.get("known"), list):
+                raise ValueError('it has to be {"known": [...]}')
+            for entry in found["known"]:
                 self._entries.append((entry, self._named(entry, tests)))
         except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise ValueError(f"known differences: {path}: {error}") from None
