@@ -137,6 +137,16 @@ class Connection:
         return self._most or self.session.data_mtu
 
     @property
+    def sendable(self) -> int:
+        """Bytes of a message that can be sent without a look at the session; 0: look."""
+        return self._most
+
+    @property
+    def has_messages(self) -> bool:
+        """Whether receive() would give one."""
+        return self._first is not None
+
+    @property
     def is_open(self) -> bool:
         """Whether the server still serves it."""
         return self._open

@@ -170,8 +170,9 @@ class Serving:
             return self._server.send(connection, data, now)
         outbox = self.outbox
         outbox.now = now
-        outbox.ids.append(connection._id)
-        outbox.messages.append(data)
+        # A call could be the last thing before a signal handler raises: the two would not agree.
+        outbox.ids += (connection._id,)
+        outbox.messages += (data,)
         return len(data)
 
     def flush(self, out: int) -> None:

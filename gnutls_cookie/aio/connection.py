@@ -78,9 +78,9 @@ class Connection(ConnectionBase):
         """
         core, driver = self._core, self._driver
         if driver.is_settling and type(data) is bytes and 0 < len(data) <= core._most:
-            outbox = driver.outbox  # send_nowait(), without a call
-            outbox.ids.append(core._id)
-            outbox.messages.append(data)
+            outbox = driver.outbox  # send_nowait(), without a call: as there
+            outbox.ids += (core._id,)
+            outbox.messages += (data,)
             sent = len(data)
         else:
             sent = self.send_nowait(data)
@@ -103,10 +103,11 @@ class Connection(ConnectionBase):
         """
         core, driver = self._core, self._driver
         if driver.is_settling and type(data) is bytes and 0 < len(data) <= core._most:
-            # As a rule, and without a call: what Serving.send() would do.
+            # As a rule, and without a call: what Serving.send() would do. No signal handler runs
+            # between the two lines.
             outbox = driver.outbox
-            outbox.ids.append(core._id)
-            outbox.messages.append(data)
+            outbox.ids += (core._id,)
+            outbox.messages += (data,)
             return len(data)
         if self._ended:
             raise connection_closed("the connection has ended", self._error)

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from gnutls_cookie.endpoint import Endpoint
@@ -181,8 +182,9 @@ class ServerDriver:
         self._is_open = True  # whether sessions are served
         # Of threads that wait only one is woken at a time; it wakes the next one as it waits again.
         # All at once would wait for the GIL.
-        self._line: deque[ServerConnection] = deque()
+        self.line: deque[ServerConnection] = deque()
         self._is_relaying = False
+        self._put_off: deque[tuple[CoreConnection, bytes]] = deque()  # messages of send()
         self._relayed = News()  # told where nobody is in the line any more
         self._wait_seconds = 0.0  # at the socket
         self._takes_turns = _has_gil()
@@ -228,13 +230,14 @@ class ServerDriver:
             self._work.end(error)
 
     def _turn(self) -> None:
-        # In this order: who ends the relay has put his messages into the outbox before.
-        is_short = self._is_relaying or self.endpoint.outbox.ids
+        # In this order: who ends the relay has put off his messages before.
+        is_short = self._is_relaying or self._put_off
         self.endpoint.wait(_RELAY_SECONDS if is_short else self._wait_seconds)
         token = self._lock.token()
         try:
             self._lock.take(token)
             now = time.monotonic()
+            self._take_put_off()
             events = self.endpoint.turn(now)
             for event in events:  # before anybody sees that a connection is no longer open
                 self._note(event)
@@ -248,13 +251,11 @@ class ServerDriver:
                 continue  # its handler has returned
             if isinstance(event, Connected):
                 self._start_handler(connection)
-            elif connection.is_waiting and self._takes_turns:
-                self._line.append(connection)
             else:
                 connection.tell()
-        if self._is_relaying or len(self._line) > 1:
+        if self._is_relaying or (self._takes_turns and len(self.line) > 1):
             self._relay()
-        elif self._line:
+        elif self.line:
             self._wake_all()
 
     def _relay(self) -> None:
@@ -262,7 +263,7 @@ class ServerDriver:
 
         Where they do not come back to wait soon, the others are woken all together.
         """
-        line, relayed = self._line, self._relayed
+        line, relayed = self.line, self._relayed
         for _ in range(_MOST_RELAYS):
             seen = relayed.seen()
             first = None if self._is_relaying or not line else line.popleft().news
@@ -275,18 +276,32 @@ class ServerDriver:
             if is_over and not line:
                 self._is_relaying = False
                 break
+        self._flush()
+
+    def _flush(self) -> None:
         token = self._lock.token()
         try:
             self._lock.take(token)
-            self.endpoint.flush()
+            if self._is_open:
+                self._take_put_off()
+                self.endpoint.flush()
         finally:
             self._lock.give(token)
+
+    def _take_put_off(self) -> None:
+        """With the lock held: before anything else is sent."""
+        put_off = self._put_off
+        while put_off:
+            core, message = put_off.popleft()
+            if core.is_open:
+                with suppress(GnuTLSError):  # it ends: lost, as on the network
+                    self.endpoint.send(core, message, time.monotonic())
 
     def _wake_all(self) -> None:
         self._is_relaying = False
         try:
             while True:
-                self._line.popleft().tell()
+                self.line.popleft().tell()
         except IndexError:
             pass
 
@@ -296,7 +311,7 @@ class ServerDriver:
         if not self._is_relaying or is_main_thread():
             return None
         try:
-            return self._line.popleft().news
+            return self.line.popleft().news
         except IndexError:
             self._is_relaying = False
             return self._relayed
@@ -313,6 +328,7 @@ class ServerDriver:
         token = self._lock.token()
         try:
             self._lock.take(token)
+            self._take_put_off()
             self.endpoint.end_all()
             self.endpoint.settle(time.monotonic())
         finally:
@@ -403,18 +419,32 @@ class ServerDriver:
 
     def send(self, core: CoreConnection, data: Buffer, error: Exception | None) -> int:
         """Send a message. What happened meanwhile is told by the server's own thread."""
+        if (
+            self._is_relaying
+            and type(data) is bytes
+            and 0 < len(data) <= core.sendable
+            and self._is_open
+            and len(self._put_off) < _MOST_PUT_OFF
+        ):
+            return self._send_later(core, data)
         token = self._lock.token()
         try:
             self._lock.take(token)
             if not self.serves(core):
                 raise connection_closed("the connection has ended", error)
+            self._take_put_off()
             sent = self.endpoint.send(core, data, time.monotonic())
-            # Those of a line go together; who is at its end, or the server's thread, sends them.
-            if not self._is_relaying or len(self.endpoint.outbox.ids) >= _MOST_PUT_OFF:
-                self.endpoint.flush()
+            self.endpoint.flush()
             return sent
         finally:
             self._lock.give(token)
+
+    def _send_later(self, core: CoreConnection, data: bytes) -> int:
+        """Those of a line go together."""
+        self._put_off.append((core, data))
+        if not self._is_relaying:  # any more: nobody else may send it
+            self._flush()
+        return len(data)
 
     def check_not_its_thread(self) -> None:
         """A PSK lookup runs in the thread at the socket, which would wait for itself.
@@ -433,6 +463,7 @@ class ServerDriver:
         try:
             self._lock.take(token)
             if self._is_open:
+                self._take_put_off()
                 self.endpoint.end(core)
                 self.endpoint.flush()
         finally:
@@ -455,32 +486,46 @@ class ServerDriver:
 class ServerConnection(Connection):
     """A server's side, with a handler."""
 
-    __slots__ = ("_driver", "_error", "is_waiting", "news")
+    __slots__ = ("_driver", "_error", "_handed", "news")
 
     def __init__(self, core: CoreConnection, driver: ServerDriver) -> None:
         super().__init__(core.address, core, driver.endpoint)
         self._driver = driver
         self._error: Exception | None = None
+        self._handed: deque[bytes] = deque()  # messages that came while a thread waited
         self.news = News()  # told of messages and of the end
-        self.is_waiting = False  # whether a thread does that tells the next one in the line
 
     def receive(self, timeout: float | None = None) -> bytes | None:
         """As of Connection."""
-        deadline = Deadline(timeout)
-        news, driver = self.news, self._driver
+        deadline = None if timeout is None else Deadline(timeout)
+        core, news, driver, handed = self._core, self.news, self._driver, self._handed
         while True:
             seen = news.seen()
-            message, is_open = driver.next(self._core)
-            if message is not None:
-                return message
-            if not is_open:
-                if self._error is not None:
-                    raise fresh(self._error)
-                return None
-            left = deadline.left()
-            self.is_waiting = not is_main_thread()
+            if handed:
+                with suppress(IndexError):  # another thread has it
+                    return handed.popleft()
+            if core.has_messages or not driver.serves(core):
+                message, is_open = driver.next(core)
+                if message is not None:
+                    return message
+                if not (is_open or handed):
+                    if self._error is not None:
+                        raise fresh(self._error)
+                    return None
+                continue
+            left = None if deadline is None else deadline.left()
+            driver.check_not_its_thread()
+            # What comes from here on is handed over, or there are news of it. Not in the main
+            # thread: a signal handler could strike as it is woken, and keep the line waiting.
+            core.receiver = None if is_main_thread() else self
             news.wait(seen, left, driver.next_in_line())
-            self.is_waiting = False
+            core.receiver = None
+
+    def on_message(self, message: bytes) -> None:
+        """As of Receiver: a thread waits, or did so just now. The driver is to wake it."""
+        self._core.receiver = None
+        self._handed.append(message)
+        self._driver.line.append(self)
 
     def wait_closed(self, timeout: float | None = None) -> None:
         """As of Connection."""
