@@ -49,9 +49,9 @@ _SETTINGS = ffi.typeof("struct gcookie_settings **")
 # CoAP (RFC 7252 9.1.3.1), and the CBC-SHA256 suites of small devices (RFC 5487 3.1). What is added
 # comes last in preference.
 _NORMAL = "NORMAL:-VERS-DTLS1.0"
-# A client chooses the group, and 300 ms of a server for each handshake with the largest. Who has
-# these groups has smaller ones or curves as well.
-_WITHOUT_COSTLY = ":-GROUP-FFDHE6144:-GROUP-FFDHE8192"
+# A client chooses the group, and 60 to 300 ms of a server for each handshake with these. Who has
+# one of them has smaller ones or curves as well.
+_WITHOUT_COSTLY = ":-GROUP-FFDHE4096:-GROUP-FFDHE6144:-GROUP-FFDHE8192"
 _PSK = "+ECDHE-PSK:+DHE-PSK:+PSK:+AES-128-CCM-8:+SHA256"
 _PRIORITY = {
     (lib.GNUTLS_CRD_CERTIFICATE,): _NORMAL,
