@@ -67,6 +67,7 @@ class Serving:
         self.is_busy = False
         self.send_errors = 0
         self._listener = listener
+        self._fileno = listener._sock.fileno  # without a frame of Python
         self._gate = listener.gate
         self._server = server
         self._native = ffi.gc(ffi.new("struct gcookie_serve *"), lib.gcookie_serve_clear)
@@ -114,7 +115,7 @@ class Serving:
         """Take what came, let the sessions work on it and on what their timers want, and send.
 
         Args:
-            out: the descriptor of the socket.
+            out: the descriptor to send by.
             now: the time in seconds.
 
         Returns:
@@ -136,7 +137,7 @@ class Serving:
         self.is_busy = True
         try:
             counters = gate.native_counters
-            arguments = self._native, out, out, keys, counters, _WORK_MS, turn, now
+            arguments = self._native, self._fileno(), out, keys, counters, _WORK_MS, turn, now
             if lookups.by_settings and server._may_ask:
                 code = TABLE.lending(lookups, lib.gcookie_serve_turn, *arguments)
             else:
