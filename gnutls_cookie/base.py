@@ -139,8 +139,13 @@ class ServerBase:
         Raises:
             ValueError, TypeError, GnuTLSError: as of Session; then nothing is changed.
         """
-        for endpoint in self._endpoints:  # the first one judges them: all have the same options
-            endpoint.set_credentials(credentials, tickets)
+        for socket in self._served:  # the first one judges them: all have the same options
+            socket.set_credentials(credentials, tickets)
+
+    @property
+    def _served(self) -> Sequence[Any]:
+        """What set_credentials() is for, one for each socket."""
+        return self._endpoints
 
     @property
     def _is_closed(self) -> bool:

@@ -17,9 +17,8 @@ from gnutls_cookie.keys import KeyRing
 from gnutls_cookie.options import ServerOptions
 from gnutls_cookie.plans import ServerPlan
 from gnutls_cookie.session import Credentials
-from gnutls_cookie.tickets import TicketKey
 
-from .threads import Handler, ServerThreads
+from .threads import Handler, ServerDriver, ServerThreads
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -167,23 +166,6 @@ class DTLSServer(ServerBase):
         """Answer clients, if that was not begun before."""
         self._work.start()
 
-    def set_credentials(
-        self,
-        credentials: Credentials | Sequence[Credentials],
-        tickets: bool | TicketKey | None = None,
-    ) -> None:
-        """Give new sessions other credentials, and other tickets; those that there are keep theirs.
-
-        Args:
-            credentials: as for a Session.
-            tickets: as for a Server; None: as before, but that a random key is replaced.
-
-        Raises:
-            ValueError, TypeError, GnuTLSError: as of Session; then nothing is changed.
-        """
-        for driver in self._work.drivers:
-            driver.set_credentials(credentials, tickets)
-
     def close(self) -> None:
         """Say goodbye to every peer, and stop. Handlers see the end of their connection. It comes
         back at once, and all is done within half a second.
@@ -248,6 +230,10 @@ class DTLSServer(ServerBase):
         if not self._work.is_started:
             for sock in self.sockets:
                 sock.close()
+
+    @property
+    def _served(self) -> Sequence[ServerDriver]:
+        return self._work.drivers  # which have a lock
 
     @property
     def _is_closed(self) -> bool:

@@ -27,7 +27,7 @@ from .connection import Connection, Deadline
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["Handler", "ServerThreads"]
+__all__ = ["Handler", "ServerDriver", "ServerThreads"]
 
 _TURN_SECONDS = 0.1  # that a thread waits at its socket before it looks whether it is to stop
 _RELAY_SECONDS = 0.001  # in which handlers that wait for messages alone should get on
