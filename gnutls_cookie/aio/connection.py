@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import types
-from collections.abc import AsyncIterator, Generator
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 from gnutls_cookie.base import ConnectionBase
 from gnutls_cookie.errors import connection_closed, fresh
@@ -138,20 +137,14 @@ class Connection(ConnectionBase):
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
-    @types.coroutine
-    def __anext__(self) -> Generator[Any, None, bytes]:
+    async def __anext__(self) -> bytes:
         core = self._core
         while (message := core._first) is None:  # receive(), without one more coroutine
             if self._ended:
                 if self._error is not None:
                     raise fresh(self._error)
                 raise StopAsyncIteration
-            waiter = self._news()
-            waiter.begin()
-            try:
-                yield waiter
-            finally:
-                waiter.is_free = True
+            await self._news()
         if core._rest is None:
             core._first = None  # its receive(), without a call
         else:

@@ -51,16 +51,12 @@ class Waiter:
         self.steps: Steps | None = None
 
     def __await__(self) -> Generator[Any, None, None]:
-        self.begin()
+        self.is_free = False
+        self._asyncio_future_blocking = True
         try:
             yield self
         finally:
             self.is_free = True
-
-    def begin(self) -> None:
-        """A task is about to wait: whose coroutine yields this."""
-        self.is_free = False
-        self._asyncio_future_blocking = True
 
     def wake(self, is_direct: bool) -> None:
         """Let the task go on.

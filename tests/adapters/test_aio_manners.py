@@ -157,6 +157,15 @@ async def test_task_of_a_handler_is_named_for_its_peer() -> None:
 
 
 @asynchronous
+async def test_next_message_is_a_coroutine_as_of_every_async_iterator() -> None:
+    """anext() may be a task of its own, which takes no other awaitable (from Python 3.12 on)."""
+    async with start() as server, connect(server) as client:
+        next_one = asyncio.create_task(anext(client))
+        await client.send(b"hello")
+        assert await next_one == b"hello"
+
+
+@asynchronous
 async def test_messages_may_be_sent_from_callbacks() -> None:
     """send_nowait(): the same errors as send(), and nothing to await."""
     async with start() as server, connect(server) as client:
