@@ -114,7 +114,7 @@ def flags() -> Iterator[str]:
         for name in module.__all__:
             one = getattr(module, name)
             yield from flags_of(name, one)
-            for method in vars(one) if inspect.isclass(one) else ():
+            for method in dir(one) if inspect.isclass(one) else ():
                 if not method.startswith("_"):
                     yield from flags_of(f"{name}.{method}", getattr(one, method))
 
