@@ -70,9 +70,10 @@ enum {
     GCOOKIE_CLUE_GOODBYE = 1, /* the peer gave up the handshake, with a goodbye */
     GCOOKIE_CLUE_KEY = 2,     /* all but the proof that both sides have the same PSK */
 };
+int gcookie_wire_clues(const struct gcookie_wire *wire);
+
 /* With GNUTLS_E_CERTIFICATE_VERIFICATION_ERROR: no gnutls_certificate_status_t has it. */
 enum { GCOOKIE_RAW_KEY_UNKNOWN = 1 << 30 };
-int gcookie_wire_clues(const struct gcookie_wire *wire);
 
 /* A new session, with one holder: `size` bytes, of which the wire is the first, and zeros. 0, or an
  * error; then *what names the setting that it is about, or is "". The session's timers are those of
