@@ -155,30 +155,33 @@ class Connection:
         """Take the next message of the peer; None where none is waiting."""
         message = self._first
         if message is not None:
+            size = len(message)
+            # No call from here on: a signal handler that raises would come between.
             rest = self._rest
-            if rest is None:
-                self._first = None
+            if rest:
+                self._first = rest[0]
+                del rest[0]
             else:
-                self._first = rest.popleft()
-                if not rest:
-                    self._rest = None
-            self._queued_bytes -= len(message)
+                self._first = self._rest = None
+            self._queued_bytes -= size
         return message
 
     def _queue(self, message: bytes, most: int, most_bytes: int) -> bool | None:
         """Let a message wait. Whether it is the first that does; None: there is no room for it."""
+        size = len(message)
         if self._first is None:
             self._first = message
-            self._queued_bytes = len(message)
+            self._queued_bytes = size
             return True
         rest = self._rest
         waiting = 1 if rest is None else 1 + len(rest)
-        if waiting >= most or self._queued_bytes + len(message) > most_bytes:
+        if waiting >= most or self._queued_bytes + size > most_bytes:
             return None
-        if rest is None:
-            rest = self._rest = deque()
-        rest.append(message)
-        self._queued_bytes += len(message)
+        queue = deque() if rest is None else rest
+        # No call from here on, as in receive().
+        self._rest = queue
+        queue += (message,)
+        self._queued_bytes += size
         return False
 
     def __repr__(self) -> str:
