@@ -29,7 +29,17 @@ from gnutls_cookie.server import CloseReason, Connected, MessageReady
 
 from .screen import CYAN, GREEN, YELLOW, say
 
-__all__ = ["HOST", "DemoError", "DemoServer", "Judge", "clients", "own_client", "serve", "show"]
+__all__ = [
+    "HOST",
+    "DemoError",
+    "DemoServer",
+    "Judge",
+    "MissingError",
+    "clients",
+    "own_client",
+    "serve",
+    "show",
+]
 
 HOST = "127.0.0.1"
 STEPS = ("challenged", "verified", "handshake", "echo", "closed")
@@ -45,6 +55,10 @@ Judge = Callable[[bytes, bytes], Challenge | Verified | Discarded]
 
 class DemoError(Exception):
     """A step that did not happen."""
+
+
+class MissingError(Exception):
+    """A client that is not installed."""
 
 
 def clients(identity: str, key: bytes) -> dict[str, Callable[[int], None]]:
@@ -67,6 +81,7 @@ def show(client: Callable[[int], None], credentials: PSKCredentials) -> None:
 
     Raises:
         DemoError: a step did not happen.
+        MissingError: the client is not installed.
     """
     gate = CookieGate(KeyRing.random())
     server = serve(client, credentials, lambda who, datagram: gate.receive(datagram, who))
@@ -195,7 +210,7 @@ def own_client(port: int, credentials: PSKCredentials, seconds: float = _CLIENT_
 def _run_program(*command: str) -> None:
     """Run a client, send a line, wait for the echo, end its input; it must then exit by itself."""
     if shutil.which(command[0]) is None:
-        raise DemoError(f"{command[0]} is not installed: apt install {_PACKAGES[command[0]]}")
+        raise MissingError(f"{command[0]} is not installed: apt install {_PACKAGES[command[0]]}")
     output = b""
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
