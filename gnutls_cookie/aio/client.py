@@ -78,9 +78,8 @@ def connect(
         if local_address is not None:
             raise TypeError("local_address and local_addr are the same: only one may be given")
         local_address = local_addr
-    return Opening(
-        _connected(ClientPlan(host, port, credentials, server_name, local_address, options))
-    )
+    plan = ClientPlan(host, port, credentials, server_name, local_address, options)
+    return Opening(_connected(plan), "connect")
 
 
 async def _connected(plan: ClientPlan) -> Connection:

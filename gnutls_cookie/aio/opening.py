@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Coroutine, Generator
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 __all__ = ["Opening"]
 
@@ -18,16 +19,32 @@ class Opening(Coroutine[Any, Any, T], AbstractAsyncContextManager[T]):
 
     Args:
         opening: the coroutine that opens it.
+        function: the function that was called, for messages.
     """
 
-    __slots__ = ("_opened", "_opening")
+    __slots__ = ("_function", "_opened", "_opening")
 
-    def __init__(self, opening: Coroutine[Any, Any, T]) -> None:
-        self._opening = opening
+    def __init__(self, opening: Coroutine[Any, Any, T], function: str) -> None:
+        # What Python's warning names, where this is never awaited.
+        opening.__qualname__ = function  # type: ignore[attr-defined]
+        self._opening, self._function = opening, function
         self._opened: T | None = None
+
+    if not TYPE_CHECKING:  # mypy finds these by itself
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("_"):
+                raise AttributeError(name)
+            raise AttributeError(f"{name}: {self._hint()}")
+
+    def _hint(self) -> str:
+        return f"await {self._function}(...), or enter it by async with: this is only its coroutine"
 
     def send(self, value: Any) -> Any:
         """As of a coroutine."""
+        # A connection's send() takes bytes, a coroutine's first one None.
+        if value is not None and inspect.getcoroutinestate(self._opening) == inspect.CORO_CREATED:
+            raise TypeError(f"send: {self._hint()}")
         return self._opening.send(value)
 
     def throw(self, *raised: Any) -> Any:

@@ -112,7 +112,7 @@ def start_server(
     plan = ServerPlan(
         "start_server", called, host, port, sock, reuse_port, keys, grace, credentials, limits
     )
-    return Opening(_started(plan, handler, protocol_factory, start_serving))
+    return Opening(_started(plan, handler, protocol_factory, start_serving), "start_server")
 
 
 async def _started(

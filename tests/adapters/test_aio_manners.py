@@ -67,6 +67,20 @@ async def test_connect_fits_wherever_a_coroutine_does() -> None:
 
 
 @asynchronous
+async def test_connect_that_is_not_awaited_says_so() -> None:
+    """Whoever takes it for the connection itself is told, and so is whoever drops it."""
+    opening: Any = aio.connect("127.0.0.1", free_udp_port(), credentials=psk())
+    with pytest.raises(AttributeError, match=r"is_open: await connect\(\.\.\.\)"):
+        _ = opening.is_open
+    with pytest.raises(TypeError, match=r"send: await connect\(\.\.\.\)"):
+        opening.send(b"hello")
+    assert not hasattr(opening, "__name__")
+    opening.close()
+    with pytest.warns(RuntimeWarning, match="'start_server' was never awaited"):
+        start()
+
+
+@asynchronous
 async def test_connect_that_is_cancelled_or_fails_in_async_with() -> None:
     """As of await: the error comes out at the head of the block."""
     with pytest.raises(ConnectionRefusedError):
