@@ -15,7 +15,6 @@ client_context() do with it what Context.create_server_context() does with one o
 
 import argparse
 import asyncio
-import contextlib
 import hashlib
 from datetime import datetime
 
@@ -390,8 +389,12 @@ def main():
         each.add_argument("--key", metavar="PEM")
         each.add_argument("--trust", metavar="PEM", help="who signs the other side's certificate")
     options = parser.parse_args()
-    with contextlib.suppress(KeyboardInterrupt):
+    try:
         asyncio.run(options.run(options))
+    except (GnuTLSError, OSError, ValueError, error.Error) as problem:
+        parser.exit(1, f"{parser.prog}: {problem.__cause__ or problem}\n")
+    except KeyboardInterrupt:
+        pass
 
 
 if __name__ == "__main__":

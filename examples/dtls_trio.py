@@ -118,4 +118,8 @@ async def echo(connection):
 if __name__ == "__main__":
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", int(sys.argv[1]) if len(sys.argv) > 1 else 5684))
-        trio.run(serve, echo, sock, PSKCredentials("sensor-1", b"secret secret"))
+        try:
+            print(f"serving on 127.0.0.1 port {sock.getsockname()[1]}", flush=True)
+            trio.run(serve, echo, sock, PSKCredentials("sensor-1", b"secret secret"))
+        except* KeyboardInterrupt:  # a nursery's exceptions come in groups
+            pass

@@ -12,6 +12,7 @@ sends under the client's own address. The nodes share a secret, and do not talk 
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import secrets
@@ -22,7 +23,6 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import ExitStack
 from pathlib import Path
 
 from gnutls_cookie import KeyRing, PSKCredentials, Session, aio
@@ -145,7 +145,7 @@ class Fleet:
     """Namespaces and the programs in them; `with` ends all."""
 
     def __init__(self):
-        self._held = ExitStack()
+        self._held = contextlib.ExitStack()
         self._prefix = f"fleet-{os.getpid()}-"
         self.nodes = []
 
@@ -202,7 +202,13 @@ class Fleet:
 
     def _start(self, where, *command):
         words = ["ip", "netns", "exec", self._prefix + where, *command]
-        child = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        child = subprocess.Popen(
+            words,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for the parent alone
+        )
         self._held.callback(self._end, child)
         return child
 
@@ -240,7 +246,7 @@ class NginxFleet(Fleet):
 
     def __init__(self):
         super().__init__()
-        self._balancing = self._held.enter_context(ExitStack())
+        self._balancing = self._held.enter_context(contextlib.ExitStack())
 
     def balance(self):
         self._balancing.close()
@@ -318,7 +324,8 @@ def main():
         client(bool(arguments))
     elif sys.argv[1:] in ([], ["nginx"]):
         kind, balancer = (NginxFleet, "nginx") if sys.argv[1:] else (Fleet, "nftables")
-        show(kind, balancer)
+        with contextlib.suppress(KeyboardInterrupt):
+            show(kind, balancer)
     else:
         sys.exit("usage: fleet.py [nginx]")
 

@@ -150,13 +150,13 @@ def main():
             sock.bind((options.host, options.port))
         except (OSError, ValueError) as error:
             parser.error(str(error))
-        print(f"serving on {options.host} port {sock.getsockname()[1]}", flush=True)
-        sessions = Sessions(sock, credentials, bytes.upper)
-        try:
+        with (
+            contextlib.suppress(KeyboardInterrupt),
+            contextlib.closing(Sessions(sock, credentials, bytes.upper)) as sessions,
+        ):
+            print(f"serving on {options.host} port {sock.getsockname()[1]}", flush=True)
             while True:
                 sessions.turn()
-        except KeyboardInterrupt:
-            sessions.close()
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import hmac
 import os
 import struct
 
-from gnutls_cookie import CertificateCredentials, aio
+from gnutls_cookie import CertificateCredentials, GnuTLSError, aio
 
 PORT = 2083
 SECRET = b"radius/dtls"  # RFC 7360 2.1: who is who is DTLS' business
@@ -186,8 +186,9 @@ def main():
             one.add_argument("user", metavar="NAME:PASSWORD")
             one.add_argument("--server-name", metavar="NAME", help="in its certificate (HOST)")
     options = parser.parse_args()
-    credentials = CertificateCredentials.from_files(options.cert, options.key, trust=options.trust)
-    with contextlib.suppress(KeyboardInterrupt):
+    files = (options.cert, options.key)
+    try:
+        credentials = CertificateCredentials.from_files(*files, trust=options.trust)
         if options.command == "serve":
             users = dict(one.encode().split(b":", 1) for one in options.user)
             asyncio.run(serve(options, credentials, users))
@@ -195,6 +196,10 @@ def main():
             user, password = options.user.encode().split(b":", 1)
             where = (options.host, options.port, credentials, options.server_name)
             print("accepted" if asyncio.run(ask(*where, user, password)) else "rejected")
+    except (GnuTLSError, OSError, ValueError) as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
+    except KeyboardInterrupt:
+        pass
 
 
 async def serve(options, credentials, users):

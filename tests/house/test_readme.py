@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -59,19 +60,29 @@ def test_the_recipe_challenges_and_verifies_a_client() -> None:
         assert handler(hello, client.getsockname()) is not None
 
 
-@pytest.mark.parametrize("text", ["def drive(", "def listen(", "def handler("])
-def test_a_server_answers_the_client(text: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("def drive(", b"5 bytes"),
+        ("def listen(", b"5 bytes"),
+        ("def handler(", b"5 bytes"),
+        ("async def echo(", b"hello"),
+    ],
+)
+def test_a_server_answers_the_client_and_ends_by_ctrl_c(
+    text: str, answer: bytes, tmp_path: Path
+) -> None:
     """Each server of the README, as a program, is asked by the client of the README."""
     port = free_udp_port()
     program = tmp_path / "server.py"
     program.write_text(block_with(text).replace("5684", str(port)), encoding="utf-8")
     ask = example("def ask(")["ask"]
     with running([sys.executable, program]) as server:
-        assert asked(ask, port) == b"5 bytes"
-        if text == "def drive(":  # it serves one client, to its goodbye
-            assert server.wait(60) == 0
-        else:
-            assert asked(ask, port) == b"5 bytes"
+        assert asked(ask, port) == answer
+        if text != "def drive(":  # it serves one client, to its goodbye
+            assert asked(ask, port) == answer
+            server.send_signal(signal.SIGINT)
+        assert (server.communicate(timeout=60)[0], server.returncode) == (b"", 0)
 
 
 def test_the_asyncio_example_serves() -> None:
