@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gnutls_cookie.errors import GnuTLSError
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
     from gnutls_cookie.address import SocketAddress
     from gnutls_cookie.server import Connection as CoreConnection
 
-    from .driver import SocketDriver
+    from .server import ServerDriver
 
 __all__ = ["Protocol", "ProtocolConnection"]
 
@@ -55,20 +54,16 @@ class Protocol:
 class ProtocolConnection(Connection):
     """A connection that calls a Protocol."""
 
-    __slots__ = ("_is_silent", "_protocol", "_report")
+    __slots__ = ("_is_silent", "_protocol")
+
+    _driver: ServerDriver
 
     def __init__(
-        self,
-        address: SocketAddress,
-        core: CoreConnection,
-        driver: SocketDriver,
-        protocol: Protocol,
-        report: Callable[[str, BaseException, object], None],
+        self, address: SocketAddress, core: CoreConnection, driver: ServerDriver, protocol: Protocol
     ) -> None:
         super().__init__(address, core, driver)
         self._is_silent = False  # after close() no message is handed over
         self._protocol = protocol
-        self._report = report
 
     def on_connected(self) -> None:
         """The handshake is complete."""
@@ -113,5 +108,5 @@ class ProtocolConnection(Connection):
             raise error
         # Where the connection failed under the callback that is counted, and no fault.
         if self.is_open or not isinstance(error, GnuTLSError):
-            self._report("unhandled exception in a connection's protocol", error, self)
+            self._driver.report("unhandled exception in a connection's protocol", error, self)
         self.close()

@@ -9,7 +9,7 @@ import inspect
 import os
 import socket
 import warnings
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
@@ -39,6 +39,8 @@ __all__ = ["DTLSServer", "Handler", "start_server"]
 
 Handler = Callable[[Connection], Coroutine[Any, Any, object]]
 
+# asyncio's own affair: the last two end the loop.
+_OF_THE_TASK = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit)
 _CALLBACKS = ("connected", "message_received", "closed")  # of a Protocol
 
 
@@ -258,7 +260,7 @@ class DTLSServer(ServerBase, asyncio.AbstractServer):
             self.report("unhandled exception in protocol_factory", error, None)
             driver.end(core)
             return
-        called = ProtocolConnection(core.address, core, driver, protocol, self.report)
+        called = ProtocolConnection(core.address, core, driver, protocol)
         core.receiver = called
         called.on_connected()
 
@@ -269,33 +271,57 @@ class DTLSServer(ServerBase, asyncio.AbstractServer):
         )
 
     def _start_handler(self, handler: Handler, connection: Connection) -> None:
-        running = self._run_handler(handler, connection)
+        running = _Handling(handler, connection, self)
         try:
-            task = self._loop.create_task(running, name=f"connection of {connection.address}")
+            name = f"connection of {connection.address}"
+            task: asyncio.Task[object] = self._loop.create_task(running, name=name)
         except Exception as error:  # of a task factory, or for want of memory
-            running.close()
             connection.close()
             self.report("no task for a connection's handler", error, connection)
             return
         self._tasks.add(task)
         task.add_done_callback(self._discard, context=self._context)
 
-    async def _run_handler(self, handler: Handler, connection: Connection) -> None:
+
+class _Handling(Steps):
+    """A handler at work."""
+
+    __slots__ = ("_connection", "_handler", "_server")
+
+    def __init__(self, handler: Handler, connection: Connection, server: DTLSServer) -> None:
+        super().__init__(server.get_loop())
+        self._handler = handler
+        self._connection = connection
+        self._server = server
+
+    def _begin(self) -> Coroutine[Any, Any, object]:
+        running: Any = self._handler(self._connection)
+        if type(running) is CoroutineType:
+            return running
+        if not inspect.isawaitable(running):
+            kind = type(running).__name__
+            raise TypeError(f"handler must return an awaitable, as async def does, not {kind}")
+        return _awaited(running)
+
+    def _end(self, error: BaseException | None) -> bool:
+        connection = self._connection
         try:
-            running: Any = handler(connection)
-            if type(running) is not CoroutineType and not inspect.isawaitable(running):
-                kind = type(running).__name__
-                raise TypeError(f"handler must return an awaitable, as async def does, not {kind}")
-            await (Steps(running, self._loop) if type(running) is CoroutineType else running)
-        except GnuTLSError as error:
-            if connection.is_open:  # else the connection failed under the handler: counted
-                self.report("unhandled error in a connection's handler", error, connection)
-        except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit):
-            raise  # asyncio's own affair: the last two end the loop
-        except BaseException as error:
-            self.report("unhandled exception in a connection's handler", error, connection)
+            if error is None or isinstance(error, _OF_THE_TASK):
+                return True
+            if isinstance(error, GnuTLSError):
+                if connection.is_open:  # else the connection failed under the handler: counted
+                    what = "unhandled error in a connection's handler"
+                    self._server.report(what, error, connection)
+            else:
+                what = "unhandled exception in a connection's handler"
+                self._server.report(what, error, connection)
+            return False
         finally:
             connection.close()
+
+
+async def _awaited(one: Awaitable[object]) -> object:
+    return await one
 
 
 def _judged(made: object) -> Protocol:
@@ -346,6 +372,10 @@ class ServerDriver(SocketDriver):
         self.is_open = False
         self._cancel_timer()
         self.endpoint.close()
+
+    def report(self, message: str, error: BaseException, what: object) -> None:
+        """Tell the loop's exception handler."""
+        self._owner.report(message, error, what)
 
     def _tell(self, event: Event, is_direct: bool) -> None:
         core = event.connection

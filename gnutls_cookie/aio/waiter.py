@@ -97,34 +97,50 @@ class Waiter:
             raise error
 
 
-class Steps:
-    """A coroutine within its task, which runs it by `await Steps(coroutine, loop)`.
+class Steps(Coroutine[Any, Any, None]):
+    """A handler within its task, of which it is the coroutine.
 
-    Where it waits for a message, its next step is taken past the task, which goes on waiting for
-    the same thing. The task hears of what it has to do: of another thing to wait for, and the end.
+    Where the handler waits for a message, its next step is taken past the task, which goes on
+    waiting for the same thing. The task hears of what it has to do: of another thing to wait for,
+    and the end.
 
     Args:
-        coroutine: what is run.
         loop: the event loop.
     """
 
-    __slots__ = ("_cancel", "_coroutine", "_done", "_given", "_loop", "_send", "_task")
+    __slots__ = ("_cancel", "_coroutine", "_done", "_given", "_loop", "_task")
 
-    def __init__(
-        self, coroutine: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop
-    ) -> None:
-        self._coroutine = coroutine
-        self._send = coroutine.send
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._task = asyncio.current_task(loop)
+        self._coroutine: Coroutine[Any, Any, Any] | None = None  # the handler's, once it has begun
+        self._task: Any = None
         self._given: Any = None  # by a step of which the task has not heard: (what it yielded,)
         self._done: BaseException | None = None  # or what it raised: StopIteration at the end
         # (the message,) of a cancellation within a step, until the coroutine has it. None: no step
         # is under way; (): one is.
         self._cancel: tuple[Any, ...] | None = None
 
+    # --- said by who runs a handler ---------------------------------------------------------------
+
+    def _begin(self) -> Coroutine[Any, Any, Any]:
+        """Call the handler, in its task."""
+        raise NotImplementedError
+
+    def _end(self, error: BaseException | None) -> bool:
+        """The handler has ended.
+
+        Args:
+            error: what it raised; None: it has returned.
+
+        Returns:
+            Whether that is for its task to raise. Else the task just ends.
+        """
+        raise NotImplementedError
+
+    # --- past the task ----------------------------------------------------------------------------
+
     def step(self, waiter: Waiter) -> None:
-        """What the coroutine waits for has come: it goes on. Only where no task runs.
+        """What the handler waits for has come: it goes on. Only where no task runs.
 
         Args:
             waiter: that it waits for, with a callback.
@@ -133,11 +149,11 @@ class Steps:
         given: Any = None
         try:
             self._cancel = ()
-            _enter_task(self._loop, self._task)  # type: ignore[arg-type]
+            _enter_task(self._loop, self._task)
             try:
-                given = waiter.context.run(self._send, None)
+                given = waiter.context.run(self._coroutine.send, None)  # type: ignore[union-attr]
             finally:
-                _leave_task(self._loop, self._task)  # type: ignore[arg-type]
+                _leave_task(self._loop, self._task)
         except BaseException as error:
             self._done = error
         waiter.callback = callback
@@ -153,7 +169,7 @@ class Steps:
         self._cancel = (msg,)
         return True
 
-    # --- what a coroutine is asked ----------------------------------------------------------------
+    # --- what its task asks of it -----------------------------------------------------------------
 
     def __await__(self) -> Steps:
         return self
@@ -163,41 +179,67 @@ class Steps:
 
     def __next__(self) -> Any:
         """Its task goes on."""
-        if self._done is not None:
-            done, self._done = self._done, None
-            if self._cancel and isinstance(done, StopIteration):  # as asyncio.Task does
-                done, self._cancel = cancelled(*self._cancel), None
-            raise done
-        if self._given is not None:
-            (given,), self._given = self._given, None
-        elif self._cancel:
-            error, self._cancel = cancelled(*self._cancel), None
-            given = self._coroutine.throw(error)
-        else:
-            given = self._send(None)
-        return self._noted(given)
+        return self._go_on(None)
 
     def send(self, value: Any) -> Any:
         """As of a coroutine."""
-        return next(self)
+        return self._go_on(None)
 
     def throw(self, *raised: Any) -> Any:
         """As of a coroutine."""
-        if self._done is not None:
-            return next(self)
-        self._given = None
-        return self._noted(self._coroutine.throw(*raised))
+        if self._done is None:
+            self._given = None
+        return self._go_on(raised)
 
     def close(self) -> None:
         """As of a coroutine."""
-        self._coroutine.close()
+        if self._coroutine is not None:
+            self._coroutine.close()
+
+    def __getattr__(self, name: str) -> Any:
+        """What tools ask of a coroutine, the handler's tells: cr_frame, __qualname__ and so on."""
+        return getattr(self._coroutine, name)
 
     # --- helpers ----------------------------------------------------------------------------------
 
-    def _noted(self, given: Any) -> Any:
-        if isinstance(given, Waiter):
-            given.steps = self
-        return given
+    def _go_on(self, raised: Any) -> Any:
+        try:
+            given = self._next(raised)
+        except BaseException as error:
+            # By StopIteration a coroutine returns. A handler that makes none may raise it.
+            is_over = isinstance(error, StopIteration) and self._coroutine is not None
+            if self._end(None if is_over else error):
+                raise
+        else:
+            if isinstance(given, Waiter):
+                given.steps = self
+            return given
+        raise StopIteration
+
+    def _next(self, raised: Any) -> Any:
+        coroutine, cancel = self._coroutine, self._cancel
+        if self._done is not None:
+            done, self._done = self._done, None
+            if cancel and isinstance(done, StopIteration):  # as asyncio.Task does
+                done, self._cancel = cancelled(*cancel), None
+            try:
+                raise done
+            finally:
+                del done
+        if self._given is not None:
+            (given,), self._given = self._given, None
+            return given
+        if coroutine is None:
+            if raised:  # cancelled before it has begun
+                raise raised[0]
+            self._task = asyncio.current_task(self._loop)
+            coroutine = self._coroutine = self._begin()
+        if raised:
+            return coroutine.throw(*raised)
+        if cancel:
+            self._cancel = None
+            return coroutine.throw(cancelled(*cancel))
+        return coroutine.send(None)
 
     def _tell(self, waiter: Waiter, given: Any) -> None:
         """The task deals with what a step gave, in its own name."""

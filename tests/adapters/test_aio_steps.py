@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -237,6 +237,25 @@ async def test_a_handler_that_is_cancelled_between_messages(how: str) -> None:
 
 
 @asynchronous
+async def test_a_handler_that_is_cancelled_before_it_has_begun() -> None:
+    """Its peer hears goodbye, as of one that is cancelled later."""
+
+    async def handler(connection: Connection) -> None:
+        raise AssertionError("it has begun")
+
+    def factory(loop: Any, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
+        task = asyncio.Task(coroutine, loop=loop, **options)
+        if isinstance(coroutine, Steps):
+            task.cancel()
+        return task
+
+    async with aio.start_server(handler, "127.0.0.1", credentials=psk()) as server:
+        asyncio.get_running_loop().set_task_factory(factory)
+        async with aio.connect(*server.address[:2], credentials=psk()) as client:
+            assert await asyncio.wait_for(client.receive(), 20) is None
+
+
+@asynchronous
 async def test_what_a_handler_raises_past_its_task_is_the_task_s() -> None:
     """Its traceback names the handler; the loop hears of it once, and the others are served."""
 
@@ -264,8 +283,8 @@ async def test_what_a_handler_raises_past_its_task_is_the_task_s() -> None:
 
 @asynchronous
 async def test_steps_are_what_a_coroutine_is() -> None:
-    """send(), throw() and close(), for those who drive a task's coroutine by hand; and a coroutine
-    that is thrown away with its task has its finally block run."""
+    """send(), throw() and close(), for those who drive a task's coroutine by hand; a coroutine that
+    is thrown away with its task has its finally block run; and tools find the handler's name."""
     loop = asyncio.get_running_loop()
     ended = []
 
@@ -278,11 +297,19 @@ async def test_steps_are_what_a_coroutine_is() -> None:
             ended.append(True)
         return "woken"
 
-    async def outer() -> Any:
-        return await Steps(reader(), loop)
+    class Reading(Steps):
+        def _begin(self) -> Coroutine[Any, Any, Any]:
+            return reader()
 
-    one, other, third = outer(), outer(), outer()
+        def _end(self, error: BaseException | None) -> bool:
+            return True
+
+    async def outer() -> Any:
+        return await Reading(loop)
+
+    one, other, third = Reading(loop), outer(), Reading(loop)
     assert all(isinstance(coroutine.send(None), Waiter) for coroutine in (one, other, third))
+    assert one.__qualname__.endswith("reader")
     with pytest.raises(StopIteration, match="woken"):
         one.send(None)
     with pytest.raises(StopIteration, match="thrown"):
