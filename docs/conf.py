@@ -63,14 +63,16 @@ nitpick_ignore_regex = [
 CORE = ("gnutls_cookie._connection", "gnutls_cookie.server", "gnutls_cookie.client")
 
 # Classes that users get and do not make: their arguments say nothing.
-NOT_MADE_BY_USERS = "Connection DTLSServer Opening ProtocolConnection Machine HandshakeFailure"
+NOT_MADE_BY_USERS = (
+    "Attached Connection DTLSServer Opening ProtocolConnection Machine HandshakeFailure"
+)
 
 # The pages beside README, in the order of the side bar.
 CONTENTS = {
     "Guides": "commands adapters sessions serve operations drop-in fleet peers interop differential"
     " five-minutes",
     "Reference": "api/cookie api/gate api/sessions api/aio api/blocking api/errors api/reference"
-    " api/metrics api/differential",
+    " api/metrics api/xdp api/differential",
     "Background": "design quirks benchmarks",
 }
 PROJECT = "CHANGELOG CONTRIBUTING RELEASING SECURITY"

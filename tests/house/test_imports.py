@@ -18,7 +18,7 @@ PACKAGE = ROOT / "gnutls_cookie"
 # From the ground up. A module may import what stands in a lower line, and nothing else of the
 # package; a folder stands here as a whole. Names of modules still to come do no harm.
 LAYERS = (
-    {"_check", "_early", "_ffi", "_owned", "_version"},
+    {"_check", "_early", "_ffi", "_hmac_states", "_libbpf", "_owned", "_version"},
     {"_clock", "_convert"},
     {"_library", "address", "errors", "locks"},
     {"_debug", "_names", "_paths", "handles", "tickets"},
@@ -28,7 +28,7 @@ LAYERS = (
     {"cookie"},
     {"arrival", "keys", "session"},
     {"gate"},
-    {"listener"},
+    {"listener", "xdp"},
     {"_connection"},
     {"_turns"},
     {"server"},
@@ -104,6 +104,7 @@ THIRD_PARTIES = {"typing_extensions"}  # for type checkers alone; cffi comes in 
 
 # What a module that nobody has to import needs: an extra, or who calls it brings it.
 EXTRAS = {
+    "_libbpf.py": {"cffi"},
     "strategies.py": {"hypothesis"},
     "pytest_plugin.py": {"pytest"},
     "learn.py": {"aalpy"},
@@ -390,7 +391,8 @@ def test_destructors_are_functions_of_c() -> None:
         for call in re.findall(r"\bffi\.gc\(.*", path.read_text(encoding="utf-8"))
     ]
     assert calls
-    assert [call for call in calls if not re.search(r", lib\.gcookie_\w+\)", call[1])] == []
+    of_c = re.compile(r", lib\.(gcookie_\w+|bpf_object__close)\)")
+    assert [call for call in calls if not of_c.search(call[1])] == []
 
 
 def test_one_section_of_the_cdef_is_extern_python() -> None:

@@ -25,6 +25,7 @@ MODULES = (
     "gnutls_cookie.errors",
     "gnutls_cookie.metrics",
     "gnutls_cookie.server",
+    "gnutls_cookie.xdp",
     "gnutls_cookie.reference.wire",
     "gnutls_cookie.reference.cookie",
     "gnutls_cookie.reference.gate",

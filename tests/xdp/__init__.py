@@ -1,0 +1,1 @@
+"""One datagram of an unknown client: addresses, keys, the gate, the listener."""
