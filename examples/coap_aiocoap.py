@@ -1,6 +1,6 @@
 """coaps:// for aiocoap: a server and a client over libgnutls, with keys or certificates.
 
-pip install aiocoap gnutls-cookie
+pip install aiocoap
 
 python coap_aiocoap.py serve 127.0.0.1 5684 --psk sensor-1:736563726574
 python coap_aiocoap.py get coaps://127.0.0.1/time --psk sensor-1:736563726574

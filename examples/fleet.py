@@ -1,6 +1,6 @@
 """A fleet to look at: three nodes behind one address, and one of them killed in mid-exchange.
 
-Needs root, `ip` and `nft`, and pip install gnutls-cookie. As root:
+Needs root, `ip` and `nft`. As root:
 
 python fleet.py
 python fleet.py nginx

@@ -1,7 +1,5 @@
 """Hue Entertainment over DTLS: the bridge's side, and a client that streams colours to one.
 
-pip install gnutls-cookie
-
 python hue_entertainment_dtls.py bridge 127.0.0.1 my-app-key 00112233445566778899aabbccddeeff
 python hue_entertainment_dtls.py stream 127.0.0.1 my-app-key 00112233445566778899aabbccddeeff \
     --area 1a8d99cc-967b-44f2-9202-43f976c0fa6b

@@ -1,7 +1,5 @@
 """The gate before sessions of one's own: a loop, a table and timers that are the program's.
 
-pip install gnutls-cookie
-
 python own_sessions.py 127.0.0.1 5684 sensor-1 736563726574
 openssl s_client -dtls1_2 -psk_identity sensor-1 -psk 736563726574 -connect 127.0.0.1:5684
 

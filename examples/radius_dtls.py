@@ -1,7 +1,5 @@
 """RADIUS over DTLS (RFC 7360): a server that takes clients by the names in their certificates.
 
-pip install gnutls-cookie
-
 python radius_dtls.py serve 127.0.0.1 --cert cert.pem --key key.pem --trust ca.pem \
     --client nas.example.org --user alice:wonderland
 python radius_dtls.py ask 127.0.0.1 alice:wonderland --cert cert.pem --key key.pem --trust ca.pem \

@@ -1,8 +1,6 @@
 """Syslog over DTLS (RFC 6012): a collector that takes senders by the names in their certificates,
 and a handler for Python's logging that sends to one.
 
-pip install gnutls-cookie
-
 python syslog_dtls.py collect 127.0.0.1 --cert log.pem --key log.key --trust ca.pem \
     --sender web.example.org
 uptime | python syslog_dtls.py send 127.0.0.1 --cert web.pem --key web.key --trust ca.pem \

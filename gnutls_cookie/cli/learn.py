@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
         0 where nothing differs, 1 where something does, 2 where it cannot be learned.
     """
     if importlib.util.find_spec("aalpy") is None:
-        complain(_PROGRAM, 'needs AALpy: pip install "gnutls-cookie[learn]"')
+        complain(_PROGRAM, "needs AALpy: pip install aalpy")
         return 2
     from gnutls_cookie.differential.learn import (
         FellSilent,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+import sysconfig
 import warnings
 from pathlib import Path
 
@@ -109,6 +110,15 @@ def test_import_beside_a_library_that_is_too_old_fails() -> None:
     assert err.strip().splitlines()[-1] == (
         "ImportError: gnutls_cookie needs libgnutls 3.6.13 or later, and found 3.6.12"
     )
+
+
+@pytest.mark.skipif(
+    not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="not a free-threaded Python"
+)
+def test_import_leaves_the_gil_off() -> None:
+    """An extension that needs the GIL would turn it on, with a warning."""
+    code = "import gnutls_cookie.aio, gnutls_cookie.blocking, sys; print(sys._is_gil_enabled())"
+    assert python(code, options=["-W", "error"]).stdout == "False\n"
 
 
 def test_import_beside_the_library_built_with_is_silent() -> None:

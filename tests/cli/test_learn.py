@@ -274,4 +274,4 @@ def test_without_aalpy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     """It is an extra: the command says how to install it."""
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     assert main(["learn", "127.0.0.1", "1"]) == 2
-    assert "gnutls-cookie[learn]" in capsys.readouterr().err
+    assert "pip install aalpy" in capsys.readouterr().err
