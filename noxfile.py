@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import nox
@@ -130,6 +131,7 @@ def checks() -> dict[str, list[str]]:
     # What checks/prove holds is for the provers, some of it with built-ins of theirs.
     compiled = [file for file in files if file.endswith(".c") and "checks/prove/" not in file]
     compiled.remove("examples/vectors.c")  # its table is made first: tests/differential compiles it
+    compiled.remove(xdp := "gnutls_cookie/native/xdp/gate.bpf.c")  # clang's own: see below
     if not includes("wolfssl/options.h"):
         compiled.remove("tests/peers/wolfssl_peer.c")
     warnings = ["-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror"]
@@ -147,10 +149,18 @@ def checks() -> dict[str, list[str]]:
         "C warnings": [*CC, "-std=gnu11", *warnings, "-fsyntax-only", *find_libgnutls()[0]],
     }
     found["C warnings"] += ["-Ignutls_cookie/native", *compiled]
+    if shutil.which("clang") and includes("bpf/bpf_helpers.h"):
+        bpf = ["-target", "bpf", "-ffreestanding", f"-I{multiarch_headers()}"]
+        found["C warnings of xdp"] = ["clang", *bpf, *warnings, "-fsyntax-only", xdp]
     if shutil.which("shellcheck"):
         scripts = sorted(map(str, Path("checks").rglob("*.sh")))
         found["shellcheck"] = ["shellcheck", "dev", ".ci/run", *scripts]
     return found
+
+
+def multiarch_headers() -> str:
+    """Where asm/types.h is on Debian and Ubuntu."""
+    return f"/usr/include/{sysconfig.get_config_var('MULTIARCH')}"
 
 
 def includes(header: str) -> bool:

@@ -1,9 +1,12 @@
-"""Builds gnutls_cookie._ffi with cffi against the libgnutls found, and the library that `run`
-preloads. Metadata: pyproject.toml."""
+"""Builds gnutls_cookie._ffi with cffi against the libgnutls found, the library that `run` preloads,
+and, where clang and libbpf's headers are, the program that `xdp` loads into the kernel.
+Metadata: pyproject.toml."""
 
 import os
 import re
 import runpy
+import shutil
+import subprocess
 import sys
 import sysconfig
 import tempfile
@@ -89,6 +92,8 @@ class BuildExt(build_ext):
         stem = name.partition(".")[0]
         if stem == "_preload":  # not a Python module
             name = "_preload.so"
+        elif stem == "_xdp":  # not even for this machine
+            name = "_xdp.bpf.o"
         elif STABLE_ABI == "cp311":
             name = f"{stem}.abi3.so"
         return os.path.join(folder, name)
@@ -105,12 +110,43 @@ class BuildExt(build_ext):
             raise SystemExit(MISSING_HEADERS) from error
         super().build_extensions()
 
+    def build_extension(self, ext: Extension) -> None:
+        if ext.name == XDP:
+            build_for_the_kernel(Path(self.get_ext_fullpath(ext.name)))
+        else:
+            super().build_extension(ext)
+
     def compile_probe(self, text: str) -> None:
         flags = self.extensions[0].extra_compile_args
         with tempfile.TemporaryDirectory() as folder:
             probe = Path(folder, "probe.c")
             probe.write_text(text, encoding="utf-8")
             self.compiler.compile([str(probe)], output_dir=folder, extra_preargs=flags)
+
+
+XDP = "gnutls_cookie._xdp"
+XDP_SOURCE = "gnutls_cookie/native/xdp/gate.bpf.c"
+
+
+def build_for_the_kernel(to: Path) -> None:
+    """Compile the XDP program; it is the same for every machine of a byte order.
+
+    Raises:
+        CompileError: clang is missing, or libbpf's headers (libbpf-dev) or the kernel's.
+    """
+    clang = os.environ.get("BPF_CLANG", "clang")
+    headers = sysconfig.get_config_var("MULTIARCH")  # asm/types.h is there on Debian and Ubuntu
+    command = [clang, "-target", "bpf", "-mcpu=v3", "-O2", "-g", "-ffreestanding", "-Wall"]
+    command += ["-fdebug-compilation-dir=.", f"-I/usr/include/{headers}"]
+    to.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        subprocess.run([*command, "-c", XDP_SOURCE, "-o", str(to)], check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        to.unlink(missing_ok=True)
+        raise CompileError(f"without clang and libbpf's headers there is no xdp: {error}") from None
+    strip = shutil.which("llvm-strip")
+    if strip:  # what debuggers want, not the BTF that the kernel wants
+        subprocess.run([strip, "-g", str(to)], check=True)
 
 
 # A plain shared library with no Python in it, where there is LD_PRELOAD. What of gate.c it does not
@@ -135,8 +171,15 @@ preload = Extension(
     extra_link_args=["-Wl,--gc-sections", "-ldl"],
 )
 
+xdp = Extension(
+    XDP,
+    sources=[XDP_SOURCE],
+    depends=sorted(map(str, Path("gnutls_cookie/native").rglob("*.[ch]"))),
+    optional=True,
+)
+
 setup(
-    ext_modules=[preload] if sys.platform == "linux" else [],
+    ext_modules=[preload, xdp] if sys.platform == "linux" else [],
     cffi_modules=["build_ffi.py:ffibuilder"],
     cmdclass={"build_ext": BuildExt, "egg_info": EggInfo},
     options={"bdist_wheel": {"py_limited_api": STABLE_ABI}} if STABLE_ABI else {},

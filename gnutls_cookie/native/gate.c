@@ -2,7 +2,9 @@
  * verdict. The comments that begin with @ are ACSL contracts: checks/prove shows that they hold,
  * and that every memory access is valid, for all datagrams of 0..65535 bytes. */
 #include "gate.h"
+#ifndef __bpf__
 #include "transport.h"
+#endif
 
 /* RFC 6347, 4.1: type 1, version 2, epoch 2, sequence_number 6, length 2. */
 #define RECORD_HEADER_SIZE 13u
@@ -27,6 +29,7 @@ enum { NO_KEY = -1, NO_REPLY = -2 };
 static inline uint32_t be16(const uint8_t *bytes);
 static inline uint32_t be24(const uint8_t *bytes);
 static inline uint64_t be48(const uint8_t *bytes);
+#ifndef __bpf__
 static int judge(const struct gcookie_keys *keys, const void *client_data, size_t client_data_size,
                  const uint8_t *datagram, size_t size, const struct gcookie_hello *hello,
                  unsigned char reply[GCOOKIE_REPLY_SIZE]);
@@ -39,6 +42,7 @@ static int accepts(const struct gcookie_key *key, const void *client_data, size_
 static void echo_record_seq(unsigned char reply[GCOOKIE_REPLY_SIZE], const uint8_t *datagram);
 static void clear(struct gcookie_verdict *out);
 static void clear_reply(struct gcookie_verdict *out);
+#endif
 
 /*@ // The specification of the strict reading, check by check.
   @ logic integer be16_at{L}(uint8_t *p, integer at) = p[at] * 256 + p[at + 1];
@@ -154,6 +158,34 @@ int gcookie_parse(const uint8_t *datagram, size_t size, struct gcookie_hello *he
     return GCOOKIE_OK;
 }
 
+/* Products and sums, not shifts and ors: a prover sees through them, a compiler makes the same
+ * code. */
+/*@ requires readable(bytes, 2);
+  @ assigns \nothing;
+  @ ensures \result == be16_at(bytes, 0);
+  @*/
+static inline uint32_t be16(const uint8_t *bytes) {
+    return bytes[0] * 256u + bytes[1];
+}
+
+/*@ requires readable(bytes, 3);
+  @ assigns \nothing;
+  @ ensures \result == be24_at(bytes, 0);
+  @*/
+static inline uint32_t be24(const uint8_t *bytes) {
+    return bytes[0] * 65536u + bytes[1] * 256u + bytes[2];
+}
+
+/*@ requires readable(bytes, 6);
+  @ assigns \nothing;
+  @ ensures \result == be48_at(bytes, 0);
+  @*/
+static inline uint64_t be48(const uint8_t *bytes) {
+    return be24(bytes) * UINT64_C(16777216) + be24(bytes + 3);
+}
+
+#ifndef __bpf__
+
 /*@ requires \valid_read(keys) && \valid_read((char *)client_data + (0 .. client_data_size - 1));
   @ requires readable(datagram, size) && \valid(out);
   @ requires \separated(out, keys, datagram + (0 .. size - 1),
@@ -224,32 +256,6 @@ void gcookie_gate(const struct gcookie_keys *keys, const void *client_data, size
     /* The session answers with message_seq hsk_write_seq + 1 (lib/dtls.c): the number of the hello
      * that it answers. An ordinary exchange has message_seq 1 here, and so the stock 0. */
     out->prestate.hsk_write_seq = (hello.message_seq > 0 ? hello.message_seq : 1) - 1;
-}
-
-/* Products and sums, not shifts and ors: a prover sees through them, a compiler makes the same
- * code. */
-/*@ requires readable(bytes, 2);
-  @ assigns \nothing;
-  @ ensures \result == be16_at(bytes, 0);
-  @*/
-static inline uint32_t be16(const uint8_t *bytes) {
-    return bytes[0] * 256u + bytes[1];
-}
-
-/*@ requires readable(bytes, 3);
-  @ assigns \nothing;
-  @ ensures \result == be24_at(bytes, 0);
-  @*/
-static inline uint32_t be24(const uint8_t *bytes) {
-    return bytes[0] * 65536u + bytes[1] * 256u + bytes[2];
-}
-
-/*@ requires readable(bytes, 6);
-  @ assigns \nothing;
-  @ ensures \result == be48_at(bytes, 0);
-  @*/
-static inline uint64_t be48(const uint8_t *bytes) {
-    return be24(bytes) * UINT64_C(16777216) + be24(bytes + 3);
 }
 
 /* Makes the reply of the current key, and says which key the presented cookie was made with: 0 the
@@ -412,3 +418,5 @@ static void clear_reply(struct gcookie_verdict *out) {
         out->reply[at] = 0;
     }
 }
+
+#endif

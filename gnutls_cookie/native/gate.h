@@ -6,8 +6,10 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#ifndef __bpf__ /* in the kernel there is no libgnutls, only the strict reading: xdp/gate.bpf.c */
 #include <gnutls/gnutls.h>
 #include <gnutls/dtls.h>
+#endif
 
 /* lib/dtls.c: COOKIE_SIZE, and the whole HelloVerifyRequest of gnutls_dtls_cookie_send. */
 #define GCOOKIE_SIZE 16
@@ -59,6 +61,11 @@ struct gcookie_keys {
     struct gcookie_key previous; /* verifies only */
 };
 
+/* Reads a datagram as a ClientHello, or as its first fragment. Returns an enum gcookie_reason; only
+ * with GCOOKIE_OK is *hello written. `datagram` may be NULL if `size` is 0. */
+int gcookie_parse(const uint8_t *datagram, size_t size, struct gcookie_hello *hello);
+
+#ifndef __bpf__
 /* A field that its kind has no use for is 0, the reply's bytes too. */
 struct gcookie_verdict {
     int kind;      /* enum gcookie_kind */
@@ -69,14 +76,11 @@ struct gcookie_verdict {
     unsigned char reply[GCOOKIE_REPLY_SIZE];
 };
 
-/* Reads a datagram as a ClientHello, or as its first fragment. Returns an enum gcookie_reason; only
- * with GCOOKIE_OK is *hello written. `datagram` may be NULL if `size` is 0. */
-int gcookie_parse(const uint8_t *datagram, size_t size, struct gcookie_hello *hello);
-
 /* Judges one datagram. `client_data` is what identifies the client (its address; may be NULL if its
  * size is 0). *out is written whole and must overlap no other argument. No allocation, no state, no
  * I/O of its own, and the verdict depends on nothing but the arguments. */
 void gcookie_gate(const struct gcookie_keys *keys, const void *client_data, size_t client_data_size,
                   const uint8_t *datagram, size_t size, struct gcookie_verdict *out);
+#endif
 
 #endif
