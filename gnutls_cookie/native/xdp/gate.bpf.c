@@ -292,8 +292,10 @@ static __always_inline int judge_datagram(struct xdp_md *ctx, const struct frame
     }
 
     write_client_data(work, frame, settings->flags);
-    /* As in gate.c: a record sequence of more than 32 bits cannot be handed over. */
-    const int may_fit = hello.cookie_size == GCOOKIE_SIZE && hello.record_seq <= UINT32_MAX;
+    /* As in gate.c: a record sequence of more than 32 bits cannot be handed over. And as in
+     * lib/dtls.c, which takes no cookie that the datagram ends with. */
+    const int may_fit = hello.cookie_size == GCOOKIE_SIZE && hello.record_seq <= UINT32_MAX &&
+                        size > hello.cookie_offset + GCOOKIE_SIZE;
     make_cookie(work, &keys->current);
     if (may_fit && is_presented(work, &hello)) {
         counts->verified[0]++;
