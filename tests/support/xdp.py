@@ -65,5 +65,24 @@ def checksum(data: bytes) -> int:
 
 
 def datagram_in(sent: bytes) -> bytes:
-    """What a frame that frame() could have made carries."""
-    return sent[14 + (20 if sent[12] == 8 else 40) + 8 :]
+    """What a frame carries, with VLAN tags or without."""
+    at = 12
+    while sent[at : at + 2] in (b"\x81\x00", b"\x88\xa8"):
+        at += 4
+    return sent[at + 2 + (20 if sent[at] == 8 else 40) + 8 :]
+
+
+def answer(datagram: bytes, client: tuple[str, int], server: tuple[str, int]) -> bytes:
+    """The frame that carries a reply back: RFC 6864's atomic datagram, of 64 hops."""
+    sent = bytearray(frame(datagram, server, client))
+    sent[:12] = CLIENT_MAC + SERVER_MAC
+    if sent[12] == 8:
+        sent[18:22] = b"\0\0\x40\0"
+        sent[24:26] = bytes(2)
+        sent[24:26] = struct.pack("!H", checksum(bytes(sent[14:34])))
+    return bytes(sent)
+
+
+def tagged(sent: bytes, tags: bytes) -> bytes:
+    """A frame with VLAN tags, 4 bytes each."""
+    return sent[:12] + tags + sent[12:]
