@@ -143,7 +143,12 @@ static int pull_timeout(gnutls_transport_ptr_t ptr, unsigned int milliseconds) {
 int gcookie_psk_lookup(gnutls_session_t session, const gnutls_datum_t *username,
                        gnutls_datum_t *key) {
     struct gcookie_wire *wire = gnutls_transport_get_ptr(session);
-    const int code = gcookie_py_psk(wire->handle, username->data, username->size, key);
+    /* Before 3.8.13 what comes with RSA-PSK ends at its first zero byte (CVE-2026-42010): one
+     * client would be looked up, and another one be named later. */
+    gnutls_datum_t whole;
+    if (gnutls_psk_server_get_username2(session, &whole) < 0 || whole.size < username->size)
+        whole = *username;
+    const int code = gcookie_py_psk(wire->handle, whole.data, whole.size, key);
     wire->lookup_failed |= code < 0;
     return code;
 }

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from gnutls_cookie import PSKCredentials, Session, credentials, library_version
+from gnutls_cookie.session import Credentials
 from tests.support.common import openssl, udp_socket
-from tests.support.peers import client_of, deliver, established, shake
+from tests.support.peers import certificate, client_of, deliver, established, shake, trusting
 
 KEY = b"0123456789abcdef"
 LONGEST = 128 if tuple(map(int, library_version().split(".")[:3])) < (3, 7, 7) else 65535
@@ -30,8 +31,13 @@ IDENTITIES = [
 
 def shaken(client: PSKCredentials, server: PSKCredentials, **options: Any) -> Session:
     """The server's session after a handshake."""
-    one = Session("client", client, **options)
-    other = Session("server", server, **options)
+    ours: list[Credentials] = [client]
+    theirs: list[Credentials] = [server]
+    if "RSA-PSK" in options.get("priority", ""):
+        ours.append(trusting("localhost-rsa"))
+        theirs.append(certificate("localhost-rsa"))
+    one = Session("client", ours, server_name="localhost", **options)
+    other = Session("server", theirs, **options)
     shake(one, other)
     return other
 
@@ -40,7 +46,7 @@ def text(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
-@pytest.mark.parametrize("priority", ["PSK", "ECDHE-PSK", "DHE-PSK"])
+@pytest.mark.parametrize("priority", ["PSK", "ECDHE-PSK", "DHE-PSK", "RSA-PSK"])
 @pytest.mark.parametrize("raw", IDENTITIES)
 def test_identity_is_carried_whole(raw: bytes, priority: str) -> None:
     """To a callable as a str, and into both forms of psk_identity; given as either form."""
