@@ -34,8 +34,10 @@ from gnutls_cookie.reference import wire
 
 from .growth import measure_session_growth
 from .sessions import BASE, measure_ping_pong, measure_sessions
+from .xdp import XDP_BASE, measure_xdp
 
 PEERS = Path(__file__).resolve().parent / "peers"
+PYTHON_SERVER = [sys.executable, "-m", "benchmarks.server"]
 KEY, WHO = bytes(16), bytes(16)
 
 Figures = dict[str, list[float]]
@@ -229,7 +231,7 @@ def flood_once(
 def measure_udp(folder: Path, rounds: int, quick: bool) -> tuple[Figures, Figures]:
     """CPU us a challenge, and challenges a second; servers in a new order each round."""
     servers, flood = build(folder, "servers"), build(folder, "flood")
-    python = [sys.executable, "-m", "benchmarks.server"]
+    python = PYTHON_SERVER
     commands = {
         "reflector (recvmmsg, 44 fixed bytes)": [str(servers), "reflect"],
         "CookieListener": [*python, "listener"],
@@ -339,8 +341,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument(
         "--only",
-        default="a,b,c,d,e",
-        help="a: calls, b: UDP, c: growth, d: sessions, e: growth of sessions",
+        default="a,b,c,d,e,f",
+        help="a: calls, b: UDP, c: growth, d: sessions, e: growth of sessions, f: XDP",
     )
     parser.add_argument("--quick", action="store_true", help="short runs, of no worth as figures")
     parser.add_argument("--json", type=Path)
@@ -394,6 +396,17 @@ def main() -> None:
             print("\nAs sessions grow")
             for what, value in growth.items():
                 print(f"  {what:<70}{value:12.2f}")
+        if "f" in wanted:
+            flood, listener = build(folder, "flood"), [*PYTHON_SERVER, "listener"]
+            milliseconds, calls_in_a_round = (200, 2_000) if options.quick else (1000, 50_000)
+            xdp = results["f"] = measure_xdp(
+                lambda: 1000 * flood_once(listener, flood, milliseconds, 500, False)[0],
+                lambda call: timed(call, calls_in_a_round),
+                options.rounds,
+                options.quick,
+            )
+            if xdp:
+                print(table("Under the socket, a hello", xdp, "ns", XDP_BASE))
     if options.json:
         options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 

@@ -40,5 +40,6 @@ def test_quick_run_measures_everything(tmp_path: Path) -> None:
     assert len(results["d"]["one client, PSK: server's CPU us a message"]) >= 4
     for mode in ("tasks", "Protocol"):
         assert results["e"][f"{mode}, 60 sessions: CPU us a handshake"] > 0
+    assert all(value > 0 for values in results["f"].values() for value in values)
     for one in pictures:
         assert one.read_text(encoding="utf-8").startswith("<svg ")

@@ -135,6 +135,7 @@ static __always_inline void write_sockaddr(__u32 *to, const struct address *addr
                                            int is_in6);
 static __noinline int make_cookie(struct work *work, const struct gcookie_xdp_key *key);
 static __noinline int compress(struct work *work);
+static __always_inline __u32 rotated_1(__u32 word);
 static __always_inline int is_presented(const struct work *work, const struct gcookie_hello *hello);
 static __always_inline int reply(struct xdp_md *ctx, const struct frame *frame,
                                  const __u32 cookie[4]);
@@ -413,6 +414,32 @@ static __noinline int make_cookie(struct work *work, const struct gcookie_xdp_ke
     return 0;
 }
 
+static __always_inline __u32 rotated_1(__u32 word) {
+    return word << 1 | word >> 31;
+}
+
+/* BPF has no rotation. Of a word that stands twice in 64 bits one is a shift, and a new `a` is
+ * rotated twice: by 5 in its own round, by 30 in the one after the next. */
+#define TWICE(x) ((__u64)(x) << 32 | (x))
+#define SCHEDULED(t)                                                                               \
+    ((t) < 16 ? w[(t)]                                                                             \
+              : (w[(t) & 15] = rotated_1(w[((t) + 13) & 15] ^ w[((t) + 8) & 15] ^                  \
+                                         w[((t) + 2) & 15] ^ w[(t) & 15])))
+/* All but the rotation is added before it, as only that waits for the round before: what looks like
+ * an assembler's line keeps the compiler from adding in another order. */
+#define ROUND(f, k, t)                                                                             \
+    {                                                                                              \
+        __u32 sum = e + (k) + SCHEDULED(t) + (f);                                                  \
+        asm volatile("" : "+r"(sum));                                                              \
+        sum += (__u32)(a_twice >> 27);                                                             \
+        e = d;                                                                                     \
+        d = c;                                                                                     \
+        c = (__u32)(b_twice >> 2);                                                                 \
+        b = (__u32)a_twice;                                                                        \
+        b_twice = a_twice;                                                                         \
+        a_twice = TWICE(sum);                                                                      \
+    }
+
 /* One block of SHA-1 (FIPS 180-4, 6.1.2), with the schedule made in place (6.1.3). */
 static __noinline int compress(struct work *work) {
     if (!work) {
@@ -420,23 +447,8 @@ static __noinline int compress(struct work *work) {
     }
     /* volatile: the compiler would keep the schedule on the stack, which is too small. */
     volatile __u32 *const w = work->schedule;
-    __u32 a = work->state[0], b = work->state[1], c = work->state[2], d = work->state[3],
-          e = work->state[4];
-#define ROTATED(x, bits) ((x) << (bits) | (x) >> (32 - (bits)))
-#define SCHEDULED(t)                                                                               \
-    ((t) < 16                                                                                      \
-         ? w[(t)]                                                                                  \
-         : (w[(t) & 15] = ROTATED(                                                                 \
-                w[((t) + 13) & 15] ^ w[((t) + 8) & 15] ^ w[((t) + 2) & 15] ^ w[(t) & 15], 1)))
-#define ROUND(f, k, t)                                                                             \
-    {                                                                                              \
-        const __u32 next = ROTATED(a, 5) + (f) + e + (k) + SCHEDULED(t);                           \
-        e = d;                                                                                     \
-        d = c;                                                                                     \
-        c = ROTATED(b, 30);                                                                        \
-        b = a;                                                                                     \
-        a = next;                                                                                  \
-    }
+    __u32 b = work->state[1], c = work->state[2], d = work->state[3], e = work->state[4];
+    __u64 a_twice = TWICE(work->state[0]), b_twice = TWICE(b);
 #pragma unroll
     for (int t = 0; t < 20; t++)
         ROUND(d ^ (b & (c ^ d)), 0x5a827999u, t)
@@ -449,7 +461,7 @@ static __noinline int compress(struct work *work) {
 #pragma unroll
     for (int t = 60; t < 80; t++)
         ROUND(b ^ c ^ d, 0xca62c1d6u, t)
-    work->state[0] += a;
+    work->state[0] += (__u32)a_twice;
     work->state[1] += b;
     work->state[2] += c;
     work->state[3] += d;
