@@ -71,6 +71,7 @@ _EXCHANGES = {  # GNUTLS_KX_* that need credentials of a kind
         lib.GNUTLS_KX_DHE_RSA,
         lib.GNUTLS_KX_ECDHE_RSA,
         lib.GNUTLS_KX_ECDHE_ECDSA,
+        lib.GNUTLS_KX_RSA_PSK,  # needs both
     },
     lib.GNUTLS_CRD_PSK: {
         lib.GNUTLS_KX_PSK,
@@ -138,9 +139,9 @@ class Settings:
             "retransmit_timeout", retransmit_timeout, TICK, _LONGEST_TIMEOUT_SECONDS
         )
         kinds = [self._add_credentials(one) for one in listed]
-        self._add_priority(
-            _default(listed, kinds, is_server) if priority is None else priority, kinds
-        )
+        if priority is None or (isinstance(priority, str) and priority.startswith(":")):
+            priority = _default(listed, kinds, is_server) + (priority or "")
+        self._add_priority(priority, kinds)
         self._set_names(server_name, sni, server_names)
         certificates = [one for one in listed if isinstance(one, CertificateCredentials)]
         self._set_verification(server_name, verify_peer, certificates)
@@ -189,14 +190,20 @@ class Settings:
         return int(lib.GNUTLS_CRD_CERTIFICATE if is_certificate else lib.GNUTLS_CRD_PSK)
 
     def _add_priority(self, text: str, kinds: list[int]) -> None:
-        shared, _owner, exchanges = _priority(utf8("priority", text))
-        if not any(exchanges & _EXCHANGES[kind] for kind in kinds):
+        raw = utf8("priority", text)
+        shared, _owner, exchanges = _priority(raw)
+        useless = _useless(exchanges, kinds)
+        if exchanges == useless:
             names = {
                 lib.GNUTLS_CRD_CERTIFICATE: "a certificate",
                 lib.GNUTLS_CRD_PSK: "a shared key",
             }
             what = " or ".join(names[kind] for kind in kinds)
             raise ValueError(f"priority allows no key exchange with {what}: {text!r}")
+        if useless and self.role == "server":
+            # libgnutls would choose one of certificates all the same, and fail (lib/auth/cert.c,
+            # _gnutls_select_server_cert). A client of it offers none that it has nothing for.
+            shared, _owner, _ = _priority(raw + b"".join(map(_without, sorted(useless))))
         lib.gcookie_settings_add(self._box[0], shared[0])
         # Only there: libgnutls names the kind of certificate in the description of each session
         # that may have one of several.
@@ -372,6 +379,19 @@ def _numbers(function: Any, priority: Any) -> list[int]:
     out = ffi.new("const unsigned int **")
     count = function(priority, out)
     return [int(number) for number in out[0][0:count]] if count > 0 else []
+
+
+def _useless(exchanges: frozenset[int], kinds: list[int]) -> frozenset[int]:
+    """Those of some key exchanges that there are no credentials for."""
+    lacking = [found for kind, found in _EXCHANGES.items() if kind not in kinds]
+    known = frozenset[int]().union(*_EXCHANGES.values())
+    return exchanges - known.difference(*lacking)
+
+
+def _without(exchange: int) -> bytes:
+    """What takes a key exchange out of a priority string."""
+    name = lib.gnutls_kx_get_name(exchange)
+    return b"" if name == ffi.NULL else b":-" + bytes(ffi.string(name))
 
 
 def _name(argument: str, name: str) -> bytes:

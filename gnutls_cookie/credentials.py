@@ -287,6 +287,10 @@ class PSKCredentials:
         lookup: PSKLookup | Mapping[str, bytes] | Mapping[bytes, bytes] | None = None,
         hint: str | None = None,
     ) -> None:
+        given: object = identity
+        if callable(given) or isinstance(given, Mapping):
+            kind = type(given).__name__
+            raise TypeError(f"identity must be a str or bytes, not {kind}, which is for lookup=")
         if (identity is None) != (key is None):
             raise ValueError("identity and key go together")
         if identity is None and lookup is None:

@@ -246,7 +246,10 @@ def _ring(key: Buffer) -> KeyRing:
         return KeyRing(key)
     except TypeError:
         kind = type(key).__name__
-        raise TypeError(f"keys must be a bytes-like object or a KeyRing, not {kind}") from None
+        hint = " (shared keys are for PSKCredentials)" if isinstance(key, Mapping) else ""
+        raise TypeError(
+            f"keys of cookies must be a bytes-like object or a KeyRing, not {kind}{hint}"
+        ) from None
     except ValueError:
         raise ValueError("keys must not be empty") from None
     except OverflowError as error:

@@ -68,6 +68,7 @@ class Session(Agreed):
         credentials: CertificateCredentials, PSKCredentials, or one of each.
         priority: GnuTLS priority string; None: NORMAL without DTLS 1.0, and with the key exchanges
             of the credentials; with PSKCredentials also AES-128-CCM-8 and CBC-SHA256 (for CoAP).
+            One that begins with a colon is added to that (":%NO_TICKETS").
             A server does without FFDHE4096 and larger groups, which cost it 0.06 to 0.3 s.
         server_name: for a client: the name in the server's certificate, and in the server name
             extension (RFC 6066) unless it is an IP address.

@@ -102,7 +102,7 @@ class Attempts:
             self.info = self._left.pop(0)
             return True
         failed, self._failed = self._failed, []  # an error's traceback holds this object
-        if len(failed) == 1:
+        if len(failed) == 1 and isinstance(error, TimedOutError):
             raise error
         raise _together(failed) from None
 

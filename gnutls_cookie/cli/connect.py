@@ -94,15 +94,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--sni-hostname", metavar="NAME", help="the name to ask the server for")
     add("--disable-sni", action="store_true", help="ask the server for no name")
     add("-r", "--resume", action="store_true", help="connect twice, and resume the session")
+    add("--noticket", action="store_true", help="take no ticket, which resumes a session")
+    add(
+        "--verify-allow-broken",
+        action="store_true",
+        help="take certificates that are signed by broken algorithms",
+    )
     add("--print-cert", action="store_true", help="print the server's certificate in PEM")
     add(
         "--save-cert", metavar="FILE", type=file_path, help="write the server's certificate to FILE"
     )
-    add(
+    stapled = parser.add_mutually_exclusive_group()
+    stapled.add_argument(
         "--save-ocsp",
         metavar="FILE",
         type=file_path,
-        help="write its stapled OCSP response to FILE",
+        help="write its stapled OCSP response to FILE, in DER",
+    )
+    stapled.add_argument(
+        "--save-ocsp-multi", metavar="FILE", type=file_path, help="the same in PEM"
     )
     add("--crlf", action="store_true", help="send CR LF at the end of a line")
     add("--verify-hostname", metavar="NAME", help="the name in the server's certificate (HOST)")
@@ -162,7 +172,7 @@ def _connected(
     former = default_sigint()
     given: ClientOptions = {
         "verify_peer": None if verifies(options) else False,
-        "priority": options.priority,
+        "priority": _priority(options),
         "mtu": options.mtu,
         "alpn": options.alpn,
         "sni": _sni(options, host),
@@ -206,8 +216,16 @@ def _connected(
 
 
 def _failed(code: int, error: Exception, where: str = "") -> int:
-    complain(_PROGRAM, f"{where}{reason(error)}")
+    what = reason(error)
+    complain(_PROGRAM, what if what.startswith(where) else f"{where}{what}")
     return code
+
+
+def _priority(options: argparse.Namespace) -> str | None:
+    """The priority string, with what other options add to it."""
+    more = {":%NO_TICKETS": options.noticket, ":%VERIFY_ALLOW_BROKEN": options.verify_allow_broken}
+    added = "".join(one for one, wanted in more.items() if wanted)
+    return (options.priority or "") + added if added else options.priority
 
 
 def _sni(options: argparse.Namespace, host: str) -> str | None:

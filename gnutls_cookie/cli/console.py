@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import logging
 import os
 import select
@@ -138,9 +139,11 @@ class Output:
     Attributes:
         dropped: lines that were dropped.
         failed: the last error of writing; None where there was none.
+        as_json: whether lines of the log are JSON, an object a line.
     """
 
     def __init__(self, descriptor: int | None) -> None:
+        self.as_json = False
         self.dropped = 0
         self.failed: OSError | None = None
         self._lines: deque[bytes] = deque()
@@ -321,10 +324,14 @@ class LineHandler(logging.Handler):
         raised = record.exc_info[1] if record.exc_info else None
         if raised is not None:
             text = f"{text}: {type(raised).__name__}: {reason(raised)}"
-        line = f"{record.levelname} {one_line(text)}\n"
+        trace = ""
         if raised is not None and self._tracebacks and record.exc_info:
-            line += logging.Formatter().formatException(record.exc_info) + "\n"
-        self._output.write(line)
+            trace = logging.Formatter().formatException(record.exc_info) + "\n"
+        if self._output.as_json:
+            said = {"time": record.created, "level": record.levelname, "message": text}
+            self._output.write(json.dumps(said | ({"traceback": trace} if trace else {})) + "\n")
+        else:
+            self._output.write(f"{record.levelname} {one_line(text)}\n{trace}")
 
 
 class _HandlerOnLoop(LineHandler):

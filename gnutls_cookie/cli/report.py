@@ -75,11 +75,7 @@ class Report:
         pem = [_pem(one) for one in certificates]
         if self._options.save_cert is not None:
             self._options.save_cert.write_text("\n".join(pem))
-        if self._options.save_ocsp is not None:
-            if session.ocsp_response is None:
-                _log.warning("the server has stapled no OCSP response")
-            else:
-                self._options.save_ocsp.write_bytes(session.ocsp_response)
+        self._save_ocsp(session)
         if certificates:
             self.say("- Certificate type: X.509")
             self.say(f"- Got a certificate list of {len(certificates)} certificates.")
@@ -101,6 +97,17 @@ class Report:
         if session.resumed:
             self.say("*** This is a resumed session", "resumed")
 
+    def _save_ocsp(self, session: Session) -> None:
+        options, response = self._options, session.ocsp_response
+        if options.save_ocsp is None and options.save_ocsp_multi is None:
+            return
+        if response is None:
+            _log.warning("the server has stapled no OCSP response")
+        elif options.save_ocsp is not None:
+            options.save_ocsp.write_bytes(response)
+        else:  # DTLS 1.2 has one at most
+            options.save_ocsp_multi.write_text(_pem(response, "OCSP RESPONSE"))
+
     def ready(self) -> None:
         """Messages may come and go."""
         # gnutls-cli's source says that programs look for this line.
@@ -109,7 +116,7 @@ class Report:
     def failed(self, error: Exception) -> None:
         """There is no connection."""
         if isinstance(error, CertificateVerificationError):
-            self.say(f"- Status: The certificate is NOT trusted. {error.detail}")
+            self.say(f"- Status: {error.detail} ")
             self.say("*** PKI verification of server certificate failed...")
 
     def sent(self, size: int) -> None:
@@ -154,7 +161,7 @@ def wait_for(descriptor: int, what: int) -> None:
     poll.poll()
 
 
-def _pem(certificate: bytes) -> str:
-    parts = range(0, len(certificate), _PEM_LINE_BYTES)
-    lines = [binascii.b2a_base64(certificate[at : at + _PEM_LINE_BYTES]).decode() for at in parts]
-    return f"-----BEGIN CERTIFICATE-----\n{''.join(lines)}-----END CERTIFICATE-----\n"
+def _pem(der: bytes, label: str = "CERTIFICATE") -> str:
+    parts = range(0, len(der), _PEM_LINE_BYTES)
+    lines = [binascii.b2a_base64(der[at : at + _PEM_LINE_BYTES]).decode() for at in parts]
+    return f"-----BEGIN {label}-----\n{''.join(lines)}-----END {label}-----\n"

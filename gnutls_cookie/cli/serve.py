@@ -76,6 +76,7 @@ def run(options: argparse.Namespace) -> int:
     out = Output(None if sys.stdout is None else 1)
     err = Output(None if sys.stderr is None else 2)
     level = logging.WARNING if options.quiet else logging.DEBUG if options.debug else logging.INFO
+    err.as_json = options.json
     log_to(err, level, tracebacks=options.debug > 0)
     # Until there is somebody to say goodbye to, SIGINT ends this process at once, a look-up of a
     # name in C included. SIGHUP would end it too, and waits until it can be handled.
@@ -298,7 +299,7 @@ class _Service:
             Server(credentials, tickets=tickets, **self._limits)
             self.warn()
         except Exception as error:
-            _log.error("not read anew: %s", reason(error))
+            _log.error("not read anew: %s: what was read before stays in use", reason(error))
             return False
         finally:
             logging.disable(logging.NOTSET)
@@ -313,6 +314,12 @@ class _Service:
         self._expiries = {file: end for file, end in ends.items() if end is not None}
         if self._limits["client_certificate"] == "require" and not self._limits["verify_peer"]:
             _log.warning("clients' certificates are not verified: see --verify-client-cert")
+        for one in self.credentials if len(self.credentials) > 1 else ():
+            try:
+                Server(one, priority=options.priority, verify_peer=False)
+            except ValueError as error:  # no key exchange for it
+                given = "--pskpasswd" if isinstance(one, PSKCredentials) else "--x509certfile"
+                _log.warning("%s is not used: %s", given, reason(error))
         for path in [*(options.x509keyfile or ()), options.rawpkkeyfile, options.pskpasswd]:
             if isinstance(path, Path):
                 warn_of_readers(path, os.stat(path))

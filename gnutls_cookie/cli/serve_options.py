@@ -134,7 +134,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--idle-timeout", metavar="SECONDS", type=float, default=300.0, help="inf: none (300)")
     add("--stats", metavar="SECONDS", type=float, help="print counters every SECONDS")
     add("--metrics", metavar="HOST:PORT", help="serve counters to Prometheus there, over HTTP")
-    add("--json", action="store_true", help="what is printed is JSON, an object a line")
+    add("--json", action="store_true", help="print and log JSON, an object a line")
     add("-q", "--quiet", action="store_true", help="log warnings only")
     add_others(parser, SERV)
 

@@ -383,14 +383,17 @@ def test_who_has_answered_has_all_the_time(adapter: str, names: dict[str, list[s
 
 @each_adapter
 def test_error_says_what_each_address_gave(adapter: str, names: dict[str, list[str]]) -> None:
-    """Of the kind that they have in common; TimedOutError where one was silent."""
+    """Of the kind that they have in common; TimedOutError where one was silent. Of one address
+    alone, too."""
     names["two.test"] = [OTHER, THIRD]
+    names["one.test"] = [OTHER]
     port = free_udp_port(OTHER)
-    with pytest.raises(ConnectionRefusedError) as caught:
-        echo_through(adapter, "two.test", port, credentials=psk())
-    assert caught.value.errno == errno.ECONNREFUSED
-    for ip in names["two.test"]:
-        assert f"{ip} port {port}: Connection refused" in str(caught.value)
+    for name in "two.test", "one.test":
+        with pytest.raises(ConnectionRefusedError) as caught:
+            echo_through(adapter, name, port, credentials=psk())
+        assert caught.value.errno == errno.ECONNREFUSED
+        for ip in names[name]:
+            assert f"{ip} port {port}: Connection refused" in str(caught.value)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
         silent.bind((OTHER, 0))
         port = silent.getsockname()[1]

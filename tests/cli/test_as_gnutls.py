@@ -145,6 +145,7 @@ def test_certificate_that_is_not_trusted(port: int) -> None:
     code, said = connecting(port, "--verify-hostname", "example.org")
     assert code == 1
     assert "- Status: The certificate is NOT trusted. " in said
+    assert said.count("NOT trusted") == 1
     assert "*** PKI verification of server certificate failed...\n" in said
     for option in "--insecure", "--no-ca-verification":
         code, said = connecting(port, option, "--verify-hostname", "example.org")
@@ -181,13 +182,19 @@ def test_log_file_and_certificates(port: int, tmp_path: Path) -> None:
 
 @pytest.mark.peer
 def test_ocsp_response_is_saved(tmp_path: Path) -> None:
-    """--save-ocsp: in DER, as it was stapled; where none was, a warning says so."""
+    """--save-ocsp: in DER, as it was stapled; where none was, a warning says so. --save-ocsp-multi:
+    in PEM."""
     where = pki()
     pair = ["--x509certfile", str(where / "server.pem"), "--x509keyfile", str(where / "server.key")]
     trust = ["--x509cafile", str(where / "ca.pem"), "--save-ocsp", str(tmp_path / "response")]
     if library_version() == "3.7.1":  # finds fault with each response
         trust.append("--no-ca-verification")
-    for stapled in True, False:
+    for option, stapled in (
+        ("--save-ocsp-multi", True),
+        ("--save-ocsp", True),
+        ("--save-ocsp", False),
+    ):
+        trust[2] = option
         options = ["--ocsp-response", str(where / "server.ocsp")] if stapled else []
         with serving(*pair, *options) as served:
             words = [*CONNECT, *trust, "--wait", "0", "localhost", str(served.port)]
@@ -197,7 +204,11 @@ def test_ocsp_response_is_saved(tmp_path: Path) -> None:
             assert done.returncode == 0, done.stderr
             assert (b"has stapled no OCSP response" in done.stderr) is not stapled
             assert served.end() == 0
-        assert (tmp_path / "response").read_bytes() == (where / "server.ocsp").read_bytes()
+        response = (tmp_path / "response").read_bytes()
+        if option == "--save-ocsp":
+            assert response == (where / "server.ocsp").read_bytes()
+        else:
+            assert response.startswith(b"-----BEGIN OCSP RESPONSE-----\nMII")
 
 
 def test_certificate_that_cannot_be_saved(port: int) -> None:

@@ -73,6 +73,8 @@ def test_client_resumes(program: str, workers: str) -> None:
     """At whichever worker; the server says so, too."""
     with serving("--workers", workers, *CERT) as served:
         assert twice(served.port, program)
+        if program == "connect":
+            assert not twice(served.port, program, "--noticket")
         served.wait_for(r"INFO 127\.0\.0\.1 port \d+: \(DTLS[^\n]*, resumed\n")
         assert served.end() == 0
 

@@ -307,19 +307,23 @@ def test_socket_of_systemd() -> None:
 
 
 def test_counters_as_json(pskpasswd: str) -> None:
-    """Each line is an object; the last one has everything that happened."""
-    command = [sys.executable, "-m", "gnutls_cookie", "serve", "--port", "0", "--json", "--quiet"]
+    """Each line is an object, of the log too; the last one has everything that happened."""
+    command = [sys.executable, "-m", "gnutls_cookie", "serve", "--port", "0", "--json"]
     command += ["--stats", "0.1", "--pskpasswd", pskpasswd]
     with running(command) as child:
         served = Served(child, 0)
-        first = json.loads(served.wait_for(r"\{.*\}\n")[0].splitlines()[0])
+        first = json.loads(served.wait_for(r"\{\"serving.*\}\n")[0])
         assert first["serving"] == "127.0.0.1"
         with udp_socket() as sock:
             sock.sendto(b"junk", ("127.0.0.1", first["port"]))
         with client(first["port"], "PSK") as connection:
             assert echoes(connection)
         assert served.end() == 0
-        last = json.loads(served.said.splitlines()[-1])
+        said = [json.loads(line) for line in served.said.splitlines()]
+    logged = [one for one in said if "level" in one]
+    assert all(one.keys() == {"time", "level", "message"} for one in logged)
+    assert any(one["message"].endswith(": ended") for one in logged)
+    last = [one for one in said if one not in logged][-1]
     assert last["worker"] == 0
     assert last["gate"]["verified"] == 1
     assert last["gate"]["discarded"] == {"record_header": 1}

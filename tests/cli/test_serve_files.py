@@ -225,6 +225,18 @@ def test_expired_certificate_is_warned_of_and_served(tmp_path: Path) -> None:
     assert served.said.count(b"the certificate expired on 2002-01-01") == 1
 
 
+def test_credentials_that_no_priority_lets_in(tmp_path: Path) -> None:
+    """A priority string for certificates alone, beside shared keys: a warning, at SIGHUP too."""
+    psk = put(tmp_path / "psk", f"{IDENTITY}:{PSK_KEY.hex()}\n")
+    options = [*CERT, "--pskpasswd", str(psk), "--priority"]
+    warning = "WARNING --pskpasswd is not used: priority allows no key exchange with a shared key"
+    with serving(*options, "NORMAL", "--quiet") as served:
+        served.wait_for(warning)
+        served.child.send_signal(signal.SIGHUP)
+        served.wait_for(f"(?s){warning}.*{warning}")
+        assert served.end() == 0
+
+
 # --- SIGHUP ---------------------------------------------------------------------------------------
 
 
@@ -236,7 +248,9 @@ def test_sighup_reads_all_pairs(tmp_path: Path) -> None:
     with serving(*CERT, "--x509certfile", str(second), "--x509keyfile", str(key)) as served:
         key.write_bytes((CERTS / "stranger.key").read_bytes())
         served.child.send_signal(signal.SIGHUP)
-        served.wait_for(r"ERROR not read anew: credentials: .*do not match.*second\.key")
+        served.wait_for(
+            r"ERROR not read anew: credentials: .*do not match.*second\.key.* stays in use"
+        )
         with client(served.port) as connection:
             assert echoes(connection)
         second.write_bytes((CERTS / "stranger.pem").read_bytes())

@@ -188,10 +188,11 @@ SERVERS: dict[str, tuple[str, str, bool]] = {  # options, a client's, whether it
         f"gnutls {AS_PSK}",
         True,
     ),
-    "psk of openssl": (
-        "-u --echo --pskpasswd {keys} --priority {PSK}",
+    "psk as the manual has it": (
+        "-u --echo --pskpasswd {keys} --priority NORMAL:+ECDHE-PSK:+PSK",
         # Without it: DHE at gnutls-serv, and ECDHE, which costs less, at ours.
-        "openssl -psk_identity sensor-1 -psk {KEY} -cipher ECDHE-PSK-CHACHA20-POLY1305",
+        "openssl -psk_identity sensor-1 -psk {KEY} "
+        "-cipher ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-PSK-CHACHA20-POLY1305",
         True,
     ),
     "a wrong psk": (
@@ -378,6 +379,11 @@ CLIENTS: dict[str, tuple[str, str, bool]] = {  # server, options, whether it is 
     ),
     "no name": ("names", f"-u -p {{port}} {TRUST} --disable-sni localhost", True),
     "resume": ("certificate", f"-u -r -p {{port}} {TRUST} 127.0.0.1", True),
+    "no ticket": (
+        "certificate",
+        f"-u --noticket --verify-allow-broken -p {{port}} {TRUST} 127.0.0.1",
+        True,
+    ),
     "a certificate that is revoked": (
         "revoked",
         f"-u -p {{port}} {TRUST} --verify-hostname example.org --x509crlfile {{pki}}/crl.pem "

@@ -138,7 +138,35 @@ def test_priority_without_what_the_credentials_need(
         )
 
 
+def test_what_begins_with_a_colon_is_added_to_the_default() -> None:
+    """The suites of the default, without one of its kinds; a fault in it is named."""
+    client = client_of("PSK", priority=":-ECDHE-PSK:%NO_TICKETS")
+    shake(client, server_of("PSK"))
+    assert "(DHE-FFDHE" in str(client.description)
+    with pytest.raises(ValueError, match="priority is not understood at '%NOTHING'"):
+        client_of("PSK", priority=":%NOTHING")
+
+
 @pytest.mark.parametrize("kx", ["+PSK", "+ECDHE-RSA:+ECDHE-ECDSA"])
 def test_priority_for_one_of_two_kinds_is_enough(kx: str) -> None:
     """Credentials of both kinds and a priority string for one of them: no error."""
     Session("server", [certificate(), psk()], priority=f"NORMAL:-KX-ALL:{kx}")
+
+
+@pytest.mark.parametrize("more", ["+ECDHE-PSK:+PSK", "+PSK:+ANON-ECDH:+RSA-PSK"])
+def test_server_passes_over_what_it_has_no_credentials_for(more: str) -> None:
+    """A client that has both, and would rather have certificates: the server has shared keys alone,
+    and a priority string that allows both, as gnutls-serv's manual has it."""
+    server = Session("server", psk(), priority=f"NORMAL:{more}")
+    client = Session("client", [trusting(), psk()], server_name="localhost")
+    shake(client, server)
+    assert server.psk_identity == "sensor-1"
+    server = Session("server", certificate(), priority=f"NORMAL:-KX-ALL:{more}:+ECDHE-ECDSA")
+    client = Session(
+        "client",
+        [trusting(), psk()],
+        priority="NORMAL:-KX-ALL:+ECDHE-PSK:+PSK:+ECDHE-ECDSA",
+        server_name="localhost",
+    )
+    shake(client, server)
+    assert server.psk_identity is None
