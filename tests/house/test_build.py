@@ -165,6 +165,43 @@ def test_library_to_preload_is_named_alike_by_every_python(wheel: Path) -> None:
     assert "_preload.so" in libraries(wheel)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="built on Linux only")
+def test_program_for_the_kernel_is_built_where_clang_is(wheel: Path, tree: Path) -> None:
+    """Where it is not, there is none, and setuptools, told that it is optional, goes on."""
+    code = """
+import runpy, sys
+from pathlib import Path
+from unittest import mock
+from setuptools.errors import CompileError
+with mock.patch("setuptools.setup") as setup:
+    functions = runpy.run_path("setup.py")
+(xdp,) = [one for one in setup.call_args[1]["ext_modules"] if one.name == functions["XDP"]]
+assert xdp.optional
+try:
+    functions["build_for_the_kernel"](Path("folder/_xdp.bpf.o"))
+except CompileError as error:
+    print("none:", error)
+"""
+
+    def said(**environment: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tree,
+            env=os.environ | environment,
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=True,
+        ).stdout
+
+    there_is = "gnutls_cookie/_xdp.bpf.o" in zipfile.ZipFile(wheel).namelist()
+    assert there_is == (said() == "") == (tree / "folder/_xdp.bpf.o").exists()
+    assert "none: without clang and libbpf's headers" in said(BPF_CLANG="/nowhere/clang")
+    assert not (tree / "folder/_xdp.bpf.o").exists()
+    if os.environ.get("REQUIRE_PEERS") == "1":
+        assert there_is
+
+
 def libraries(wheel: Path) -> list[str]:
     """The names of what was compiled."""
     names = (Path(name) for name in zipfile.ZipFile(wheel).namelist())
