@@ -69,8 +69,8 @@ NOT_MADE_BY_USERS = (
 
 # The pages beside README, in the order of the side bar.
 CONTENTS = {
-    "Guides": "commands adapters sessions serve operations drop-in fleet peers interop differential"
-    " five-minutes",
+    "Guides": "commands adapters sessions serve operations drop-in fleet xdp peers interop"
+    " differential five-minutes",
     "Reference": "api/cookie api/gate api/sessions api/aio api/blocking api/errors api/reference"
     " api/metrics api/xdp api/differential",
     "Background": "design quirks benchmarks",

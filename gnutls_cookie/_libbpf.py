@@ -36,6 +36,9 @@ __all__ = [
 ]
 
 _SONAME = "libbpf.so.1"
+_TO_LOAD = "the capabilities CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN"
+# linux/capability.h
+_CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}
 _LOG_BYTES = (1 << 24) - 1  # what all kernels take as the size of the verifier's log
 
 ffi: Any = FFI()
@@ -190,7 +193,7 @@ def allowed(what: str, capabilities: str, result: int) -> int:
         return result
     number = -result
     if number in (errno.EPERM, errno.EACCES):
-        raise XdpError(f"{what} needs root, or the capabilities {capabilities}", number)
+        raise XdpError(f"{what} needs root, or {capabilities}", number)
     if number == errno.ENOSYS:
         raise XdpError(f"{what}: this kernel has no BPF (CONFIG_BPF_SYSCALL)", number)
     raise XdpError(f"{what}: {os.strerror(number)}", number)
@@ -232,6 +235,8 @@ def load(opened: Any, log: Any, kernel: str) -> None:
     if result >= 0:
         return
     number = -result
+    if not _may_load():
+        raise XdpError(f"loading the program needs root, or {_TO_LOAD}", number)
     said = ffi.string(log).decode("utf-8", "replace")
     release = os.uname().release
     if said.strip():
@@ -240,9 +245,24 @@ def load(opened: Any, log: Any, kernel: str) -> None:
         text = f"the verifier of this kernel ({release}) refuses the program: {words[-1][:200]}"
         raise XdpError(text, number, said)
     if number in (errno.EPERM, errno.EACCES, errno.ENOSYS):
-        allowed("loading the program", "CAP_BPF and CAP_NET_ADMIN", result)
+        allowed("loading the program", _TO_LOAD, result)
     text = f"this kernel ({release}) does not take the program: {os.strerror(number)}"
     raise XdpError(f"{text}; Linux {kernel} or later is needed", number)
+
+
+def _may_load() -> bool:
+    """Whether this process has the capabilities. Without CAP_PERFMON the verifier would refuse the
+    program, and say something else."""
+    try:
+        with open("/proc/self/status", "rb") as file:
+            fields = dict(line.split(b":", 1) for line in file if b":" in line)
+        mask = int(fields[b"CapEff"], 16)
+    except (OSError, KeyError, ValueError):
+        return True
+    has = {name: bool(mask >> bit & 1) for name, bit in _CAPABILITIES.items()}
+    return has["CAP_NET_ADMIN"] and (
+        has["CAP_SYS_ADMIN"] or (has["CAP_BPF"] and has["CAP_PERFMON"])
+    )
 
 
 def map_of(opened: Any, name: str) -> Any:

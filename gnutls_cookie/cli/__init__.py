@@ -44,7 +44,10 @@ COMMANDS = {
     "vectors": Command("print chosen cases with libgnutls' answers", ".cli.vectors"),
     "learn": Command("learn a server's cookie stage as a state machine", ".cli.learn"),
     "run": Command("run an unmodified server with the gate in front", ".cli.run"),
-    "stats": Command("print the counters of a server under `run --stats`", ".cli.stats"),
+    "stats": Command(
+        "print the counters that `run --stats` or `xdp attach --stats` writes", ".cli.stats"
+    ),
+    "xdp": Command("the gate in the kernel, below every socket of an interface", ".cli.xdp"),
     "manual": Command("print a manual page", ".cli.manual"),
     "completion": Command("print what completes command lines in a shell", ".cli.completion"),
 }

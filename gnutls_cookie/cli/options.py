@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,7 @@ __all__ = [
     "add_session_arguments",
     "file_or_url",
     "file_path",
+    "folder_of",
     "key_life",
     "key_material",
     "number_in",
@@ -91,6 +94,36 @@ def file_path(text: str) -> Path:
     if text:
         return Path(text)
     raise argparse.ArgumentTypeError("the name of a file is needed, not ''")
+
+
+def folder_of(path: Path) -> int:
+    """A descriptor of the folder that a file is in, or is to be in.
+
+    Raises:
+        ValueError: there is none, or somebody else may lead us to another one.
+        OSError: it cannot be opened.
+    """
+    if not path.name or path.name == ".." or "\0" in str(path):
+        raise ValueError(f"{path}: not the name of a file")
+    absolute = path.absolute()
+    for parent in reversed(absolute.parents):
+        # What others make in a folder for all, fs.protected_symlinks(5) is for; it may be off.
+        found = _lstat(parent)
+        if found is None:
+            raise ValueError(f"{path}: there is no such folder")
+        if stat.S_ISLNK(found.st_mode) and found.st_uid not in (0, os.geteuid()):
+            raise ValueError(f"{path}: {parent} is another user's symbolic link")
+    try:
+        return os.open(absolute.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except NotADirectoryError:
+        raise ValueError(f"{path}: there is no such folder") from None
+
+
+def _lstat(path: Path) -> os.stat_result | None:
+    try:
+        return os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def key_material(options: argparse.Namespace, session: Session) -> str | None:

@@ -25,7 +25,7 @@ from gnutls_cookie.keys import key_material
 from . import writer
 from .console import complain
 from .credentials import secret_file
-from .options import file_path, key_life
+from .options import file_path, folder_of, key_life
 
 __all__ = ["Handed", "add_arguments", "find_preload", "hand_over", "run"]
 
@@ -295,7 +295,7 @@ def hand_over(options: argparse.Namespace, library: Path) -> Handed:
     folder, record = -1, -1
     try:
         if options.stats is not None:
-            folder = _folder(options.stats)
+            folder = _high(folder_of(options.stats))
         if options.record is not None:
             if options.stats is not None and _same(options.stats, options.record):
                 raise _Refused("--stats and --record need a file each")
@@ -342,35 +342,6 @@ def _keys(options: argparse.Namespace) -> tuple[bytes | None, float]:
     return None, period
 
 
-def _folder(path: Path) -> int:
-    """A descriptor of the folder that a file is in, or is to be in.
-
-    Raises:
-        _Refused: there is none, or somebody else may lead us to another one.
-    """
-    if not path.name or path.name == ".." or "\0" in str(path):
-        raise _Refused(f"{path}: not the name of a file")
-    absolute = path.absolute()
-    for parent in reversed(absolute.parents):
-        # What others make in a folder for all, fs.protected_symlinks(5) is for; it may be off.
-        found = _lstat(parent)
-        if found is None:
-            raise _Refused(f"{path}: there is no such folder")
-        if stat.S_ISLNK(found.st_mode) and found.st_uid not in (0, os.geteuid()):
-            raise _Refused(f"{path}: {parent} is another user's symbolic link")
-    try:
-        return _high(os.open(absolute.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-    except NotADirectoryError:
-        raise _Refused(f"{path}: there is no such folder") from None
-
-
-def _lstat(path: Path) -> os.stat_result | None:
-    try:
-        return os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-
-
 def _same(one: Path, other: Path) -> bool:
     return one.name == other.name and os.path.samefile(
         one.absolute().parent, other.absolute().parent
@@ -378,7 +349,7 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def _record(path: Path) -> int:
-    folder = _folder(path)
+    folder = _high(folder_of(path))
     try:
         return _high(writer.open_for_appending(path.name, folder))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""gnutls-cookie stats FILE: the counters that `gnutls-cookie run --stats FILE` writes."""
+"""gnutls-cookie stats FILE: the counters that `run --stats FILE` or `xdp attach --stats` writes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from typing import Any
 
 from . import writer
 from .console import complain, print_out
+from .counters import counters_text
 from .options import file_path
 
 __all__ = ["add_arguments", "read_stats", "run"]
 
 _PROGRAM = "gnutls-cookie stats"
 _MAX_STATS_SIZE = 65536  # bytes
+_OF_HELLOS = ("challenged", "presented", "verified", "verified_previous")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,26 +43,13 @@ def run(options: argparse.Namespace) -> int:
     except (OSError, ValueError) as error:
         complain(_PROGRAM, f"{options.file}: {getattr(error, 'strerror', None) or error}")
         return 2
-    print_out(json.dumps(counters) if options.json else _counters_text(counters))
+    print_out(json.dumps(counters) if options.json else counters_text(counters))
     return 0
 
 
-def _counters_text(counters: dict[str, Any]) -> str:
-    discarded = counters["discarded"]
-    lines = [
-        f"{counters['challenged']} challenged ({counters['presented']} with a cookie), "
-        f"{counters['verified']} verified, {counters['verified_previous']} with the previous key, "
-        f"{sum(discarded.values())} discarded, {counters['left_alone']} left alone"
-    ]
-    if counters.get("not_recorded"):
-        lines.append(f"{counters['not_recorded']} calls not recorded: they came too fast")
-    for reason, number in sorted(discarded.items(), key=lambda one: -one[1]):
-        lines.append(f"  {number:>10} {reason}")
-    return "\n".join(lines)
-
-
 def read_stats(path: Path) -> dict[str, Any]:
-    """The counters in a file: numbers by name, and under "discarded" numbers by reason.
+    """The counters in a file: numbers by name, and under "discarded" numbers by reason; those of
+    XDP under "passed".
 
     Raises:
         ValueError: it is not a file of counters.
@@ -81,11 +70,13 @@ def read_stats(path: Path) -> dict[str, Any]:
         found = json.loads(data)
     except (ValueError, RecursionError):
         found = None
+    in_kernel = isinstance(found, dict) and "passed" in found
+    by_reason = "passed" if in_kernel else "discarded"
     if (
         not isinstance(found, dict)
-        or not _are_counters(numbers := {k: v for k, v in found.items() if k != "discarded"})
-        or not _are_counters(found.get("discarded"))
-        or not set(writer.COUNTERS) <= set(numbers)
+        or not _are_counters(numbers := {k: v for k, v in found.items() if k != by_reason})
+        or not _are_counters(found.get(by_reason))
+        or not set(_OF_HELLOS if in_kernel else writer.COUNTERS) <= set(numbers)
     ):
         raise ValueError("not the counters that `run --stats` writes")
     return found

@@ -285,7 +285,9 @@ except XdpError as error:
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
     )
-    assert "needs root, or the capabilities CAP_BPF and CAP_NET_ADMIN" in done.stdout, done.stderr
+    assert (
+        "needs root, or the capabilities CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN" in done.stdout
+    ), done.stderr
 
 
 def test_the_ring_of_a_fleet_goes_in_as_it_is(gate: XdpGate) -> None:
