@@ -142,7 +142,7 @@ def command_parsers(
         version=f"gnutls-cookie {__version__}, libgnutls {library_version()}",
         help="print versions, and exit",
     )
-    parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    parsers = parser.add_subparsers(dest="command", metavar="COMMAND")
     made: dict[str, argparse.ArgumentParser] = {
         name: parsers.add_parser(name, help=command.help, description=command.help)
         for name, command in COMMANDS.items()
@@ -162,6 +162,8 @@ def _run(arguments: Sequence[str]) -> int:
     known = [asked] if asked in COMMANDS else []
     parser, parsers = command_parsers(*known)
     options, unknown = parser.parse_known_args(arguments)
+    if options.command is None:
+        parser.error("a command is needed; gnutls-cookie --help lists them")
     if unknown:
         parsers[options.command].error(f"unrecognized arguments: {' '.join(unknown)}")
     code: int = _module(options.command).run(options)

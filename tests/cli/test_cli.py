@@ -100,6 +100,8 @@ def test_wrong_command_line(arguments: list[str], capsys: pytest.CaptureFixture[
     assert captured.out == ""
     named = [word for word in arguments if word in COMMANDS]
     assert re.fullmatch(" ".join(["gnutls-cookie", *named]) + r": [^\n]+\n", captured.err)
+    if not arguments:
+        assert "gnutls-cookie --help lists them" in captured.err
 
 
 def test_arguments_are_those_of_the_process(
