@@ -34,7 +34,14 @@ from .console import (
 )
 from .credentials import Credentials, client_credentials, verifies
 from .gnutls_options import CLI, add_others
-from .options import add_psk_arguments, add_session_arguments, file_or_url, file_path, number_in
+from .options import (
+    add_psk_arguments,
+    add_session_arguments,
+    file_or_url,
+    file_path,
+    number_in,
+    real,
+)
 from .report import Report, wait_for, write_all
 
 __all__ = ["add_arguments", "run"]
@@ -118,11 +125,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--verify-hostname", metavar="NAME", help="the name in the server's certificate (HOST)")
     add_psk_arguments(parser)
     add_session_arguments(parser)
-    add("--timeout", metavar="SECONDS", type=float, default=60.0, help="for the handshake (60)")
+    add("--timeout", metavar="SECONDS", type=real, default=60.0, help="for the handshake (60)")
     add(
         "--wait",
         metavar="SECONDS",
-        type=float,
+        type=real,
         default=1.0,
         help="for further messages, once stdin has ended; inf: until the server ends it (1)",
     )

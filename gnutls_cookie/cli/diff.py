@@ -35,8 +35,8 @@ from gnutls_cookie.differential.targets import (
     load,
 )
 
-from .console import complain, one_line, open_standard_files, reason
-from .options import file_path
+from .console import complain, open_standard_files, reason
+from .options import file_path, real, whole
 
 __all__ = ["add_arguments", "read_cases", "run"]
 
@@ -49,11 +49,11 @@ _MEMORY_MAX = 1 << 20  # MiB
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     add = parser.add_argument
-    count, least = _number(int, 0), _number(int, 1)
+    count, least = _number(whole, 0), _number(whole, 1)
     add("target", metavar="TARGET", nargs="?", help="module or module:object")
     add("--exec", metavar="COMMAND", help="a program that answers lines of JSON, as the target")
     add("--cases", metavar="N", type=count, default=100_000, help="how many (100000)")
-    add("--seed", metavar="S", type=int, help="of the cases; a random one is printed")
+    add("--seed", metavar="S", type=whole, help="of the cases; a random one is printed")
     add("--operation", choices=OPERATIONS, action="append", help="these alone; may be repeated")
     add("--guided", action="store_true",
         help="follow a module's code: change the cases that reach new parts of it")  # fmt: skip
@@ -62,10 +62,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--case", metavar="JSON", help="this one case alone")
     add("--against", choices=["libgnutls", "reference"], default="libgnutls", help="(libgnutls)")
     add("--findings", metavar="N", type=least, default=1, help="end after so many kinds (1)")
-    timeout = _number(float, 0.001, _TIMEOUT_MAX)
+    timeout = _number(real, 0.001, _TIMEOUT_MAX)
     add("--timeout", metavar="SECONDS", type=timeout, default=10.0,
         help="for one case, and for the target's start (10)")  # fmt: skip
-    memory = _number(int, 0, _MEMORY_MAX)
+    memory = _number(whole, 0, _MEMORY_MAX)
     add("--memory", metavar="MIB", type=memory, default=0, help="the target's address space")
     add("--verbose", action="store_true", help="print the traceback of a failed import")
     add("--json", action="store_true", help="print the report as JSON")
@@ -78,14 +78,10 @@ def _number(
     """The type of an option: a number within bounds."""
 
     def parse(text: str) -> float:
-        try:
-            number = kind(text)
-        except ValueError:
-            what = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"{one_line(text)!r} is not {what}") from None
+        number = kind(text)
         if not least <= number <= most:
             bounds = f"at least {least:g}" if most == math.inf else f"{least:g} to {most:g}"
-            raise argparse.ArgumentTypeError(f"{one_line(text)} is not {bounds}")
+            raise argparse.ArgumentTypeError(f"{text[:40]} is not {bounds}")
         return number
 
     return parse

@@ -30,7 +30,7 @@ from gnutls_cookie.differential.outcomes import Unusable
 from gnutls_cookie.differential.processes import Warden, program_warden
 
 from .console import complain, one_line, reason
-from .options import file_path
+from .options import file_path, number_in, real
 
 __all__ = ["add_arguments", "run"]
 
@@ -38,6 +38,8 @@ _PROGRAM = "gnutls-cookie learn"
 _DATAGRAM_SIZE_MAX = 65536
 _START_SECONDS = 20.0  # for a server to answer its first hello
 _AGAIN_SECONDS = 0.05  # between two hellos to one that starts
+_WAIT_MAX_SECONDS = 10
+_WALKS_MAX = 1_000_000
 _SERVERS_MAX = 4  # that are asked side by side
 _SAID_MAX = 2000  # bytes of what it printed, where it does not start
 
@@ -46,12 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     add = parser.add_argument
     add("host", metavar="HOST", help="name or address")
-    add("port", metavar="PORT", type=int, help="of UDP")
+    add("port", metavar="PORT", type=number_in("a port", 1, 65535), help="of UDP")
+    walks = number_in("walks", 0, _WALKS_MAX)
     add("--start", metavar="COMMAND",
         help="starts the server, and again each time that it answers no hello")  # fmt: skip
-    add("--wait", metavar="SECONDS", type=float, default=0.2,
+    add("--wait", metavar="SECONDS", type=real, default=0.2,
         help="after which no answer is none (0.2)")  # fmt: skip
-    add("--walks", metavar="N", type=int, default=25, help="random sequences at the end (25)")
+    add("--walks", metavar="N", type=walks, default=25, help="random sequences at the end (25)")
     add("--dot", metavar="FILE", type=file_path, help="write the machine for Graphviz")
     add("--json", action="store_true", help="print machine and differences as JSON")
 
@@ -62,6 +65,10 @@ def run(options: argparse.Namespace) -> int:
     Returns:
         0 where nothing differs, 1 where something does, 2 where it cannot be learned.
     """
+    if not 0 < options.wait <= _WAIT_MAX_SECONDS:
+        limits = f"above 0 and at most {_WAIT_MAX_SECONDS} seconds"
+        complain(_PROGRAM, f"--wait must be {limits}, not {options.wait:g}")
+        return 2
     if importlib.util.find_spec("aalpy") is None:
         complain(_PROGRAM, "needs AALpy: pip install aalpy")
         return 2
@@ -73,9 +80,6 @@ def run(options: argparse.Namespace) -> int:
         reference_machine,
     )
 
-    if not 0 < options.wait <= 10 or not 0 < options.port < 65536 or options.walks < 0:
-        complain(_PROGRAM, "--wait is 0 to 10 seconds, PORT 1 to 65535, --walks 0 or more")
-        return 2
     started = time.monotonic()
     networks = [_Network(options.wait)]
     servers: list[_Server] = []

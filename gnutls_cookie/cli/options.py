@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -20,10 +22,13 @@ __all__ = [
     "key_material",
     "number_in",
     "plain_formatter",
+    "real",
+    "whole",
 ]
 
 _LABEL_MAX_BYTES = 128
 _URLS = ("pkcs11:", "system:", "tpmkey:")
+_WHOLE, _SPACES = re.compile(r"[+-]?[0-9]{1,1000}"), re.compile(r"[_\s]")
 _KEY_LIFE_MIN_S, _KEY_LIFE_MAX_S = 1, 0x7FFFFFFF
 
 
@@ -146,7 +151,7 @@ def _zero_is_none(text: str) -> int | None:
     """A type for argparse: a size, of which 0 is the default, as GnuTLS' tools have it."""
     if text.isascii() and text.isdecimal() and len(text) < 100:
         return int(text) or None
-    raise argparse.ArgumentTypeError(f"a whole number of bytes is needed, not {text!r}")
+    raise argparse.ArgumentTypeError(f"a whole number of bytes is needed, not {text[:40]!r}")
 
 
 def plain_formatter(program: str) -> argparse.HelpFormatter:
@@ -163,18 +168,34 @@ def number_in(name: str, least: int, most: int) -> Callable[[str], int]:
     def number(text: str) -> int:
         if text.isascii() and text.isdecimal() and len(text) < 20 and least <= int(text) <= most:
             return int(text)
-        raise argparse.ArgumentTypeError(f"{name} must be in {least}..{most}, not {text!r}")
+        raise argparse.ArgumentTypeError(f"{name} must be in {least}..{most}, not {text[:40]!r}")
 
     return number
+
+
+def whole(text: str) -> int:
+    """A type for argparse: a whole number. int() also takes other digits than ASCII's, underscores
+    and spaces, and with thousands of digits it fails."""
+    if _WHOLE.fullmatch(text):
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number")
+
+
+def real(text: str) -> float:
+    """A type for argparse: a number, infinity and NaN included; the command has the bounds."""
+    if text.isascii() and not _SPACES.search(text):
+        with contextlib.suppress(ValueError):
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number")
 
 
 def key_life(text: str) -> float:
     """The type of --rotate for argparse: seconds, of which 68 years are the most."""
     try:
-        seconds = float(text)
-    except ValueError:
+        seconds = real(text)
+    except argparse.ArgumentTypeError:
         seconds = 0.0
-    if text.isascii() and _KEY_LIFE_MIN_S <= seconds <= _KEY_LIFE_MAX_S:
+    if _KEY_LIFE_MIN_S <= seconds <= _KEY_LIFE_MAX_S:
         return seconds
     limits = f"{_KEY_LIFE_MIN_S}..{_KEY_LIFE_MAX_S} seconds"
     raise argparse.ArgumentTypeError(f"a key's life must be in {limits}, not {text[:40]!r}")

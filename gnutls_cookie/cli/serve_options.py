@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from .gnutls_options import SERV, add_others
-from .options import add_session_arguments, file_or_url, file_path, key_life, number_in
+from .options import add_session_arguments, file_or_url, file_path, key_life, number_in, real, whole
 
 __all__ = ["Unusable", "add_arguments", "check_numbers", "server_options"]
 
@@ -127,12 +127,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=1,
         help="processes on the port (1)",
     )
-    add("--max-sessions", metavar="N", type=int, default=10_000, help="of a process (10000)")
+    add("--max-sessions", metavar="N", type=whole, default=10_000, help="of a process (10000)")
     for name, (most, text) in _SHARES.items():
-        add(f"--{name.replace('_', '-')}", metavar="N", type=int, default=most, help=text)
-    add("--handshake-timeout", metavar="SECONDS", type=float, default=30.0, help="(30)")
-    add("--idle-timeout", metavar="SECONDS", type=float, default=300.0, help="inf: none (300)")
-    add("--stats", metavar="SECONDS", type=float, help="print counters every SECONDS")
+        add(f"--{name.replace('_', '-')}", metavar="N", type=whole, default=most, help=text)
+    add("--handshake-timeout", metavar="SECONDS", type=real, default=30.0, help="(30)")
+    add("--idle-timeout", metavar="SECONDS", type=real, default=300.0, help="inf: none (300)")
+    add("--stats", metavar="SECONDS", type=real, help="print counters every SECONDS")
     add("--metrics", metavar="HOST:PORT", help="serve counters to Prometheus there, over HTTP")
     add("--json", action="store_true", help="print and log JSON, an object a line")
     add("-q", "--quiet", action="store_true", help="log warnings only")

@@ -26,7 +26,7 @@ from gnutls_cookie.differential.vector_file import FILE, answer, document, read
 from gnutls_cookie.differential.vector_run import VectorReport, run_vectors
 
 from .console import complain, print_out, reason
-from .options import file_path
+from .options import file_path, real
 
 __all__ = ["add_arguments", "run"]
 
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="differences that are accepted, with reasons",
     )
     add("--lenient", action="store_true", help='either answer to an "acceptable" vector will do')
-    add("--timeout", metavar="SECONDS", type=float, help="for one case (10)")
+    add("--timeout", metavar="SECONDS", type=real, help="for one case (10)")
     add("--json", action="store_true", help="print the report as JSON")
     add("--junit", metavar="FILE", type=file_path, help="write the report as XML too")
     add(

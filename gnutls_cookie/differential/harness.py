@@ -21,7 +21,7 @@ from .cases import OPERATIONS, Case, case_of_json, cases, named
 from .examine import Asker, Examined, difference, examined, same, shape
 from .guided import ROUND, Guided
 from .outcomes import Outcome, Target, TargetDied, TargetHangs, Unusable, described
-from .processes import Batched, Forked
+from .processes import Batched, Forked, check_limits
 
 __all__ = [
     "Comparison",
@@ -132,14 +132,16 @@ def compare(
         corpus: cases that come first.
         replay: a file of cases, a line of JSON each, that come next; it may be larger than memory.
         most: ends after so many findings.
-        timeout: seconds that the target has for one case; an ExecTarget brings its own.
+        timeout: seconds that the target has for one case, 0.001 to 86400; an ExecTarget brings its
+            own.
         progress: is told now and then how many cases have been compared.
         guided: whether cases that reach new code of the target are changed, over and over, and
             make up three quarters of all; the target is in Python.
 
     Raises:
         Unusable: the target cannot be started, or not again.
-        ValueError: a line of `replay` is not a case.
+        TypeError: an argument is of another type.
+        ValueError: one is out of range, or a line of `replay` is not a case.
         OSError: `replay` cannot be read.
     """
     comparison = Comparison(
@@ -311,6 +313,7 @@ class Comparison:
         guided: bool = False,
     ) -> None:
         flag("guided", guided)
+        check_limits(timeout)
         asked = tuple(operations or target.operations)
         self.report = Report(target.name, oracle.name, seed)
         self._target = target

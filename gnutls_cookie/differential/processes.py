@@ -26,6 +26,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from gnutls_cookie._check import integer, seconds
+
 from . import warden
 from .cases import VECTOR_OPERATIONS, Case
 from .outcomes import Outcome, Target, Unusable, one_line
@@ -39,6 +41,8 @@ _STATUS_SECONDS = 1.0  # for the word of how a target ended, once its socket is 
 _HELLO_SIZE_MAX = 1 << 16
 _PART_SECONDS = 0.25  # after which the bench looks at the answers that there are
 
+TIMEOUT_MIN_SECONDS, TIMEOUT_MAX_SECONDS = 0.001, 86400.0
+MEMORY_MAX_MIB = 1 << 20
 _NOT_OURS: Outcome = ("wrong", "it wrote into the memory of the bench")
 
 # A module of the user's stands where he does, but does not shadow ours or those of Python.
@@ -234,18 +238,30 @@ def forked_warden(target: Target, guided: bool) -> Warden:
     return Warden(start)
 
 
+def check_limits(timeout: float, memory: int = 0) -> None:
+    """What a target may take: seconds, and MiB of address space.
+
+    Raises:
+        TypeError, ValueError: one is of another type, or out of range.
+    """
+    seconds("timeout", timeout, TIMEOUT_MIN_SECONDS, TIMEOUT_MAX_SECONDS)
+    integer("memory", memory, 0, MEMORY_MAX_MIB)
+
+
 class Batched:
     """A target in Python, in a process of its own, asked for many cases at a time.
 
     Args:
         make: makes its warden; the argument is whether what the target reaches is to be told.
-        timeout: seconds for one case, and for the start.
+        timeout: seconds for one case, and for the start; 0.001 to 86400.
 
     Raises:
         Unusable: it does not start.
+        TypeError, ValueError: the timeout is of another type, or out of range.
     """
 
     def __init__(self, make: Callable[[bool], Warden], timeout: float) -> None:
+        check_limits(timeout)
         self.name = ""
         self.timeout = timeout
         self.settle = 0.0  # as of ExecTarget: there cannot be two answers here

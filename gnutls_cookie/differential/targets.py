@@ -38,7 +38,7 @@ from .outcomes import (
     numbers,
     shown,
 )
-from .processes import Batched, Warden, module_warden, program_warden
+from .processes import Batched, Warden, check_limits, module_warden, program_warden
 from .python_target import PythonTarget
 
 __all__ = [
@@ -149,18 +149,20 @@ class ModuleTarget(Batched):
 
     Args:
         text: `module` or `module:object`.
-        timeout: seconds for one case, and for the import.
-        memory: address space in MiB; 0: no limit.
+        timeout: seconds for one case, and for the import; 0.001 to 86400.
+        memory: address space in MiB, 2**20 at most; 0: no limit.
         verbose: whether the traceback of an import that fails is printed.
 
     Raises:
         Unusable: it cannot be imported, or has none of the functions.
+        TypeError, ValueError: an argument is of another type, or out of range.
     """
 
     def __init__(
         self, text: str, timeout: float = 10.0, memory: int = 0, verbose: bool = False
     ) -> None:
         flag("verbose", verbose)
+        check_limits(timeout, memory)
         super().__init__(lambda guided: module_warden(text, memory, verbose, guided), timeout)
         self.name = text
         try:
@@ -185,12 +187,13 @@ def load(
 
     Args:
         text: where it is; imported as Python here would.
-        timeout: seconds for one case, and for the import.
-        memory: address space of the process in MiB; 0: no limit.
+        timeout: seconds for one case, and for the import; 0.001 to 86400.
+        memory: address space of the process in MiB, 2**20 at most; 0: no limit.
         verbose: whether the traceback of an import that fails is printed too.
 
     Raises:
         Unusable: there is no such module or object, or it has none of these.
+        TypeError, ValueError: an argument is of another type, or out of range.
     """
     return ModuleTarget(text, timeout, memory, verbose)
 
@@ -205,14 +208,16 @@ class ExecTarget:
 
     Args:
         command: as a shell writes it; no shell is involved.
-        timeout: seconds for one answer.
-        memory: address space in MiB; 0: no limit.
+        timeout: seconds for one answer; 0.001 to 86400.
+        memory: address space in MiB, 2**20 at most; 0: no limit.
 
     Raises:
         Unusable: it cannot be started, or does not answer the first line as it has to.
+        TypeError, ValueError: an argument is of another type, or out of range.
     """
 
     def __init__(self, command: str, timeout: float = 10.0, memory: int = 0) -> None:
+        check_limits(timeout, memory)
         self.name = command
         self.one_key = False
         self.operations: tuple[str, ...] = ()

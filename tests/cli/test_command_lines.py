@@ -40,9 +40,9 @@ ROWS: dict[str, tuple[int, str]] = {
     "stats --nosuch": (2, "required: FILE"),
     "probe": (2, "required: HOST, PORT"),
     "probe localhost": (2, "required: PORT"),
-    "probe localhost 0": (2, "1..65535, not 0"),
-    "probe localhost 65536": (2, "1..65535, not 65536"),
-    "probe localhost x": (2, "PORT: invalid int value"),
+    "probe localhost 0": (2, "1..65535, not '0'"),
+    "probe localhost 65536": (2, "1..65535, not '65536'"),
+    "probe localhost x": (2, "1..65535, not 'x'"),
     "probe '' 5684": (2, "probe: "),
     "probe a..b 5684": (2, "label"),
     "probe no.such.host.invalid 5684": (2, "probe: "),
@@ -51,12 +51,13 @@ ROWS: dict[str, tuple[int, str]] = {
     "probe --rate nan localhost 5684": (2, "--rate must be"),
     "probe --rate inf localhost 5684": (2, "--rate must be"),
     "probe --rate=-1 localhost 5684": (2, "--rate must be"),
-    "probe --rate x localhost 5684": (2, "--rate: invalid float value"),
+    "probe --rate x localhost 5684": (2, "--rate: 'x' is not a number"),
     "probe --timeout 0 localhost 5684": (2, "--timeout"),
     "probe --timeout nan localhost 5684": (2, "--timeout"),
     "probe --timeout 61 localhost 5684": (2, "--timeout"),
     "probe --only nonsense localhost 5684": (2, "--only: invalid choice"),
     "probe --hurtful --harmless localhost 5684": (2, "either --hurtful or --harmless"),
+    "probe --alive --every-bit localhost 5684": (2, "--alive asks for nothing else"),
     "probe --pskusername a localhost 5684": (2, "go together"),
     "probe --pskkey 00 localhost 5684": (2, "go together"),
     "probe --pskusername a --pskkey xy localhost 5684": (2, "must be hexadecimal"),
@@ -79,6 +80,8 @@ ROWS: dict[str, tuple[int, str]] = {
     f"diff --cases=-1 {REFERENCE}": (2, "--cases: "),
     f"diff --cases 0 {REFERENCE}": (2, "nothing to compare"),
     f"diff --seed x {REFERENCE}": (2, "--seed: "),
+    f"diff --seed=1_0 --cases=1 {REFERENCE}": (2, "--seed: '1_0' is not a whole number"),
+    f"diff --cases={'9' * 5000} {REFERENCE}": (2, "--cases: "),
     f"diff --findings 0 {REFERENCE}": (2, "--findings: "),
     f"diff --timeout 0 {REFERENCE}": (2, "--timeout: "),
     f"diff --timeout nan {REFERENCE}": (2, "--timeout: "),
@@ -105,6 +108,33 @@ ROWS: dict[str, tuple[int, str]] = {
     **{
         f"vectors --{words}": (2, f"--{words.split()[0]} needs TARGET or --exec")
         for words in ("known x", "lenient", "timeout 5", "timeout nan", "json", "junit x")
+    },
+    **{
+        f"vectors {REFERENCE} --timeout={value}": (2, "timeout must be in 0.001..86400 seconds")
+        for value in ("inf", "nan", "0", "-1", "1e999", "9" * 25)
+    },
+    # What float() and int() take, and nobody means.
+    **{
+        f"{words}={value}{more}": (2, f"is not a {what}")
+        for words, more, what in (
+            ("probe --rate", " localhost 5684", "number"),
+            ("probe --timeout", " localhost 5684", "number"),
+            ("learn --wait", " localhost 5684", "number"),
+            (f"vectors {REFERENCE} --timeout", "", "number"),
+        )
+        for value in ("1_0", "\u0663", "' 5'", "'5\n'", "0x10", "''")
+    },
+    **{
+        f"learn --walks={value} localhost 5684": (2, "walks must be in 0..1000000")
+        for value in ("-1", "1_0", "\u0663", "1e3", "9" * 25)
+    },
+    **{
+        f"learn localhost {port}": (2, "a port must be in 1..65535")
+        for port in ("0", "65536", "1_0", "\u0663", "' 5'", "9" * 5000)
+    },
+    **{
+        f"learn --wait={value} localhost 5684": (2, "--wait must be above 0 and at most 10 seconds")
+        for value in ("nan", "inf", "0", "-1", "10.1")
     },
     "vectors --file x": (2, "--file needs TARGET, --exec or --format c"),
     "vectors --file /nowhere --format c": (2, "/nowhere"),

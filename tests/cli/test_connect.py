@@ -277,6 +277,7 @@ REFUSED: dict[str, tuple[int, str]] = {
     "localhost 5684 more": (2, "unrecognized arguments: more"),
     "--wait nan localhost 5684": (2, "--wait must not be below 0, not nan"),
     "--wait=-1 localhost 5684": (2, "--wait must not be below 0"),
+    "--wait 1_0 localhost 5684": (2, "--wait: '1_0' is not a number"),
     "--timeout 0 localhost 5684": (2, "--timeout must be in 0.001..4000000 seconds"),
     "--timeout nan localhost 5684": (2, "--timeout must be in"),
     "--timeout inf localhost 5684": (2, "--timeout must be in"),

@@ -567,21 +567,6 @@ def test_another_machine_is_asked_about(
     assert "--yes is needed" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        ["0"], ["65536"], ["5684", "--rate", "0"], ["5684", "--timeout", "0"],
-        ["5684", "--timeout", "nan"], ["5684", "--pskkey", "00"],
-        ["5684", "--hurtful", "--harmless"], ["5684", "--alive", "--every-bit"],
-        ["5684", "--pskusername", "a", "--pskkey", "no hex"],
-    ],
-)  # fmt: skip
-def test_unusable_options(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """One line on stderr, exit code 2."""
-    assert main(["probe", "127.0.0.1", *options]) == 2
-    assert capsys.readouterr().err.startswith("gnutls-cookie probe: ")
-
-
 @pytest.mark.parametrize("closed", [True, False])
 def test_no_answer(closed: bool, capsys: pytest.CaptureFixture[str]) -> None:
     """A closed port and a silent one: exit code 2."""

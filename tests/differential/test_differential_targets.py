@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import resource
 import shlex
@@ -18,7 +19,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 from xml.etree import ElementTree
 
 import pytest
@@ -381,6 +382,20 @@ def test_target_of_the_api_is_ended_with_it(module: Path, monkeypatch: pytest.Mo
 
 
 # --- exit codes -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("timeout", [0, -1.0, math.nan, math.inf, 1e12, True, "1"])
+def test_impossible_limits_of_a_target(timeout: Any) -> None:
+    """A time that no target can have, and more memory than there is, are refused by their names."""
+    wrong = TypeError if isinstance(timeout, (str, bool)) else ValueError
+    with pytest.raises(wrong, match="timeout must be "):
+        load("gnutls_cookie.reference.cookie", timeout)
+    with pytest.raises(wrong, match="timeout must be "):
+        ExecTarget("true", timeout)
+    with pytest.raises(wrong, match="timeout must be "):
+        compare(LIBGNUTLS, LIBGNUTLS, 1, 1, timeout=timeout)
+    with pytest.raises(ValueError, match=r"memory must be in 0\.\."):
+        load("gnutls_cookie.reference.cookie", memory=-1)
 
 
 @pytest.mark.parametrize(

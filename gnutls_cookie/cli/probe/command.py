@@ -22,7 +22,7 @@ from gnutls_cookie.address import SocketAddress
 from gnutls_cookie.blocking import connect
 from gnutls_cookie.cli.console import complain, print_out
 from gnutls_cookie.cli.credentials import psk_credentials
-from gnutls_cookie.cli.options import add_psk_arguments
+from gnutls_cookie.cli.options import add_psk_arguments, number_in, real
 from gnutls_cookie.reference.wire import RANDOM_SIZE
 
 from .judging import Finding, Verdict, assess
@@ -59,9 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     add = parser.add_argument
     add("host", metavar="HOST")
-    add("port", metavar="PORT", type=int)
-    add("--rate", metavar="N", type=float, default=20.0, help="datagrams a second, at most (20)")
-    add("--timeout", metavar="SECONDS", type=float, default=1.0, help="for each answer (1)")
+    add("port", metavar="PORT", type=number_in("a port", 1, 65535))
+    add("--rate", metavar="N", type=real, default=20.0, help="datagrams a second, at most (20)")
+    add("--timeout", metavar="SECONDS", type=real, default=1.0, help="for each answer (1)")
     add("--hurtful", action="store_true", help="send junk as well; it kills some servers")
     add("--harmless", action="store_true", help="send no junk, and do not ask")
     add("--alive", action="store_true", help="send one hello: is it answered? For health checks")
@@ -170,8 +170,6 @@ class _Target:
 
 
 def _resolve(host: str, port: int) -> _Target:
-    if not 1 <= port <= 65535:
-        raise ValueError(f"a port is in 1..65535, not {port}")
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
     assert isinstance(address[0], str)  # else a Python without IPv6
     return _Target(family, address)
