@@ -92,10 +92,10 @@ class ClientEndpoint:
                 datagram = self.sock.recv(LARGEST_DATAGRAM)
             except BlockingIOError:
                 break
-            except OSError:  # ICMP: only the handshake believes it, it may be forged
-                if not self.client.session.established:
+            except OSError as error:  # ICMP: only the handshake believes it, it may be forged
+                if error.errno != errno.EMSGSIZE and not self.client.session.established:
                     raise
-                break
+                break  # a datagram that was too large for a router is lost, and sent again
             self._silent_until = None
             self.client.receive_datagram(datagram, now)
         left = self.client.timeout(now)

@@ -9,6 +9,7 @@ import logging
 import queue
 import re
 import socket
+import struct
 import threading
 import time
 import weakref
@@ -44,6 +45,18 @@ def until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def too_large(source: tuple[str, int], target: tuple[str, int]) -> None:
+    """Say to `source` that a datagram of its to `target` was too large (RFC 792, RFC 1191)."""
+    addresses = socket.inet_aton(source[0]) + socket.inet_aton(target[0])
+    datagram = struct.pack("!BBHIBBH", 0x45, 0, 1428, 0x4000, 64, socket.IPPROTO_UDP, 0) + addresses
+    datagram += struct.pack("!HHHH", source[1], target[1], 1408, 0)
+    message = struct.pack("!BBHHH", 3, 4, 0, 0, 1400) + datagram
+    total = sum(struct.unpack(f"!{len(message) // 2}H", message))
+    check = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as raw:
+        raw.sendto(message[:2] + struct.pack("!H", check) + message[4:], (source[0], 0))
 
 
 # --- the ordinary course --------------------------------------------------------------------------
@@ -450,6 +463,32 @@ def test_connect_to_a_closed_port(both: Blocking, host: str, mtu: int | None) ->
     """ICMP says so at once, whether recv() is told or the send of a hello's next datagram."""
     with pytest.raises(ConnectionRefusedError):
         both.connect(host, free_udp_port(host), mtu=mtu, handshake_timeout=SECONDS)
+
+
+def test_router_that_says_that_a_datagram_was_too_large(both: Blocking) -> None:
+    """ICMP in the middle of a handshake (RFC 1191): that datagram is lost, the handshake is not."""
+    here = ("127.0.0.77", free_udp_port("127.0.0.77"))
+    told: list[str] = []
+
+    def lookup(identity: str) -> bytes:
+        too_large(here, server.address)
+        told.append(identity)
+        return b"0123456789abcdef"
+
+    try:
+        too_large(here, ("127.0.0.78", 9))
+    except PermissionError:
+        pytest.skip("ICMP takes a raw socket, which is for root")
+    with (
+        both.serving("127.0.0.78", credentials=PSKCredentials(lookup=lookup)) as server,
+        both.client(
+            *server.address,
+            credentials=PSKCredentials("sensor", b"0123456789abcdef"),
+            local_address=here,
+        ) as client,
+    ):
+        assert both.echoes(client)
+    assert told == ["sensor"]
 
 
 def test_connect_to_a_name_that_is_not_known(both: Blocking) -> None:
