@@ -69,7 +69,7 @@ class Kernel:
         client, server = _addresses(who)
         self._calls += 1
         tags = TAGS[self._calls % len(TAGS)]
-        sent = tagged(frame(datagram, client, server), tags)
+        sent = tagged(_marked(frame(datagram, client, server)), tags)
         sent += bytes(self._calls % 7)  # what Ethernet fills up with
         action, got, _ = self.gate.run(sent)
         before, self._counters = self._counters, self.gate.counters
@@ -89,6 +89,18 @@ class Kernel:
             prestate = Prestate(record_seq, message_seq, max(message_seq, 1) - 1)
             return Verified(prestate, int(what == "verified_previous"))
         return Discarded(DiscardReason[what])
+
+
+def _marked(sent: bytes) -> bytes:
+    """With all that a reply must not take over: class, flow label, hop limit, identification."""
+    if sent[12] == 8:
+        return _changed(_changed(sent, 15, "b8"), 18, "abcd000003")
+    return _changed(_changed(sent, 14, "6b812345"), 21, "03")
+
+
+def _changed(frame: bytes, at: int, value: str) -> bytes:
+    data = bytes.fromhex(value)
+    return frame[:at] + data + frame[at + len(data) :]
 
 
 def _difference(before: XdpCounters, after: XdpCounters) -> dict[str, int]:
@@ -230,12 +242,28 @@ def test_a_datagram_that_ends_with_its_cookie_is_challenged() -> None:
     assert verdicts == [Challenge, Verified]
 
 
+@pytest.mark.parametrize("ip", ["192.0.2.1", "2001:db8::1"])
+def test_a_checksum_of_zero_is_sent_as_ffff(ip: str) -> None:
+    """0 stands for none (RFC 768). A record sequence, which is echoed, makes it come out so."""
+    xdp_required()
+    kernel = Kernel()
+    who = client_data.sockaddr((ip, 4000))
+    sums = []
+    with kernel.gate:
+        record_seq = 0
+        for _ in range(2):
+            hello = wire.client_hello(record_seq=record_seq)
+            verdict = kernel.receive(hello, who, KEY, None)
+            assert isinstance(verdict, Challenge)
+            client, server = _addresses(who)
+            back = answer(verdict.datagram, client, server)
+            sums.append(back[-46:-44])
+            # It stands in an odd place of the datagram, so that its bytes are swapped in the sum.
+            record_seq = int.from_bytes(sums[0][::-1], "big")
+    assert sums[1] == b"\xff\xff" != sums[0]
+
+
 # --- what is not for the program ------------------------------------------------------------------
-
-
-def _changed(sent: bytes, at: int, value: str) -> bytes:
-    data = bytes.fromhex(value)
-    return sent[:at] + data + sent[at + len(data) :]
 
 
 HELLO = wire.client_hello()
@@ -270,6 +298,7 @@ ODD = {
     "UDP length more than IP's": _changed(IPV4, 39, f"{len(HELLO) + 9:02x}"),
     "IP length less than a header": _changed(IPV4, 16, "0010"),
     "a frame cut off": IPV4[:-1],
+    "a long frame cut off": frame(wire.client_hello(extensions=((16, bytes(300)),)))[:-1],
     "IPv6 without a checksum": _changed(IPV6, 60, "0000"),
     "a jumbogram": _changed(_changed(IPV6, 18, "0000"), 58, "0000"),
     **{

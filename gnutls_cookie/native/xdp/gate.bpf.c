@@ -508,7 +508,8 @@ static __always_inline int reply(struct xdp_md *ctx, const struct frame *frame,
     __builtin_memcpy(ethernet->h_dest, ethernet->h_source, ETH_ALEN);
     __builtin_memcpy(ethernet->h_source, hardware, ETH_ALEN);
 
-    /* RFC 6347, 4.1 and 4.2.1. record_seq and message_seq are the hello's, and stay. */
+    /* RFC 6347, 4.1 and 4.2.1. record_seq, message_seq and a
+     * fragment_offset of 0 are the hello's, and stay. */
     message[1] = 0xfe;
     message[2] = 0xff;
     message[11] = 0;
@@ -516,7 +517,6 @@ static __always_inline int reply(struct xdp_md *ctx, const struct frame *frame,
     message[13] = TYPE_HELLO_VERIFY_REQUEST;
     message[14] = message[15] = 0;
     message[16] = GCOOKIE_REPLY_SIZE - BODY;
-    message[19] = message[20] = message[21] = 0;
     message[22] = message[23] = 0;
     message[24] = GCOOKIE_REPLY_SIZE - BODY;
     message[25] = 0xfe;
