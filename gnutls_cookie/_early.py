@@ -41,7 +41,19 @@ def _begin() -> bool:
     return True
 
 
+def _check_health() -> None:
+    """What has to be quick is done before the rest of the package is imported."""
+    if _command() != "probe" or "--alive" not in sys.argv:
+        return
+    from . import _alive
+
+    code = _alive.run(sys.argv[1:])
+    if code is not None:
+        raise SystemExit(code)
+
+
 _begun = _begin()
+_check_health()
 
 
 def over() -> None:

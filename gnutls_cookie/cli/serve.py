@@ -12,9 +12,9 @@ import json
 import logging
 import math
 import os
+import re
 import secrets
 import signal
-import socket
 import stat
 import sys
 import time
@@ -479,7 +479,7 @@ def _sockets(options: argparse.Namespace) -> list[Listening]:
     """The sockets of each worker: from systemd, or bound here."""
     count = activated_count(os.environ)
     if count is not None:
-        return [Listening([sock]) for sock in _activated(options, count)]
+        return _activated(options, count)
     host = _host(options)
     if host is None:
         return listening_everywhere(options.port, options.workers)
@@ -491,14 +491,15 @@ def _sockets(options: argparse.Namespace) -> list[Listening]:
         raise Unusable(f"--host must be a name or an address, not {host!r}") from None
 
 
-def _activated(options: argparse.Namespace, count: str) -> list[socket.socket]:
-    """The sockets that systemd has bound, one for each worker."""
-    if count != str(options.workers):
+def _activated(options: argparse.Namespace, count: str) -> list[Listening]:
+    """The sockets that systemd has bound, one of each address for each worker."""
+    number = int(count) if re.fullmatch("[1-9][0-9]{0,4}", count) else 0
+    if number == 0 or number % options.workers:
         raise Unusable(
             "socket activation wants a socket for each worker, "
             f"not LISTEN_FDS={count!r} and --workers {options.workers}"
         )
     try:
-        return activated(options.workers)
+        return [Listening(own) for own in activated(number, options.workers)]
     except ValueError as error:
         raise Unusable(f"socket activation: {error}") from None

@@ -118,8 +118,9 @@ def activated_count(environment: Mapping[str, str]) -> str | None:
     return environment.get("LISTEN_FDS", "")
 
 
-def activated(count: int) -> list[socket.socket]:
-    """The UDP sockets that the service manager has bound, all to one address.
+def activated(count: int, workers: int) -> list[list[socket.socket]]:
+    """The UDP sockets that the service manager has bound: those of each worker, one of each
+    address.
 
     Raises:
         ValueError: what is there is something else; the text says what.
@@ -140,10 +141,19 @@ def activated(count: int) -> list[socket.socket]:
                 raise ValueError(f"a UDP socket is needed (ListenDatagram=), not {family} {kind}")
             if sock.getsockname()[1] == 0:
                 raise ValueError("the socket is not bound to a port")
-            if sock.getsockname() != sockets[0].getsockname():
-                raise ValueError("the sockets of workers have one address, and ReusePort=yes")
+        return _shared_out(sockets, workers)
     except BaseException:
         for sock in sockets:
             sock.close()
         raise
-    return sockets
+
+
+def _shared_out(sockets: list[socket.socket], workers: int) -> list[list[socket.socket]]:
+    found: dict[tuple[str, int], list[socket.socket]] = {}
+    for sock in sockets:
+        found.setdefault(sock.getsockname()[:2], []).append(sock)
+    for (host, port), those in found.items():
+        if len(those) != workers:
+            what = f"not {len(those)} for {workers}: {host} port {port}"
+            raise ValueError(f"each worker has a socket of each address (ReusePort=yes), {what}")
+    return [list(own) for own in zip(*found.values(), strict=True)]

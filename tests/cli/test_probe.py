@@ -23,6 +23,7 @@ from gnutls_cookie import (
     Prestate,
     Session,
     UnexpectedPacketLengthError,
+    _alive,
     client_data,
     cookie_send,
     cookie_verify,
@@ -594,6 +595,52 @@ def test_not_alive(closed: bool, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["probe", "127.0.0.1", str(port), "--timeout", "0.1", "--alive"]) == 2
     why = "the port is closed" if closed else "silence"
     assert capsys.readouterr().err == f"gnutls-cookie probe: 127.0.0.1 port {port}: {why}\n"
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_health_check_does_not_wait_for_the_package(closed: bool, stock: StockServer) -> None:
+    """Of a process the answer comes before C, argparse and the commands are imported."""
+    port = free_udp_port() if closed else stock.port
+    words = ["-m", "gnutls_cookie", "probe", "--alive", "--timeout", "9", "127.0.0.1", str(port)]
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *words], capture_output=True, text=True, timeout=60
+    )
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "gnutls_cookie._alive" in imported
+    assert not imported & {"_cffi_backend", "argparse", "socket", "gnutls_cookie.cli"}
+    if closed:
+        said = f"gnutls-cookie probe: 127.0.0.1 port {port}: the port is closed\n"
+        assert (done.returncode, done.stdout) == (2, "")
+        assert said in done.stderr
+    else:
+        said = f"127.0.0.1 port {port}: alive, HelloVerifyRequest after "
+        assert done.returncode == 0
+        assert done.stdout.startswith(said)
+        assert len(stock.received) == 1
+
+
+def test_health_check_sends_the_hello_of_every_other_probe() -> None:
+    """But for the random."""
+    step = next(greeting(Plan(bytes(32))))
+    assert step.datagrams == (_alive.HELLO[0] + bytes(32) + _alive.HELLO[1],)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "probe --alive --json a 1",
+        "probe --alive a 0",
+        "probe --alive a",
+        "probe -h --alive 1",
+        "probe --alive a 1 --timeout",
+        "probe --alive a 1 --timeout 61",
+        "serve --alive a 1",
+    ],
+)
+def test_health_check_leaves_other_command_lines_alone(words: str) -> None:
+    """The command takes them, or says what is wrong."""
+    assert _alive.asked(words.split()) is None
+    assert _alive.asked(["probe", "a", "--timeout", "0.2", "5684", "--alive"]) == ("a", 5684, 0.2)
 
 
 def test_every_bit_of_a_real_servers_cookie(stock: StockServer) -> None:

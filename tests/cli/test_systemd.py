@@ -271,17 +271,20 @@ def test_service_manager_that_does_not_read(manager: Manager) -> None:
 
 # --- sockets --------------------------------------------------------------------------------------
 
-# Becomes `serve` with sockets of one address from descriptor 3 on, as sd_listen_fds(3) wants them.
+# Becomes `serve` with sockets from descriptor 3 on, as sd_listen_fds(3) wants them: all of one
+# address ("same"), two of each ("pairs"), or each of its own.
 BECOME = """
 import os, socket, sys
 count = int(sys.argv[1])
 address, sockets = ("127.0.0.1", 0), []
 for number in range(count):
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    if sys.argv[2] == "same":
+    if sys.argv[2] != "other":
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if sys.argv[2] == "pairs":
+        address = (f"127.0.0.{1 + number // 2}", address[1])
     sock.bind(address)
-    if sys.argv[2] == "same":
+    if sys.argv[2] != "other":
         address = sock.getsockname()
     sockets.append(os.dup(sock.fileno()))
 high = [os.dup2(one, 100 + number) for number, one in enumerate(sockets)]
@@ -307,10 +310,28 @@ def test_each_worker_serves_a_socket_of_systemd() -> None:
         assert served.end() == 0
 
 
+def test_each_worker_serves_a_socket_of_each_address() -> None:
+    """Of IPv4 and IPv6, say, where systemd has bound each."""
+    words = command("--workers", "2", *CERT)[1:]
+    with running([sys.executable, "-c", BECOME, "4", "pairs", *words]) as child:
+        served = Served(child, 0)
+        port = port_of(served)
+        served.wait_for(rf"serving on 127\.0\.0\.2 port {port}")
+        for host in ("127.0.0.1", "127.0.0.2") * 2:
+            with client(port, host=host) as connection:
+                assert echoes(connection)
+        assert served.end() == 0
+
+
 @pytest.mark.parametrize(
     ("count", "which", "workers", "text"),
     [
-        ("2", "other", "2", "the sockets of workers have one address"),
+        (
+            "2",
+            "other",
+            "2",
+            "a socket of each address (ReusePort=yes), not 1 for 2: 127.0.0.1 port",
+        ),
         ("3", "same", "2", "a socket for each worker, not LISTEN_FDS='3' and --workers 2"),
     ],
 )

@@ -18,6 +18,7 @@ PACKAGE = ROOT / "gnutls_cookie"
 # From the ground up. A module may import what stands in a lower line, and nothing else of the
 # package; a folder stands here as a whole. Names of modules still to come do no harm.
 LAYERS = (
+    {"_alive"},
     {"_check", "_early", "_ffi", "_hmac_states", "_libbpf", "_owned", "_version"},
     {"_clock", "_convert"},
     {"_library", "address", "errors", "locks"},
