@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, NoReturn
 
 from gnutls_cookie import debug_log
@@ -28,6 +29,7 @@ __all__ = [
     "debug_logging",
     "default_sigint",
     "end_by",
+    "is_stream",
     "log_to",
     "one_line",
     "open_standard_files",
@@ -125,6 +127,15 @@ def print_out(text: str) -> None:
     if sys.stdout is None:
         raise OSError(errno.EBADF, "it is closed")
     print(text, flush=True)
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a file is a pipe or a device, whose reader sees all that is written."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
 
 
 class Output:

@@ -14,7 +14,6 @@ import json
 import math
 import os
 import random
-import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,7 +34,7 @@ from gnutls_cookie.differential.targets import (
     load,
 )
 
-from .console import complain, open_standard_files, reason
+from .console import complain, is_stream, open_standard_files, reason
 from .options import file_path, real, whole
 
 __all__ = ["add_arguments", "read_cases", "run"]
@@ -243,7 +242,7 @@ class _Run:
     def _write_junit(self, error: str, begin: bool = False) -> None:
         path: Path = self._options.junit
         try:
-            if begin and path.exists() and _is_stream(path):
+            if begin and is_stream(path):
                 return  # written once
             path.write_text(reports.junit(self._report, error), encoding="utf-8")
         except OSError as problem:
@@ -344,11 +343,6 @@ def _progress(total: int, quiet: bool) -> Iterator[Progress | None]:
         return
     with tqdm.tqdm(total=total, unit=" cases", unit_scale=True, leave=False) as bar:
         yield lambda number: bar.update(number - bar.n) and None
-
-
-def _is_stream(path: Path) -> bool:
-    mode = path.stat().st_mode
-    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
 
 
 def _say(why: str) -> None:

@@ -29,7 +29,7 @@ from gnutls_cookie.differential.machine import (
 from gnutls_cookie.differential.outcomes import Unusable
 from gnutls_cookie.differential.processes import Warden, program_warden
 
-from .console import complain, one_line, reason
+from .console import complain, is_stream, one_line, reason
 from .options import file_path, number_in, real
 
 __all__ = ["add_arguments", "run"]
@@ -84,6 +84,8 @@ def run(options: argparse.Namespace) -> int:
     networks = [_Network(options.wait)]
     servers: list[_Server] = []
     try:
+        if options.dot is not None and not is_stream(options.dot):
+            options.dot.open("ab").close()  # where it cannot be written, that is said at once
         networks[0].find(options.host, options.port)
         reference = reference_machine()
         if options.start is None:
@@ -95,8 +97,6 @@ def run(options: argparse.Namespace) -> int:
                 servers += _servers_beside(options, networks)
             first, *others = [one.client for one in servers]
             machine = learn(first, options.walks, reference=reference, others=others)
-        if options.dot is not None:
-            options.dot.write_text(machine.dot() + "\n", encoding="utf-8")
     except (Silent, Unsteady, Unusable, OSError) as error:
         said = reason(error) if isinstance(error, OSError) else str(error)
         if isinstance(error, FellSilent) and options.start is None:
@@ -109,6 +109,13 @@ def run(options: argparse.Namespace) -> int:
         for server in servers:
             server.close()
     found = differences(reference, machine)
+    code = 1 if found else 0
+    if options.dot is not None:
+        try:
+            options.dot.write_text(machine.dot() + "\n", encoding="utf-8")
+        except OSError as error:
+            complain(_PROGRAM, f"--dot: {reason(error)}")
+            code = code or 2
     where = f"{options.host} {options.port}"
     if options.json:
         print(json.dumps(_as_dict(machine, found)))
@@ -123,7 +130,7 @@ def run(options: argparse.Namespace) -> int:
             f"{where}: {len(machine.steps)} states, {count}; "
             f"{sum(one.sent for one in networks)} datagrams in {seconds:.0f} s{starts}"
         )
-    return 1 if found else 0
+    return code
 
 
 def _as_dict(machine: Machine, found: list[Difference]) -> dict[str, object]:

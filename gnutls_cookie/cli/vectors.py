@@ -23,9 +23,9 @@ from gnutls_cookie.differential import report as reports
 from gnutls_cookie.differential.c_table import c_table
 from gnutls_cookie.differential.notes import page
 from gnutls_cookie.differential.vector_file import FILE, answer, document, read
-from gnutls_cookie.differential.vector_run import VectorReport, run_vectors
+from gnutls_cookie.differential.vector_run import VectorReport, empty_report, run_vectors
 
-from .console import complain, print_out, reason
+from .console import complain, is_stream, print_out, reason
 from .options import file_path, real
 
 __all__ = ["add_arguments", "run"]
@@ -130,9 +130,43 @@ def _read(path: Path) -> str:
 
 
 def _held_against(options: argparse.Namespace) -> tuple[int, str]:
-    """The exit code, and what is to be printed."""
+    """The exit code, and what is to be printed. The file of --junit is never an old one."""
     if options.target is not None and options.exec is not None:
         raise Unusable("either TARGET or --exec is needed, and not both")
+    report = empty_report(options.exec or options.target)
+    _write_junit(options, report, "the run did not come to its end", begin=True)
+    try:
+        _ask(options, report)
+    except KeyboardInterrupt:
+        _write_junit(options, report, "interrupted")
+        if report.compared:
+            print_out(_told(options, report)[1])
+        raise
+    except (OSError, ValueError, KeyError, TypeError, Unusable) as error:
+        _write_junit(options, report, reason(error))
+        raise
+    code, made = _told(options, report)
+    try:
+        _write_junit(options, report, report.ended)
+    except OSError as error:  # what was found is printed
+        complain(_PROGRAM, f"--junit: {reason(error)}")
+        code = code or 2
+    if report.ended:
+        complain(_PROGRAM, report.ended)
+        code = code or 2
+    return code, made
+
+
+def _write_junit(
+    options: argparse.Namespace, report: VectorReport, error: str, begin: bool = False
+) -> None:
+    path: Path | None = options.junit
+    if path is None or (begin and is_stream(path)):  # which is written once
+        return
+    path.write_text(reports.junit(report, error, command="vectors"), encoding="utf-8")
+
+
+def _ask(options: argparse.Namespace, report: VectorReport) -> None:
     tests = read(_read(options.file or FILE))
     target: Target
     timeout = _TIMEOUT_SECONDS if options.timeout is None else options.timeout
@@ -141,11 +175,13 @@ def _held_against(options: argparse.Namespace) -> tuple[int, str]:
     else:
         target = load(options.target, timeout)
     try:
-        report = run_vectors(target, tests, options.known, lenient=options.lenient)
+        run_vectors(target, tests, options.known, lenient=options.lenient, report=report)
     finally:
         target.close()
-    if options.junit is not None:
-        options.junit.write_text(reports.junit(report, command="vectors"), encoding="utf-8")
+
+
+def _told(options: argparse.Namespace, report: VectorReport) -> tuple[int, str]:
+    """The exit code, and what is to be printed."""
     if options.json:
         known = [{"tcId": one.number, "name": one.name, "reason": why} for one, why in report.known]
         found = reports.as_dict(report) | {

@@ -121,6 +121,8 @@ def cookie_vectors() -> Callable[..., VectorReport]:
         if report.findings:
             listed = "\n".join(finding.note for finding in report.findings)
             pytest.fail(f"{text(report.findings[0])}\n\n{listed}", pytrace=False)
+        if report.ended:
+            pytest.fail(report.ended, pytrace=False)
         return report
 
     return run

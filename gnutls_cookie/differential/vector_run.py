@@ -15,9 +15,10 @@ from .harness import Finding, Report, compare_cases
 from .outcomes import Outcome, Target, Unusable
 from .vector_file import Test
 
-__all__ = ["Known", "VectorReport", "run_vectors"]
+__all__ = ["Known", "VectorReport", "empty_report", "run_vectors"]
 
 _FILE_SIZE_MAX = 1 << 20  # bytes
+_HANGS_MAX = 5
 
 
 class Known:
@@ -116,15 +117,24 @@ class _Recorded:
 
 
 def run_vectors(
-    target: Target, tests: Sequence[Test], known: Path | None = None, *, lenient: bool = False
+    target: Target,
+    tests: Sequence[Test],
+    known: Path | None = None,
+    *,
+    lenient: bool = False,
+    report: VectorReport | None = None,
 ) -> VectorReport:
     """Ask a target for each vector of the operations that it has.
+
+    It ends before its time, as `ended` says, where the target has hung five times, and where it
+    cannot be started again after something was found.
 
     Args:
         target: what is tested.
         tests: of read().
         known: a file of accepted differences.
         lenient: whether either answer to an "acceptable" vector will do.
+        report: is filled as answers come, for a caller that may be interrupted; None: a new one.
 
     Raises:
         Unusable: it has none of the operations, or cannot be started again.
@@ -138,10 +148,22 @@ def run_vectors(
         asked = [one for one in asked if one.case.previous is None]
     if not asked:
         raise Unusable(f"no vector is for {', '.join(target.operations)}")
-    report = VectorReport(target.name, _Recorded.name, 0, compared=len(asked))
+    if report is None:
+        report = empty_report(target.name)
+    report.target = target.name
     report.not_asked = len(tests) - len(asked)
+    hangs = 0
     for one in asked:
-        for case, expected, answer in compare_cases(target, _Recorded(one), [one.case]):
+        try:
+            found = [*compare_cases(target, _Recorded(one), [one.case])]
+        except Unusable as error:
+            if not report.findings:
+                raise
+            report.ended = str(error)
+            return report
+        report.compared += 1
+        for case, expected, answer in found:
+            hangs += answer[0] == "hangs"
             why = accepted.reason(one)
             sane = answer[0] not in ("raised", "wrong", "died", "hangs")
             if not why and lenient and sane and one.result == "acceptable":
@@ -151,5 +173,14 @@ def run_vectors(
             else:
                 note = f"vector {one.number}, {one.name} ({', '.join(one.flags)}): {one.why}"
                 report.findings.append(Finding(case, expected, answer, case, -1, note=note))
+        left = len(asked) - report.compared
+        if hangs == _HANGS_MAX and left:
+            report.ended = f"it has hung {hangs} times: {left} more vectors were not asked"
+            return report
     report.unused = accepted.unused()
     return report
+
+
+def empty_report(target: str) -> VectorReport:
+    """A report of nothing yet, on a target of this name."""
+    return VectorReport(target, _Recorded.name, 0)

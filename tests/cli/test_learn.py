@@ -268,6 +268,8 @@ def test_nobody_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no answer to a first ClientHello" in capsys.readouterr().err
     assert main(["learn", "127.0.0.1", port, "--wait", "-1"]) == 2
     assert "--wait" in capsys.readouterr().err
+    assert main(["learn", "127.0.0.1", port, "--wait", "10", "--dot", "/"]) == 2
+    assert "/: Is a directory" in capsys.readouterr().err  # before anything is asked
 
 
 def test_without_aalpy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

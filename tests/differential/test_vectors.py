@@ -8,8 +8,10 @@ the others are asked again, each on a machine that has it.
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -29,6 +31,7 @@ from gnutls_cookie.differential.vector_file import FILE, SCHEMA, answer, documen
 from gnutls_cookie.differential.vectors import vectors
 from tests.support.common import ROOT, compiler, gnutls_flags, peer_required
 from tests.support.faulty import FAULTS, target
+from tests.support.run import wait_until
 
 TESTS = read()
 RECORDED: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
@@ -226,6 +229,65 @@ def test_a_difference_is_shown_with_its_vector(
     assert printed.count("verify: the answers differ") == 10
     for failure in failures:  # of the others there is a line each
         assert str(failure.text).splitlines()[1] in printed
+
+
+def report_error(folder: Path) -> str:
+    found = ElementTree.parse(folder / "report.xml").getroot().find("testcase/error")
+    return "" if found is None else str(found.get("message"))
+
+
+def test_report_is_never_an_old_one(strict: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run that cannot be leaves a report with that error, not the one of before."""
+    assert main(["vectors", "strict", "--junit", "report.xml"]) == 1
+    assert report_error(strict) == ""
+    (strict / "strict.py").write_text("1 / 0")
+    assert main(["vectors", "strict", "--junit", "report.xml"]) == 2
+    assert "ZeroDivisionError" in report_error(strict)
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_a_target_that_hangs_ends_the_run(strict: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Five times, or hundreds of vectors would take an hour; what was found is told."""
+    (strict / "strict.py").write_text(STRICT.replace("if key", "while key: pass\n    if key"))
+    words = ["vectors", "strict", "--timeout", "0.3", "--junit", "report.xml"]
+    assert main(words) == 1
+    said = capsys.readouterr()
+    assert "5 answered otherwise" in said.out
+    assert "it has hung 5 times" in said.err
+    assert "it has hung 5 times" in report_error(strict)
+
+
+def test_what_was_found_is_told_where_the_target_does_not_start_again(
+    strict: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It dies of the first record that is not a handshake's, and then its import fails."""
+    died = "open('dead', 'w'), __import__('os')._exit(3)"
+    again = "assert not __import__('os').path.exists('dead')\n"
+    (strict / "strict.py").write_text(again + STRICT.replace("raise real.CookieError(-9)", died))
+    assert main(["vectors", "strict", "--junit", "report.xml"]) == 1
+    said = capsys.readouterr()
+    assert "1 answered otherwise" in said.out
+    assert "AssertionError" in said.err
+    assert "AssertionError" in report_error(strict)
+
+
+def test_ctrl_c_tells_what_was_found(strict: Path) -> None:
+    """And ends the process by the signal, as it ends others."""
+    waits = "wrong = iter((1,) * 5)\ndef wait(): open('seen', 'w'); __import__('time').sleep(100)\n"
+    sixth = "next(wrong, 0) or wait()\n        raise"
+    (strict / "strict.py").write_text(waits + STRICT.replace("raise", sixth))
+    words = [sys.executable, "-m", "gnutls_cookie", "vectors", "strict", "--timeout", "60"]
+    words += ["--junit", "report.xml"]
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        wait_until((strict / "seen").exists, bool)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT
+    assert "the answers differ" in out
+    assert re.search(r"\b[1-5] answered otherwise", out)
+    assert report_error(strict) == "interrupted"
 
 
 def test_known_differences_are_accepted_with_their_reasons(
