@@ -35,7 +35,7 @@ FLOORS = (
     ("sessions, without input and output", ("server.py", "client.py", "session.py")),
     ("the gate", ("gate.py", "keys.py", "listener.py")),
     ("the binding", ("cookie.py", "handles.py", "errors.py")),
-    ("C", ("native/gate.c", "native/udp.c", "native/server.c", "native/guard.c")),
+    ("C", ("native/gate.c", "native/udp.c", "native/server.c", "native/xdp/")),
     ("libgnutls", ("cookies, handshakes, records",)),
 )
 
