@@ -607,12 +607,15 @@ def test_session_that_cannot_be_made_ends_nothing_else(
     box, *_ = _settings._priority(priority.encode())
 
     def mend() -> None:
-        box[0].pointer = pointer
+        try:
+            wait_for(lambda: "GNUTLS_E_NO_PRIORITIES_WERE_SET" in caplog.text)
+        finally:
+            box[0].pointer = pointer
 
     with caplog.at_level(logging.INFO), serving(adapter, priority=priority) as address:
         early = blocking.connect(*address, credentials=psk())
         pointer, box[0].pointer = box[0].pointer, ffi.NULL
-        mending = threading.Timer(0.3, mend)
+        mending = threading.Thread(target=mend)
         mending.start()
         try:
             options: dict[str, Any] = {"credentials": psk(), "retransmit_timeout": 0.1}
