@@ -29,6 +29,7 @@ from ._debug import debug_log
 from ._names import CertificateNames
 from ._version import __version__
 from .address import client_data
+from .anonymous import AnonymousCredentials
 from .arrival import Arrival
 from .client import Client
 from .cookie import (
@@ -77,6 +78,7 @@ __all__ = [
     "COOKIE_KEY_SIZE",
     "COOKIE_SIZE",
     "HELLO_VERIFY_REQUEST_SIZE",
+    "AnonymousCredentials",
     "Arrival",
     "BadCookieError",
     "CertificateCredentials",

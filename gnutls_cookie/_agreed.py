@@ -265,10 +265,15 @@ class Agreed:
             meets = settings.texts[lib.GCOOKIE_MEETS]
             data = bytes(ffi.buffer(out.data, out.size))
             known = ffi.buffer(meets.data, meets.size)[:]
-            return kept_session(data, bool(settings.verify_peer), name, known)
+            is_verified = settings.verify_peer and not self._is_anonymous
+            return kept_session(data, bool(is_verified), name, known)
         finally:
             lib.gnutls_memset(out.data, 0, out.size)
             lib.gcookie_free(out.data)
+
+    @property
+    def _is_anonymous(self) -> bool:
+        return bool(lib.gnutls_auth_get_type(self._pointer) == lib.GNUTLS_CRD_ANON)
 
     @property
     def extended_master_secret(self) -> bool:

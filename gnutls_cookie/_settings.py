@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ._check import bytes_copy, flag, integer, seconds, utf8
 from ._convert import c_text
 from ._ffi import ffi, lib
+from .anonymous import AnonymousCredentials
 from .credentials import CertificateCredentials, PSKCredentials
 from .errors import check
 from .tickets import TICKET_KEY_SIZE, TicketKey, digest_of, resumable, tickets_are_safe
@@ -34,7 +35,7 @@ __all__ = [
 Role = Literal["client", "server"]
 AlpnRequired = bool | Literal["offered"]
 ClientCertificate = Literal["ignore", "request", "require"]
-Credentials = CertificateCredentials | PSKCredentials
+Credentials = CertificateCredentials | PSKCredentials | AnonymousCredentials
 
 MTU_MIN, MTU_MAX = 128, 65507  # bytes of a UDP payload; below, no handshake fragment would fit
 _RECORD_SIZES = (512, 16384)  # bytes, of gnutls_record_set_max_recv_size
@@ -53,10 +54,11 @@ _NORMAL = "NORMAL:-VERS-DTLS1.0"
 # one of them has smaller ones or curves as well.
 _WITHOUT_COSTLY = ":-GROUP-FFDHE4096:-GROUP-FFDHE6144:-GROUP-FFDHE8192"
 _PSK = "+ECDHE-PSK:+DHE-PSK:+PSK:+AES-128-CCM-8:+SHA256"
-_PRIORITY = {
-    (lib.GNUTLS_CRD_CERTIFICATE,): _NORMAL,
-    (lib.GNUTLS_CRD_PSK,): f"{_NORMAL}:-KX-ALL:{_PSK}",
-    (lib.GNUTLS_CRD_CERTIFICATE, lib.GNUTLS_CRD_PSK): f"{_NORMAL}:{_PSK}",
+_EXCHANGES_OF = {lib.GNUTLS_CRD_PSK: _PSK, lib.GNUTLS_CRD_ANON: "+ANON-ECDH:+ANON-DH"}
+_KINDS = {
+    CertificateCredentials: (lib.GNUTLS_CRD_CERTIFICATE, "a certificate"),
+    PSKCredentials: (lib.GNUTLS_CRD_PSK, "a shared key"),
+    AnonymousCredentials: (lib.GNUTLS_CRD_ANON, "nothing to prove"),
 }
 _REQUESTS = {
     "ignore": lib.GNUTLS_CERT_IGNORE,
@@ -79,6 +81,7 @@ _EXCHANGES = {  # GNUTLS_KX_* that need credentials of a kind
         lib.GNUTLS_KX_ECDHE_PSK,
         lib.GNUTLS_KX_RSA_PSK,
     },
+    lib.GNUTLS_CRD_ANON: {lib.GNUTLS_KX_ANON_DH, lib.GNUTLS_KX_ANON_ECDH},
 }
 
 
@@ -145,7 +148,11 @@ class Settings:
         self._set_names(server_name, sni, server_names)
         certificates = [one for one in listed if isinstance(one, CertificateCredentials)]
         self._set_verification(server_name, verify_peer, certificates)
-        self._set_request(client_certificate, lib.GNUTLS_CRD_CERTIFICATE in kinds)
+        self._set_request(
+            client_certificate,
+            lib.GNUTLS_CRD_CERTIFICATE in kinds,
+            lib.GNUTLS_CRD_ANON in kinds,
+        )
         if srtp_profiles is not None:
             self._set_text(lib.GCOOKIE_SRTP, utf8("srtp_profiles", srtp_profiles))
         if record_size is not None:
@@ -183,21 +190,17 @@ class Settings:
     def _add_credentials(self, one: Credentials) -> int:
         shared, _owner = one._of_role(self.role)
         lib.gcookie_settings_add(self._box[0], shared[0])
-        is_certificate = isinstance(one, CertificateCredentials)
         if isinstance(one, CertificateCredentials):
             for key in one.peer_keys:
                 check(lib.gcookie_settings_add_peer_key(self._box[0], key, len(key)), "peer_keys")
-        return int(lib.GNUTLS_CRD_CERTIFICATE if is_certificate else lib.GNUTLS_CRD_PSK)
+        return next(int(kind) for made, (kind, _) in _KINDS.items() if isinstance(one, made))
 
     def _add_priority(self, text: str, kinds: list[int]) -> None:
         raw = utf8("priority", text)
         shared, _owner, exchanges = _priority(raw)
         useless = _useless(exchanges, kinds)
         if exchanges == useless:
-            names = {
-                lib.GNUTLS_CRD_CERTIFICATE: "a certificate",
-                lib.GNUTLS_CRD_PSK: "a shared key",
-            }
+            names = dict(_KINDS.values())
             what = " or ".join(names[kind] for kind in kinds)
             raise ValueError(f"priority allows no key exchange with {what}: {text!r}")
         if useless and self.role == "server":
@@ -252,7 +255,9 @@ class Settings:
     def _set_text(self, kind: int, text: bytes) -> None:
         check(lib.gcookie_settings_set_text(self._box[0], kind, text, len(text)))
 
-    def _set_request(self, wanted: ClientCertificate | None, certificates: bool) -> None:
+    def _set_request(
+        self, wanted: ClientCertificate | None, certificates: bool, is_anonymous: bool
+    ) -> None:
         native = self._box[0]
         if wanted is None:
             wanted = "require" if self.role == "server" and native.verify_peer else "ignore"
@@ -266,6 +271,8 @@ class Settings:
         if wanted == "ignore" and native.verify_peer and self.role == "server":
             raise ValueError("verify_peer needs client_certificate 'request' or 'require'")
         native.request = _REQUESTS[wanted]
+        if is_anonymous and wanted == "require":
+            raise ValueError("client_certificate 'require': one of AnonymousCredentials has none")
 
     def _set_alpn(self, alpn: str | Sequence[str], required: object) -> None:
         names: Sequence[object] = [alpn] if isinstance(alpn, str) else alpn
@@ -320,7 +327,7 @@ class Settings:
         meets = native.texts[lib.GCOOKIE_MEETS]
         data = resumable(
             bytes_copy("resume", resume),
-            bool(native.verify_peer),
+            bool(native.verify_peer) and lib.GNUTLS_CRD_ANON not in kinds,
             lib.GNUTLS_CRD_PSK in kinds,
             name,
             ffi.buffer(meets.data, meets.size)[:],
@@ -332,7 +339,9 @@ class Settings:
 def _default(listed: list[Credentials], kinds: list[int], is_server: bool) -> str:
     """The priority string where none is given. What stands first is preferred, and that is a raw
     key (RFC 7250) where one was given."""
-    text = _PRIORITY[tuple(sorted(kinds))] + (_WITHOUT_COSTLY if is_server else "")
+    text = _NORMAL if lib.GNUTLS_CRD_CERTIFICATE in kinds else f"{_NORMAL}:-KX-ALL"
+    text += "".join(f":{more}" for kind, more in _EXCHANGES_OF.items() if kind in kinds)
+    text += _WITHOUT_COSTLY if is_server else ""
     own, peers = ("SRV", "CLI") if is_server else ("CLI", "SRV")
     for one in listed:
         if isinstance(one, CertificateCredentials):
@@ -404,11 +413,10 @@ def _name(argument: str, name: str) -> bytes:
 def _listed(credentials: Credentials | Sequence[Credentials]) -> list[Credentials]:
     listed = list(credentials) if isinstance(credentials, Sequence) else [credentials]
     for one in listed:
-        if not isinstance(one, (CertificateCredentials, PSKCredentials)):
-            raise TypeError(
-                "credentials must be CertificateCredentials, PSKCredentials or a sequence of them, "
-                f"not {type(one).__name__}"
-            )
+        if not isinstance(one, tuple(_KINDS)):
+            names = ", ".join(kind.__name__ for kind in _KINDS)
+            kind = type(one).__name__
+            raise TypeError(f"credentials must be {names} or a sequence of them, not {kind}")
     if not listed or len({type(one) for one in listed}) != len(listed):
         raise ValueError("credentials must be one, or one of each kind")
     return listed

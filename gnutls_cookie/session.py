@@ -65,7 +65,7 @@ class Session(Agreed):
 
     Args:
         role: "client" or "server".
-        credentials: CertificateCredentials, PSKCredentials, or one of each.
+        credentials: CertificateCredentials, PSKCredentials, AnonymousCredentials, or one of each.
         priority: GnuTLS priority string; None: NORMAL without DTLS 1.0, and with the key exchanges
             of the credentials; with PSKCredentials also AES-128-CCM-8 and CBC-SHA256 (for CoAP).
             One that begins with a colon is added to that (":%NO_TICKETS").

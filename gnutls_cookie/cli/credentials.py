@@ -5,17 +5,19 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import stat
 import time
 from pathlib import Path
 
-from gnutls_cookie import CertificateCredentials, PSKCredentials
+from gnutls_cookie import AnonymousCredentials, CertificateCredentials, PSKCredentials
 from gnutls_cookie.credentials import FileContent, certificate_validity
 
 __all__ = [
     "SECRET_MAX_SIZE",
     "SECRET_MIN_SIZE",
     "Credentials",
+    "anonymous",
     "client_credentials",
     "psk_credentials",
     "psk_file",
@@ -26,7 +28,7 @@ __all__ = [
     "warn_of_times",
 ]
 
-Credentials = CertificateCredentials | PSKCredentials
+Credentials = CertificateCredentials | PSKCredentials | AnonymousCredentials
 
 _log = logging.getLogger("gnutls_cookie")
 
@@ -93,6 +95,13 @@ def _raw_key(options: argparse.Namespace) -> Path | None:
     return path
 
 
+def anonymous(options: argparse.Namespace) -> list[Credentials]:
+    """Those of a priority string that names anonymous key exchange. GnuTLS' tools always have
+    them."""
+    wanted = re.search(r"\+ANON-(EC)?DH(:|$)", options.priority or "", re.IGNORECASE)
+    return [AnonymousCredentials()] if wanted else []
+
+
 # --- of a client ----------------------------------------------------------------------------------
 
 
@@ -131,7 +140,7 @@ def client_credentials(options: argparse.Namespace) -> list[Credentials]:
     if psk is not None and own == (None, None, None):
         if options.x509crlfile is not None:
             raise ValueError("--x509crlfile needs --x509cafile")
-        return [psk]
+        return [psk, *anonymous(options)]
     certificates = CertificateCredentials.from_files(
         options.x509certfile,
         options.x509keyfile,
@@ -141,7 +150,7 @@ def client_credentials(options: argparse.Namespace) -> list[Credentials]:
         raw_key=_raw_key(options),
         system_trust=options.x509cafile is None and verifies(options),
     )
-    return [certificates] if psk is None else [psk, certificates]
+    return [*([] if psk is None else [psk]), certificates, *anonymous(options)]
 
 
 # --- of a server ----------------------------------------------------------------------------------
@@ -170,7 +179,7 @@ def server_credentials(options: argparse.Namespace) -> list[Credentials]:
         )
     if options.pskpasswd is not None:
         found.append(PSKCredentials(lookup=psk_file(options.pskpasswd), hint=options.pskhint))
-    return found
+    return found + anonymous(options)
 
 
 def psk_file(path: Path) -> dict[str, bytes]:

@@ -43,9 +43,9 @@ def _refused(why: str, metavar: str | None = None, short: str = "") -> Fate:
 
 _TLS_1_3 = "is of TLS 1.3, and DTLS 1.2 has no such thing"
 _TCP = "is of TCP"
-_SRP = "SRP (RFC 5054) is not supported"
+_SRP = "SRP (RFC 5054) has no suite without SHA-1, and many a libgnutls lacks it"
 _DH = "DHE is in groups of RFC 7919, which libgnutls knows"
-_HEARTBEAT = "heartbeats (RFC 6520) are not answered"
+_HEARTBEAT = "libgnutls ends the process at an empty one, which any peer can send (RFC 6520)"
 _PROVIDER = "name the module in p11-kit's configuration"
 _LIST = "`gnutls-cli --list` prints what libgnutls has"
 _ATTIME = "certificates are judged by the system's time; libfaketime changes it"

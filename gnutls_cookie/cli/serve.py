@@ -42,6 +42,7 @@ from .console import (
 )
 from .credentials import (
     Credentials,
+    anonymous,
     secret_file,
     server_credentials,
     warn_of_readers,
@@ -132,7 +133,7 @@ class _Service:
         self._told = False  # that what is printed cannot be written
         self._made_psk: tuple[str, bytes] | None = None
         given = options.x509certfile, options.x509keyfile, options.rawpkkeyfile, options.pskpasswd
-        if not any(given):
+        if not any(given) and not anonymous(options):
             self._made_psk = (f"guest-{secrets.token_hex(3)}", secrets.token_bytes(16))
         self._own_secret = secrets.token_bytes(32)  # made before any worker: the same in all
         check_numbers(options)
@@ -318,7 +319,8 @@ class _Service:
             try:
                 Server(one, priority=options.priority, verify_peer=False)
             except ValueError as error:  # no key exchange for it
-                given = "--pskpasswd" if isinstance(one, PSKCredentials) else "--x509certfile"
+                is_key = isinstance(one, PSKCredentials)
+                given = "--pskpasswd" if is_key else "--x509certfile"
                 _log.warning("%s is not used: %s", given, reason(error))
         for path in [*(options.x509keyfile or ()), options.rawpkkeyfile, options.pskpasswd]:
             if isinstance(path, Path):

@@ -97,9 +97,9 @@ static int after_hello(gnutls_session_t session) {
 
 static int configure(const struct gcookie_wire *wire, const char **what) {
     static const gnutls_credentials_type_t kinds[] = {
-        [GCOOKIE_CERTIFICATES] = GNUTLS_CRD_CERTIFICATE,
-        [GCOOKIE_PSK_SERVER] = GNUTLS_CRD_PSK,
-        [GCOOKIE_PSK_CLIENT] = GNUTLS_CRD_PSK,
+        [GCOOKIE_CERTIFICATES] = GNUTLS_CRD_CERTIFICATE, [GCOOKIE_PSK_SERVER] = GNUTLS_CRD_PSK,
+        [GCOOKIE_PSK_CLIENT] = GNUTLS_CRD_PSK,           [GCOOKIE_ANON_SERVER] = GNUTLS_CRD_ANON,
+        [GCOOKIE_ANON_CLIENT] = GNUTLS_CRD_ANON,
     };
     const struct gcookie_settings *settings = wire->settings;
     int code = 0;

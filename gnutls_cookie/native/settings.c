@@ -6,6 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* A libgnutls that is built without anonymous key exchange has none of these. */
+#pragma weak gnutls_anon_allocate_client_credentials
+#pragma weak gnutls_anon_allocate_server_credentials
+#pragma weak gnutls_anon_free_client_credentials
+#pragma weak gnutls_anon_free_server_credentials
+#pragma weak gnutls_anon_set_server_known_dh_params
+
 static void hold(size_t *holders) {
     __atomic_add_fetch(holders, 1, __ATOMIC_RELAXED);
 }
@@ -16,6 +23,27 @@ static int let_go(size_t *holders) {
 }
 
 /* --- credentials and priorities --------------------------------------------------------------- */
+
+static int allocate_anonymous(struct gcookie_shared *shared) {
+    gnutls_anon_server_credentials_t server;
+    gnutls_anon_client_credentials_t client;
+    int code;
+    if (gnutls_anon_allocate_server_credentials == NULL ||
+        gnutls_anon_allocate_client_credentials == NULL)
+        return GNUTLS_E_UNIMPLEMENTED_FEATURE;
+    if (shared->kind == GCOOKIE_ANON_CLIENT) {
+        code = gnutls_anon_allocate_client_credentials(&client);
+        if (code >= 0)
+            shared->pointer = client;
+        return code;
+    }
+    code = gnutls_anon_allocate_server_credentials(&server);
+    if (code >= 0) {
+        gnutls_anon_set_server_known_dh_params(server, GNUTLS_SEC_PARAM_MEDIUM);
+        shared->pointer = server;
+    }
+    return code;
+}
 
 static int allocate(struct gcookie_shared *shared) {
     gnutls_certificate_credentials_t certificates;
@@ -44,6 +72,10 @@ static int allocate(struct gcookie_shared *shared) {
         code = gnutls_psk_allocate_client_credentials(&key);
         if (code >= 0)
             shared->pointer = key;
+        break;
+    case GCOOKIE_ANON_SERVER:
+    case GCOOKIE_ANON_CLIENT:
+        code = allocate_anonymous(shared);
         break;
     default:
         break;
@@ -104,6 +136,12 @@ void gcookie_shared_release(struct gcookie_shared **box) {
         break;
     case GCOOKIE_PSK_CLIENT:
         gnutls_psk_free_client_credentials(shared->pointer);
+        break;
+    case GCOOKIE_ANON_SERVER:
+        gnutls_anon_free_server_credentials(shared->pointer);
+        break;
+    case GCOOKIE_ANON_CLIENT:
+        gnutls_anon_free_client_credentials(shared->pointer);
         break;
     default:
         gnutls_priority_deinit(shared->pointer);
@@ -186,8 +224,12 @@ void gcookie_settings_renew_ticket_key(struct gcookie_settings *settings, double
 
 void gcookie_settings_add(struct gcookie_settings *settings, struct gcookie_shared *shared) {
     struct gcookie_shared **place = &settings->priority;
-    if (shared->kind != GCOOKIE_PRIORITY)
-        place = &settings->credentials[settings->credentials[0] != NULL];
+    unsigned int at = 0;
+    if (shared->kind != GCOOKIE_PRIORITY) {
+        while (at < GCOOKIE_CREDENTIALS - 1 && settings->credentials[at] != NULL)
+            at++;
+        place = &settings->credentials[at];
+    }
     gcookie_shared_release(place);
     hold(&shared->holders);
     *place = shared;

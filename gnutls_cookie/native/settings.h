@@ -11,6 +11,8 @@ enum gcookie_shared_kind {
     GCOOKIE_PSK_SERVER = 2,   /* gnutls_psk_server_credentials_t; lookups go to Python */
     GCOOKIE_PSK_CLIENT = 3,   /* gnutls_psk_client_credentials_t */
     GCOOKIE_PRIORITY = 4,     /* gnutls_priority_t */
+    GCOOKIE_ANON_SERVER = 5,  /* gnutls_anon_server_credentials_t */
+    GCOOKIE_ANON_CLIENT = 6,  /* gnutls_anon_client_credentials_t */
 };
 
 struct gcookie_shared {
@@ -28,7 +30,7 @@ int gcookie_shared_priority(struct gcookie_shared **box, const char *text, const
 /* One holder fewer; *box is NULL then. */
 void gcookie_shared_release(struct gcookie_shared **box);
 
-enum { GCOOKIE_CREDENTIALS = 2 }; /* certificates and shared keys */
+enum { GCOOKIE_CREDENTIALS = 3 }; /* certificates, shared keys, none */
 
 enum { GCOOKIE_TICKET_KEY_SIZE = 64 }; /* lib/gnutls_int.h: TICKET_MASTER_KEY_SIZE */
 

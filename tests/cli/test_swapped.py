@@ -289,6 +289,11 @@ SERVERS: dict[str, tuple[str, str, bool]] = {  # options, a client's, whether it
         "gnutls",
         True,
     ),
+    "anonymous, as the manual has it": (
+        "-u --http --priority NORMAL:+ANON-ECDH:+ANON-DH",
+        "gnutls --priority NORMAL:-KX-ALL:+ANON-ECDH",
+        True,
+    ),
     "none, where one may be": (f"-u --echo --verify-client-cert {TRUST} {SERVER}", "gnutls", True),
 }
 
@@ -320,6 +325,7 @@ def ports() -> Iterator[dict[str, int]]:
         "names": f"-u --sni-hostname example.org --sni-hostname-fatal {SERVER}",
         "psk": "-u --pskpasswd {keys} --pskhint plant --priority {PSK}",
         "revoked": "-u --x509certfile {pki}/example.pem --x509keyfile {pki}/example.key",
+        "anonymous": "-u --priority NORMAL:+ANON-ECDH:+ANON-DH",
         "raw": f"-u {RAW} --priority NORMAL:+CTYPE-SRV-RAWPK",
         "clients": f"-u -r --verify-client-cert {TRUST} {SERVER}",
     }
@@ -398,6 +404,11 @@ CLIENTS: dict[str, tuple[str, str, bool]] = {  # server, options, whether it is 
     "a raw key": ("raw", f"-u -p {{port}} {TAKES_RAW} 127.0.0.1", True),
     "resume by psk": ("psk", f"-u --resume -p {{port}} {AS_PSK} 127.0.0.1", True),
     "recordsize": ("certificate", f"-u -p {{port}} {TRUST} --recordsize 1024 127.0.0.1", True),
+    "anonymous": (
+        "anonymous",
+        "-u -p {port} --resume --priority NORMAL:-KX-ALL:+ANON-ECDH:+ANON-DH 127.0.0.1",
+        True,
+    ),
     "psk": (
         "psk",
         f"-u -p {{port}} {AS_PSK} 127.0.0.1",

@@ -13,6 +13,7 @@ from gnutls_cookie import (
     COOKIE_KEY_SIZE,
     COOKIE_SIZE,
     HELLO_VERIFY_REQUEST_SIZE,
+    AnonymousCredentials,
     Arrival,
     BadCookieError,
     CertificateCredentials,
@@ -214,10 +215,10 @@ def listener() -> None:
 
 
 def sessions() -> None:
-    """Session, PSKCredentials, CertificateCredentials, prestate_set."""
+    """Session, prestate_set, and each kind of credentials."""
     secret = PSKCredentials("sensor-1", b"0123456789abcdef")
     client = Session("client", [secret, CertificateCredentials()], verify_peer=False)
-    server = Session("server", secret)
+    server = Session("server", [secret, AnonymousCredentials()])
     judge = CookieGate(KeyRing.random())
     client.handshake()
     (hello,) = client.datagrams_to_send()
