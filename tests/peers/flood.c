@@ -1,7 +1,8 @@
-/* A flood of datagrams on loopback: flood IP PORT KIND SOURCES SECONDS [PER_SECOND]. KIND is hello
+/* A flood of datagrams: flood IP PORT KIND SOURCES SECONDS [PER_SECOND [FROM]]. KIND is hello
  * (ClientHellos without a cookie), wrong (with a cookie that nobody made), junk, long (junk of up
- * to 60,000 bytes) or mixed. The sources are addresses of 127.0.0.0/8 times ports. Replies are
- * taken and dropped. Prints how many datagrams were sent and how many replies came. */
+ * to 60,000 bytes) or mixed. The sources are addresses times ports: those behind FROM (127.1.0.0),
+ * which must be the host's own. Replies are taken and dropped. Prints how many datagrams were sent
+ * and how many replies came. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -92,7 +93,7 @@ static void fail(const char *what) {
 int main(int argc, char **argv) {
     if (argc < 6) {
         fprintf(stderr, "usage: flood IP PORT hello|wrong|junk|long|mixed SOURCES SECONDS "
-                        "[PER_SECOND]\n");
+                        "[PER_SECOND [FROM]]\n");
         return 2;
     }
     struct sockaddr_in server = {0};
@@ -105,6 +106,11 @@ int main(int argc, char **argv) {
     const uint32_t sources = (uint32_t)atol(argv[4]);
     const double seconds = atof(argv[5]);
     const double per_second = argc > 6 ? atof(argv[6]) : 0;
+    struct in_addr first = {.s_addr = htonl(0x7f010000u)};
+    if (argc > 7 && inet_pton(AF_INET, argv[7], &first) != 1) {
+        fprintf(stderr, "flood: no IPv4 address: %s\n", argv[7]);
+        return 2;
+    }
     const uint32_t ports = sources < MAX_PORTS ? sources : MAX_PORTS;
     const uint32_t addresses = ports == 0 ? 0 : (sources + ports - 1) / ports;
     if (addresses == 0 || addresses > 60000) {
@@ -147,10 +153,9 @@ int main(int argc, char **argv) {
         const int fd = sockets[port];
         address = port == 0 ? (address + 1) % addresses : address;
         for (int at = 0; at < BURST; at++) {
-            /* 127.1.0.1 and up, a source each. */
             const uint32_t host = (address + (uint32_t)at) % addresses;
             const uint32_t low = (host / 250) << 8 | (host % 250 + 1);
-            from[at].info.ipi_spec_dst.s_addr = htonl(0x7f010000u + low);
+            from[at].info.ipi_spec_dst.s_addr = htonl(ntohl(first.s_addr) + low);
             parts[at].iov_len = make_datagram(at, argv[3]);
         }
         const int done = sendmmsg(fd, out, BURST, 0);

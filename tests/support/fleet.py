@@ -81,6 +81,11 @@ class Node:
         self.address: tuple[str, int] = (host, first["port"])
 
     @property
+    def pid(self) -> int:
+        """Of its process."""
+        return self._child.pid
+
+    @property
     def counters(self) -> dict[str, Any]:
         """The last counters that it printed."""
         lines = self._lines("gate")
@@ -113,7 +118,7 @@ class Node:
         """SIGHUP; returns when it has read its files."""
 
         def count() -> int:
-            return self._said.read_bytes().count(b"INFO read anew")
+            return self._said.read_bytes().count(b'"message": "read anew"')
 
         before = count()
         self._child.send_signal(signal.SIGHUP)

@@ -26,17 +26,16 @@ Word = str | Path
 
 
 class Host:
-    """A network namespace with an interface whose other end is in it, too.
+    """An interface in a network namespace.
 
-    Attributes:
+    Args:
         prefix: of a command that runs there.
         interface: its name.
     """
 
-    def __init__(self, namespace: str) -> None:
-        self.prefix = ["ip", "netns", "exec", namespace]
-        self.interface = "veth1"
-        ip("-n", namespace, "link", "set", "dev", "lo", "up")
+    def __init__(self, prefix: list[str], interface: str) -> None:
+        self.prefix = prefix
+        self.interface = interface
 
     def command(self, *words: Word) -> list[str]:
         """The command line of `gnutls-cookie xdp`."""
@@ -78,10 +77,11 @@ class Host:
 
 @contextmanager
 def host() -> Iterator[Host]:
-    """One, for as long as the with block lasts; skip where it cannot be."""
+    """One whose other end is in the same namespace; skip where it cannot be."""
     xdp_required()
     with namespace_with_veth() as namespace:
-        yield Host(namespace)
+        ip("-n", namespace, "link", "set", "dev", "lo", "up")
+        yield Host(["ip", "netns", "exec", namespace], "veth1")
 
 
 def kept_by(program_id: int) -> list[tuple[str, int]]:
