@@ -25,6 +25,7 @@ _WAIT_MS = 50  # longest wait in C; then close(), or a signal that another threa
 _WORK_MS = 5  # longest work in C while datagrams keep coming; an event loop waits for it
 _MORE: int = lib.GCOOKIE_SERVE_MORE
 _NEWS: int = lib.GCOOKIE_SERVE_NEWS
+_ASKS: int = lib.GCOOKIE_SERVE_ASKS
 _BUSY = (lib.GCOOKIE_BUSY, -errno.EBUSY)
 _FEW = 8  # messages: cffi makes arrays of short lists at less cost
 _IDS, _SIZES = ffi.typeof("uint64_t[]"), ffi.typeof("uint32_t[]")
@@ -35,16 +36,15 @@ class Outbox:
     """Messages that the next flush() of a Serving encrypts and sends.
 
     Attributes:
-        ids: of the connections, by their numbers in C.
-        messages: one for each.
+        entries: for each the number of its connection in C, and then its bytes. Added by one
+            statement without a call, which no signal handler can part.
         now: the time in seconds of the last one.
     """
 
-    __slots__ = ("ids", "messages", "now")
+    __slots__ = ("entries", "now")
 
     def __init__(self) -> None:
-        self.ids: list[int] = []
-        self.messages: list[bytes] = []
+        self.entries: list[Any] = []
         self.now = 0.0
 
 
@@ -59,13 +59,11 @@ class Serving:
     Attributes:
         is_busy: whether C is at work in turn(), or asks for a pre-shared key.
         outbox: what send() has put off. A caller that knows better than send() may add to it.
-        send_errors: datagrams that the kernel did not take.
         due: after a turn, the time at which the next one is wanted; infinity: no timer runs.
     """
 
     def __init__(self, listener: CookieListener, server: Server) -> None:
         self.is_busy = False
-        self.send_errors = 0
         self._listener = listener
         self._fileno = listener._sock.fileno  # without a frame of Python
         self._gate = listener.gate
@@ -74,6 +72,7 @@ class Serving:
         # C finds them empty once a finalizer has freed what they held.
         self._boxes = listener._opened()[1], server._box
         self._native.udp_box, self._native.server_box = self._boxes
+        self._asks = False  # whether the next turn may ask for a pre-shared key
         self._doubles = memoryview(ffi.buffer(self._native)).cast("d")
         self.due = math.inf
         self.outbox = Outbox()
@@ -134,22 +133,30 @@ class Serving:
         turns.noted[noted] = None
         turn = noted.turn
         keys = gate.native_keys(time.time())
+        native, fd, counters = self._native, self._fileno(), gate.native_counters
+        asks, self._asks = self._asks, True
         self.is_busy = True
         try:
-            counters = gate.native_counters
-            arguments = self._native, self._fileno(), out, keys, counters, _WORK_MS, turn, now
-            if lookups.by_settings and server._may_ask:
-                code = TABLE.lending(lookups, lib.gcookie_serve_turn, *arguments)
+            # Clients' ClientKeyExchange asks for a key, and no turn both begins a session and reads
+            # what comes after the server's hello: what a client says before that breaks RFC 5246
+            # 7.3, and fails.
+            if asks and lookups.by_settings:
+                code = TABLE.lending(
+                    *(lookups, lib.gcookie_serve_turn, native, fd, out, keys, counters, _WORK_MS),
+                    *(turn, now),
+                )
             else:
-                code = lib.gcookie_serve_turn(*arguments, 0)
+                code = lib.gcookie_serve_turn(
+                    native, fd, out, keys, counters, _WORK_MS, turn, now, 0
+                )
         finally:
             self.is_busy = False
         del udp
         if code < 0:
             self._check(code)
-        self.send_errors += turn.send_errors
+        self._asks = code & _ASKS != 0
         self.due = -math.inf if code & _MORE else self._doubles[_DUE_AT]
-        turns.take_over(True)
+        turns.take_over_one(noted)
         if lookups.raised_by or lookups.raised is not None:
             lookups.raise_what_is_left()
         if not turns.noted:
@@ -157,6 +164,11 @@ class Serving:
             noted.events = noted.outgoing = noted.failures = 0
             spare.append(noted)
         return bool(code & _NEWS or turns.events or turns.outgoing)
+
+    @property
+    def send_errors(self) -> int:
+        """Datagrams that the kernel did not take."""
+        return int(self._native.send_errors)
 
     @property
     def has_more(self) -> bool:
@@ -171,35 +183,32 @@ class Serving:
             return self._server.send(connection, data, now)
         outbox = self.outbox
         outbox.now = now
-        # A call could be the last thing before a signal handler raises: the two would not agree.
-        outbox.ids += (connection._id,)
-        outbox.messages += (data,)
+        outbox.entries += (connection._id, data)
         return len(data)
 
     def flush(self, out: int) -> None:
         """Encrypt and send the messages of send()."""
         outbox = self.outbox
-        if not outbox.ids:
+        if not outbox.entries:
             return
-        ids, messages = outbox.ids, outbox.messages
-        outbox.ids, outbox.messages = [], []
-        data = b"".join(messages)
-        numbers: Any = ids
+        entries, outbox.entries = outbox.entries, []
+        count = len(entries) // 2
+        numbers: Any = entries[::2]
+        messages = entries[1::2]
+        data = messages[0] if count == 1 else b"".join(messages)
         sizes: Any = [*map(len, messages)]
-        if len(ids) > _FEW:
-            numbers = ffi.from_buffer(_IDS, array("Q", ids))
+        if count > _FEW:
+            numbers = ffi.from_buffer(_IDS, array("Q", numbers))
             sizes = ffi.from_buffer(_SIZES, array("I", sizes))
         noted = self._spare.pop() if self._spare else Noted()
         turn = noted.turn
         code = lib.gcookie_serve_send(
-            self._native, out, turn, numbers, sizes, len(ids), data, len(data), outbox.now
+            self._native, out, turn, numbers, sizes, count, data, len(data), outbox.now
         )
-        self.send_errors += turn.send_errors
-        lib.gcookie_turn_reset(turn)
         self._spare.append(noted)
         if code != 0:
             if code in _BUSY:  # they wait for the next flush
-                outbox.ids[:0], outbox.messages[:0] = ids, messages
+                outbox.entries[:0] = entries
             self._check(code)
 
     # --- helpers ----------------------------------------------------------------------------------

@@ -81,29 +81,22 @@ class Noted:
     Attributes:
         turn: the struct gcookie_turn, which has nothing to tell of at first; wiped when it is
             freed.
+        rows: its events, four numbers for each, where they stood last.
+        rows_at: the address of that place.
     """
 
-    __slots__ = ("_rows", "_rows_at", "counts", "events", "failures", "outgoing", "turn")
+    __slots__ = ("counts", "events", "failures", "outgoing", "rows", "rows_at", "turn")
 
     def __init__(self) -> None:
         turn = _new_turn(_TURN)
         lib.gcookie_turn_init(turn)
         self.turn = ffi.gc(turn, lib.gcookie_turn_clear)
         self.counts = memoryview(ffi.buffer(self.turn)).cast("P")[_COUNTS]
-        self._rows_at = 0  # where the events of the last turn stood
-        self._rows = self.counts
+        self.rows_at = 0
+        self.rows = self.counts
         self.events = 0
         self.outgoing = 0
         self.failures = 0
-
-    def rows(self, counts: list[int]) -> list[int]:
-        """Its events, four numbers for each."""
-        count, rows = 4 * counts[_EVENTS_AT], self._rows
-        if counts[_MEMORY_AT] != self._rows_at or count > len(rows):
-            memory = ffi.buffer(self.turn.events, counts[_EVENTS_AT] * _EVENT_SIZE)
-            rows = memoryview(memory).cast("q")
-            self._rows_at, self._rows = counts[_MEMORY_AT], rows
-        return rows[:count].tolist()
 
 
 class Turns:
@@ -160,6 +153,14 @@ class Turns:
                 self._take(noted, at_once)
             self.noted.pop(noted, None)
 
+    def take_over_one(self, noted: Noted) -> None:
+        """The same at once, after the call that `noted` is of."""
+        if len(self.noted) > 1:
+            self.take_over(at_once=True)
+        else:
+            self._take(noted, at_once=True)
+            self.noted.pop(noted, None)
+
     # --- helpers ----------------------------------------------------------------------------------
 
     def _take(self, noted: Noted, at_once: bool) -> None:
@@ -177,7 +178,12 @@ class Turns:
 
     def _take_events(self, noted: Noted, counts: list[int], at_once: bool) -> None:
         turn, connections = noted.turn, self.connections
-        numbers = noted.rows(counts)
+        count, view = 4 * counts[_EVENTS_AT], noted.rows
+        if counts[_MEMORY_AT] != noted.rows_at or count > len(view):
+            memory = ffi.buffer(turn.events, counts[_EVENTS_AT] * _EVENT_SIZE)
+            view = memoryview(memory).cast("q")
+            noted.rows_at, noted.rows = counts[_MEMORY_AT], view
+        numbers = view[:count].tolist()
         text_size = counts[_TEXT_AT]
         text = ffi.buffer(turn.text, text_size)[:] if text_size else b""
         if counts[_CLOSED_AT]:  # before a receiver takes a connection for open that is not

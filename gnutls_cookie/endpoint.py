@@ -128,7 +128,7 @@ class Endpoint:
         out = self.sock.fileno()
         if self._serving.turn(out, now):
             return self.settle(now)
-        if self.outbox.ids:  # flush(), as far as there is something
+        if self.outbox.entries:  # flush(), as far as there is something
             self._serving.flush(out)
         return []
 
@@ -172,7 +172,7 @@ class Endpoint:
 
     def flush(self) -> None:
         """Send what the sessions have to send."""
-        if self.outbox.ids:
+        if self.outbox.entries:
             self._serving.flush(self.sock.fileno())
         outgoing = self._server.outgoing()
         if outgoing:

@@ -64,8 +64,7 @@ _UNLIMITED = (1 << 64) - 1
 _MOST_KEPT = 8 << 20  # bytes of messages that are not whole yet, of all handshakes
 
 _SERVER = ffi.typeof("struct gcookie_server **")
-# Of the numbers in struct gcookie_server_counters, native/server.h.
-_HANDSHAKING_AT, _REFUSED_AT = 1, 4
+_REFUSED_AT = 4  # of the numbers in struct gcookie_server_counters, native/server.h
 
 
 class Server:
@@ -436,13 +435,6 @@ class Server:
             self._take_over(at_once=True)
         finally:
             self._count()
-
-    @property
-    def _may_ask(self) -> bool:
-        """Whether a turn may ask for a pre-shared key. Clients' ClientKeyExchange does, and no turn
-        both begins a session and reads what comes after the server's hello: what a client says
-        before that breaks RFC 5246 7.3, and fails."""
-        return bool(self._lookups.by_settings and self._counts[_HANDSHAKING_AT])
 
     def _ask(self, function: Any, *arguments: Any) -> int:
         """A call of C, with a handle for lookups as its last argument."""

@@ -38,7 +38,7 @@ static struct gcookie_serve serve;
 static struct gcookie_keys cookie_keys;
 static struct gcookie_counters judged;
 static struct lying lying[IN_SOCKET];
-static unsigned int lying_count, system_options, system_calls, faults, unsent;
+static unsigned int lying_count, system_options, system_calls, faults;
 static int64_t clock_us;
 
 int fuzz_recvmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags,
@@ -274,7 +274,8 @@ static int serve_turn(void) {
     MUST(code == 0 || code == 1);
     serve_check();
     code = gcookie_serve_turn(&serve, IN, OUT, &cookie_keys, &judged, WORK_MS, &turn, now, HANDLE);
-    MUST(code >= 0 && code <= (GCOOKIE_SERVE_MORE | GCOOKIE_SERVE_NEWS));
+    MUST(code >= 0 && code <= (GCOOKIE_SERVE_MORE | GCOOKIE_SERVE_NEWS | GCOOKIE_SERVE_ASKS));
+    MUST(((code & GCOOKIE_SERVE_ASKS) != 0) == (server->counters.handshaking > 0));
     MUST(((code & GCOOKIE_SERVE_MORE) != 0) == (serve.waiting.count + serve.handshakes.count > 0));
     MUST(serve.taken == serve.arrived && turn.outgoing_count == 0);
     MUST(serve.due >= now && (serve.due > now || server->most_due > 0));
@@ -310,8 +311,7 @@ static void serve_send(struct input *input, unsigned int count) {
     }
     gcookie_turn_init(&turn);
     MUST(gcookie_serve_send(&serve, OUT, &turn, to, sizes, count, text, size * count, now) == 0);
-    MUST(turn.outgoing_count == 0 && turn.event_count == 0);
-    unsent += turn.send_errors;
+    MUST(turn.outgoing_count == 0 && turn.event_count == 0 && turn.state == GCOOKIE_TURN_NEW);
     gcookie_turn_clear(&turn);
 }
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import types
+from collections.abc import AsyncIterator, Generator
 from typing import TYPE_CHECKING
 
 from gnutls_cookie.base import ConnectionBase
@@ -77,9 +78,7 @@ class Connection(ConnectionBase):
         """
         core, driver = self._core, self._driver
         if driver.is_settling and type(data) is bytes and 0 < len(data) <= core._most:
-            outbox = driver.outbox  # send_nowait(), without a call: as there
-            outbox.ids += (core._id,)
-            outbox.messages += (data,)
+            driver.outbox.entries += (core._id, data)  # send_nowait(), without a call: as there
             sent = len(data)
         else:
             sent = self.send_nowait(data)
@@ -102,11 +101,8 @@ class Connection(ConnectionBase):
         """
         core, driver = self._core, self._driver
         if driver.is_settling and type(data) is bytes and 0 < len(data) <= core._most:
-            # As a rule, and without a call: what Serving.send() would do. No signal handler runs
-            # between the two lines.
-            outbox = driver.outbox
-            outbox.ids += (core._id,)
-            outbox.messages += (data,)
+            # As a rule, and without a call: what Serving.send() would do.
+            driver.outbox.entries += (core._id, data)
             return len(data)
         if self._ended:
             raise connection_closed("the connection has ended", self._error)
@@ -195,8 +191,9 @@ class Connection(ConnectionBase):
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 Connection.on_news(self, is_direct)
 
-    def _news(self) -> Waiter:
-        """What to wait for until the next message, or the end."""
+    @types.coroutine
+    def _news(self) -> Generator[Waiter, None, None]:
+        """Wait until the next message, or the end."""
         self._sends = 0
         waiter = self._waiter
         if waiter is None:
@@ -206,4 +203,10 @@ class Connection(ConnectionBase):
             # Those that were cancelled have nothing to wake.
             self._others = [one for one in self._others or () if not one.is_free]
             self._others.append(waiter)
-        return waiter
+        # Waiter.__await__(), without a call of it.
+        waiter.is_free = False
+        waiter._asyncio_future_blocking = True
+        try:
+            yield waiter
+        finally:
+            waiter.is_free = True

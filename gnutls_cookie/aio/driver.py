@@ -137,7 +137,7 @@ class SocketDriver:
             while not is_done:
                 while events:
                     self._tell(events.popleft(), is_direct)
-                is_done = not (self.is_open and (outbox.ids or self._has_sent))
+                is_done = not (self.is_open and (outbox.entries or self._has_sent))
                 if not is_done:
                     self._has_sent = False
                     events += self.endpoint.settle(_monotonic())

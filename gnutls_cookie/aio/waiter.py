@@ -196,9 +196,22 @@ class Steps(Coroutine[Any, Any, None]):
         if self._coroutine is not None:
             self._coroutine.close()
 
-    def __getattr__(self, name: str) -> Any:
-        """What tools ask of a coroutine, the handler's tells: cr_frame, __qualname__ and so on."""
-        return getattr(self._coroutine, name)
+    # What tools ask of a coroutine, the handler's tells. Not by __getattr__(), which would make
+    # each attribute slow.
+
+    @property
+    def __name__(self) -> str:
+        return getattr(self._coroutine, "__qualname__", type(self).__qualname__)
+
+    @property
+    def cr_code(self) -> Any:
+        """As of a coroutine."""
+        return getattr(self._coroutine, "cr_code", None)
+
+    @property
+    def cr_frame(self) -> Any:
+        """As of a coroutine."""
+        return getattr(self._coroutine, "cr_frame", None)
 
     # --- helpers ----------------------------------------------------------------------------------
 

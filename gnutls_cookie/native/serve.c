@@ -38,7 +38,7 @@ static void leave(struct gcookie_serve *serve) {
 }
 
 /* What the sessions have said goes out. */
-static void flush(struct gcookie_turn *turn, int out) {
+static void flush(struct gcookie_serve *serve, struct gcookie_turn *turn, int out) {
     struct gcookie_datagram datagrams[SENT_AT_ONCE];
     size_t at = 0;
     while (at < turn->outgoing_count) {
@@ -48,7 +48,9 @@ static void flush(struct gcookie_turn *turn, int out) {
             datagrams[count] =
                 (struct gcookie_datagram){&one->path, turn->seat.out + one->at, one->size};
         }
-        turn->send_errors += gcookie_send_each(out, datagrams, count);
+        const unsigned int lost = gcookie_send_each(out, datagrams, count);
+        if (lost > 0)
+            gcookie_add(&serve->send_errors, lost);
     }
     gcookie_turn_sent(turn);
 }
@@ -99,16 +101,16 @@ static void work(struct gcookie_serve *serve, struct gcookie_counters *counters,
         const struct gcookie_arrival *const one = &arrivals[serve->taken++];
         int found;
         gcookie_udp_path(serve->udp, one, &path);
-        found = one->verified ? 0 : gcookie_server_has(serve->server, &path.address);
+        found = one->verified
+                    ? 0
+                    : gcookie_server_receive_connected(serve->server, turn, &path, one->datagram,
+                                                       one->size, now, handle);
         if (!one->verified && found == 0) {
             gcookie_add(&counters->discarded[one->reason], 1);
             continue;
         }
         gcookie_udp_count_arrival(serve->udp);
-        if (found == GCOOKIE_CONNECTED_ALONE)
-            (void)gcookie_server_receive(serve->server, turn, &path, one->datagram, one->size, NULL,
-                                         now, handle);
-        else if (!put_off(serve, one, &path))
+        if (found != GCOOKIE_CONNECTED_ALONE && !put_off(serve, one, &path))
             gcookie_server_refuse(serve->server, GCOOKIE_REFUSED_BUSY);
     }
 }
@@ -152,14 +154,14 @@ int gcookie_serve_turn(struct gcookie_serve *serve, int fd, int out,
             break;
         is_full = serve->arrived == GCOOKIE_SERVE_BATCH;
         work(serve, counters, turn, now, handle);
-        flush(turn, out);
+        flush(serve, turn, out);
         /* No more than can wait is read, as long as it can lie in the socket. */
     } while (is_full && turn->text_size < MOST_TEXT && has_room(&serve->waiting) &&
              has_room(&serve->handshakes) && monotonic_ns() < end);
     if (code == 0) {
         go_on(serve, &serve->handshakes, turn, work_ns, now, handle);
         go_on(serve, &serve->waiting, turn, work_ns, now, handle);
-        flush(turn, out);
+        flush(serve, turn, out);
     }
     serve->server->most_due = DUE_AT_ONCE;
     end = 0;
@@ -170,7 +172,7 @@ int gcookie_serve_turn(struct gcookie_serve *serve, int fd, int out,
             break;
         end = end != 0 ? end : monotonic_ns() + work_ns;
     }
-    flush(turn, out);
+    flush(serve, turn, out);
     serve->due = left < 0 ? INFINITY : now + left;
     serve->has_more =
         serve->taken < serve->arrived || serve->waiting.count > 0 || serve->handshakes.count > 0;
@@ -179,6 +181,8 @@ int gcookie_serve_turn(struct gcookie_serve *serve, int fd, int out,
     if (code >= 0 && (turn->event_count != turn->message_count || turn->failure_count > 0 ||
                       serve->server->counters.refused != refused))
         code |= GCOOKIE_SERVE_NEWS;
+    if (code >= 0 && serve->server->counters.handshaking > 0)
+        code |= GCOOKIE_SERVE_ASKS;
     gcookie_turn_leave(turn);
     leave(serve);
     return code;
@@ -204,8 +208,9 @@ int gcookie_serve_send(struct gcookie_serve *serve, int out, struct gcookie_turn
         data += sizes[at];
         data_size -= sizes[at];
         if (turn->outgoing_count >= SENT_AT_ONCE || turn->seat.out_size > MOST_TEXT)
-            flush(turn, out);
+            flush(serve, turn, out);
     }
-    flush(turn, out);
+    flush(serve, turn, out);
+    gcookie_turn_reset(turn);
     return 0;
 }

@@ -22,7 +22,8 @@ struct gcookie_serve {
     int busy;                       /* 1: the buffers are in use */
     struct gcookie_waiting waiting; /* hellos, for a later turn */
     struct gcookie_waiting handshakes; /* what came from peers in their handshake, likewise */
-    int has_more; /* 1: a turn would have something to do of which no descriptor tells */
+    int has_more;         /* 1: a turn would have something to do of which no descriptor tells */
+    uint64_t send_errors; /* datagrams that the kernel did not take */
 };
 
 /* Frees what waits. */
@@ -32,6 +33,7 @@ void gcookie_serve_clear(struct gcookie_serve *serve);
 enum {
     GCOOKIE_SERVE_MORE = 1, /* it has not done all */
     GCOOKIE_SERVE_NEWS = 2, /* something else happened than that messages came and were answered */
+    GCOOKIE_SERVE_ASKS = 4, /* handshakes are under way: the next turn may ask for a key */
 };
 
 /* `handle`: 0 where nothing can ask. -EBADF: it was freed. -EBUSY, or GCOOKIE_BUSY: another call is
@@ -54,7 +56,8 @@ int gcookie_serve_turn(struct gcookie_serve *serve, int fd, int out,
                        uintptr_t handle);
 
 /* Encrypts and sends messages that stand one after the other in `data`, sizes[i] bytes for the
- * connection ids[i]. Those of connections that are no more are lost. */
+ * connection ids[i]. Those of connections that are no more are lost. `turn` has nothing to tell
+ * afterwards. */
 int gcookie_serve_send(struct gcookie_serve *serve, int out, struct gcookie_turn *turn,
                        const uint64_t *ids, const uint32_t *sizes, size_t count,
                        const unsigned char *data, size_t data_size, double now);

@@ -379,6 +379,28 @@ int gcookie_server_receive(struct gcookie_server *server, struct gcookie_turn *t
     return 0;
 }
 
+static int state_of(const struct gcookie_pair *there) {
+    if (there->pending != NULL)
+        return GCOOKIE_IN_HANDSHAKE;
+    return there->current != NULL ? GCOOKIE_CONNECTED_ALONE : 0;
+}
+
+int gcookie_server_receive_connected(struct gcookie_server *server, struct gcookie_turn *turn,
+                                     const struct gcookie_path *path, const unsigned char *datagram,
+                                     size_t size, double now, uintptr_t handle) {
+    struct gcookie_pair there;
+    int state;
+
+    if (enter(server, turn, now, handle) != 0)
+        return GCOOKIE_BUSY;
+    there = gcookie_connections_of(&server->connections, &path->address);
+    state = state_of(&there);
+    if (state == GCOOKIE_CONNECTED_ALONE)
+        advance(server, there.current, datagram, size);
+    leave(server);
+    return state;
+}
+
 /* --- timers ----------------------------------------------------------------------------------- */
 
 static void time_out(struct gcookie_server *server, struct gcookie_connection *one) {
@@ -479,7 +501,5 @@ int gcookie_server_has(struct gcookie_server *server, const union gcookie_addres
         return GCOOKIE_BUSY;
     there = gcookie_connections_of(&server->connections, address);
     leave(server);
-    if (there.pending != NULL)
-        return GCOOKIE_IN_HANDSHAKE;
-    return there.current != NULL ? GCOOKIE_CONNECTED_ALONE : 0;
+    return state_of(&there);
 }

@@ -77,6 +77,12 @@ int gcookie_server_receive(struct gcookie_server *server, struct gcookie_turn *t
                            size_t size, gnutls_dtls_prestate_st *prestate, double now,
                            uintptr_t handle);
 
+/* A datagram, where its address has a connection whose handshake is complete, and no other. Else it
+ * does nothing. Returns the same as gcookie_server_has(). */
+int gcookie_server_receive_connected(struct gcookie_server *server, struct gcookie_turn *turn,
+                                     const struct gcookie_path *path, const unsigned char *datagram,
+                                     size_t size, double now, uintptr_t handle);
+
 /* A verified client that was turned away before it came here. */
 void gcookie_server_refuse(struct gcookie_server *server, enum gcookie_refusal refusal);
 

@@ -68,7 +68,6 @@ void gcookie_turn_reset(struct gcookie_turn *turn) {
     gnutls_memset(turn->seat.message, 0, turn->seat.written);
     turn->seat.written = turn->seat.out_size = turn->collected = 0;
     turn->outgoing_count = turn->forgotten_count = turn->failure_count = 0;
-    turn->send_errors = 0;
     turn->lost = 0;
     turn->state = GCOOKIE_TURN_NEW;
 }

@@ -65,9 +65,8 @@ struct gcookie_turn {
     size_t forgotten_count, forgotten_capacity;
     struct gcookie_failure *failures; /* a ring once it is full */
     size_t failure_count, failure_capacity;
-    unsigned int send_errors; /* datagrams that the kernel did not take */
-    uint64_t lost;            /* messages, events and datagrams that there was no memory for */
-    int state, calls;         /* an enum gcookie_turn_state; calls within calls */
+    uint64_t lost;    /* messages, events and datagrams that there was no memory for */
+    int state, calls; /* an enum gcookie_turn_state; calls within calls */
 };
 
 void gcookie_turn_init(struct gcookie_turn *turn);

@@ -24,6 +24,7 @@ from gnutls_cookie.errors import (
     CertificateVerificationError,
     FatalAlertError,
 )
+from gnutls_cookie.handles import HandleTable
 from gnutls_cookie.server import CloseReason
 from tests.support.common import (
     python,
@@ -445,6 +446,25 @@ async def test_handler_for_which_no_task_can_be_made() -> None:
                 assert await echoes(late)
             loop.set_task_factory(None)
     assert [type(context["exception"]) for context in told] == [MemoryError]
+
+
+@asynchronous
+async def test_a_turn_lends_lookups_only_while_a_handshake_is_under_way() -> None:
+    """Else nothing is lent to C."""
+    lent: list[str] = []
+
+    def lending(table: Any, value: object, function: Any, *arguments: Any) -> Any:
+        lent.append(function.__name__)
+        return lend(table, value, function, *arguments)
+
+    lend = HandleTable.lending
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(HandleTable, "lending", lending)
+        async with await start() as server, await connect(server) as client:
+            handshake = lent.count("gcookie_serve_turn")
+            for _ in range(5):
+                assert await echoes(client)
+            assert 0 < handshake == lent.count("gcookie_serve_turn")
 
 
 # --- how it is started ----------------------------------------------------------------------------

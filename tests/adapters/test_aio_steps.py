@@ -309,7 +309,8 @@ async def test_steps_are_what_a_coroutine_is() -> None:
 
     one, other, third = Reading(loop), outer(), Reading(loop)
     assert all(isinstance(coroutine.send(None), Waiter) for coroutine in (one, other, third))
-    assert one.__qualname__.endswith("reader")
+    assert one.__name__.endswith("reader")
+    assert one.cr_frame.f_code is one.cr_code
     with pytest.raises(StopIteration, match="woken"):
         one.send(None)
     with pytest.raises(StopIteration, match="thrown"):

@@ -190,18 +190,6 @@ def test_data_mtu_of_a_connection_makes_no_session() -> None:
     assert ended.data_mtu == most
 
 
-def test_a_turn_may_ask_for_a_key_only_while_a_handshake_is_under_way() -> None:
-    """Else nothing is lent to C."""
-    bench = Bench()
-    client = bench.client()
-    seen = [bench.server._may_ask]
-    bench.at_server_hello(client)
-    seen.append(bench.server._may_ask)
-    bench.talk(client)
-    assert client.session.established
-    assert [*seen, bench.server._may_ask] == [False, True, False]
-
-
 def test_fragmented_hello_is_served() -> None:
     """A first fragment opens the session, the others find it (RFC 6347 4.2.3)."""
     bench = Bench()
