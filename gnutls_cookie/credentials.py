@@ -13,7 +13,7 @@ from ._check import bytes_copy, flag, utf8
 from ._convert import view
 from ._ffi import ffi, lib
 from ._owned import not_copied
-from .errors import GnuTLSError, check, error_from_code
+from .errors import GnuTLSError, check, error_from_code, naming
 from .tickets import digest_of
 
 if TYPE_CHECKING:
@@ -381,7 +381,7 @@ class FileContent(bytes):
                 empty, or has a zero byte.
             TypeError: `path` is neither a str nor a path.
         """
-        with Path(file_name(name, path)).open("rb") as file:
+        with Path(file_name(name, path)).open("rb") as file, naming(path):
             content = cls(file.read(_MAX_FILE_SIZE + 1))
         if len(content) > _MAX_FILE_SIZE:
             raise ValueError(f"{path} is larger than {_MAX_FILE_SIZE} bytes")

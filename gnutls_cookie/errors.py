@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from ._convert import c_text
 from ._ffi import ffi, lib
 
@@ -20,6 +23,7 @@ __all__ = [
     "connection_closed",
     "error_from_code",
     "fresh",
+    "naming",
     "timed_out",
 ]
 
@@ -132,6 +136,17 @@ def fresh(error: BaseException) -> BaseException:
     if isinstance(error, GnuTLSError):
         return type(error)(error.code, error.detail)
     return error.with_traceback(None)
+
+
+@contextlib.contextmanager
+def naming(path: object) -> Iterator[None]:
+    """Have an OSError name a file, which those of reading and writing one do not (a bad disk)."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
 
 
 def check(code: int, detail: str = "") -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from gnutls_cookie import AnonymousCredentials, CertificateCredentials, PSKCredentials
 from gnutls_cookie.credentials import FileContent, certificate_validity
+from gnutls_cookie.errors import naming
 
 __all__ = [
     "SECRET_MAX_SIZE",
@@ -52,7 +53,7 @@ def secret_file(path: Path, what: str = "cookie") -> bytes:
         ValueError: fewer than 16 bytes, or a file of more than 65536.
         OSError: the file cannot be read.
     """
-    with open(path, "rb", buffering=0) as file:
+    with open(path, "rb", buffering=0) as file, naming(path):
         status = os.fstat(file.fileno())
         content = bytearray()
         while len(content) <= SECRET_MAX_SIZE:

@@ -33,6 +33,7 @@ from gnutls_cookie.differential.targets import (
     Unusable,
     load,
 )
+from gnutls_cookie.errors import naming
 
 from .console import complain, is_stream, open_standard_files, reason
 from .options import file_path, real, whole
@@ -244,7 +245,8 @@ class _Run:
         try:
             if begin and is_stream(path):
                 return  # written once
-            path.write_text(reports.junit(self._report, error), encoding="utf-8")
+            with naming(path):
+                path.write_text(reports.junit(self._report, error), encoding="utf-8")
         except OSError as problem:
             failed = f"--junit: {reason(problem)}"
             if begin:

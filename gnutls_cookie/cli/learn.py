@@ -28,6 +28,7 @@ from gnutls_cookie.differential.machine import (
 )
 from gnutls_cookie.differential.outcomes import Unusable
 from gnutls_cookie.differential.processes import Warden, program_warden
+from gnutls_cookie.errors import naming
 
 from .console import complain, is_stream, one_line, reason
 from .options import file_path, number_in, real
@@ -112,7 +113,8 @@ def run(options: argparse.Namespace) -> int:
     code = 1 if found else 0
     if options.dot is not None:
         try:
-            options.dot.write_text(machine.dot() + "\n", encoding="utf-8")
+            with naming(options.dot):
+                options.dot.write_text(machine.dot() + "\n", encoding="utf-8")
         except OSError as error:
             complain(_PROGRAM, f"--dot: {reason(error)}")
             code = code or 2

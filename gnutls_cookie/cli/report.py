@@ -13,6 +13,7 @@ import sys
 from types import TracebackType
 
 from gnutls_cookie import CertificateVerificationError, Session
+from gnutls_cookie.errors import naming
 
 from .options import key_material
 
@@ -74,7 +75,8 @@ class Report:
         certificates = session.peer_certificates
         pem = [_pem(one) for one in certificates]
         if self._options.save_cert is not None:
-            self._options.save_cert.write_text("\n".join(pem))
+            with naming(self._options.save_cert):
+                self._options.save_cert.write_text("\n".join(pem))
         self._save_ocsp(session)
         if certificates:
             self.say("- Certificate type: X.509")
@@ -104,9 +106,11 @@ class Report:
         if response is None:
             _log.warning("the server has stapled no OCSP response")
         elif options.save_ocsp is not None:
-            options.save_ocsp.write_bytes(response)
+            with naming(options.save_ocsp):
+                options.save_ocsp.write_bytes(response)
         else:  # DTLS 1.2 has one at most
-            options.save_ocsp_multi.write_text(_pem(response, "OCSP RESPONSE"))
+            with naming(options.save_ocsp_multi):
+                options.save_ocsp_multi.write_text(_pem(response, "OCSP RESPONSE"))
 
     def ready(self) -> None:
         """Messages may come and go."""

@@ -23,7 +23,7 @@ from typing import NamedTuple
 from gnutls_cookie.keys import key_material
 
 from . import writer
-from .console import complain
+from .console import complain, reason
 from .credentials import secret_file
 from .options import file_path, folder_of, key_life
 
@@ -99,7 +99,7 @@ def run(options: argparse.Namespace) -> int:
         complain(_PROGRAM, str(error))
         return error.code
     except (OSError, ValueError) as error:
-        complain(_PROGRAM, str(error))
+        complain(_PROGRAM, reason(error))
         return _UNUSABLE
 
 

@@ -22,8 +22,9 @@ from gnutls_cookie.differential import (
 from gnutls_cookie.differential import report as reports
 from gnutls_cookie.differential.c_table import c_table
 from gnutls_cookie.differential.notes import page
-from gnutls_cookie.differential.vector_file import FILE, answer, document, read
+from gnutls_cookie.differential.vector_file import FILE, answer, document, read, text_of
 from gnutls_cookie.differential.vector_run import VectorReport, empty_report, run_vectors
+from gnutls_cookie.errors import naming
 
 from .console import complain, is_stream, print_out, reason
 from .options import file_path, real
@@ -94,11 +95,12 @@ def run(options: argparse.Namespace) -> int:
             made = page(lambda case: answer(LIBGNUTLS, case))
         else:
             output: Path | None = options.output
-            former = output if output is not None and output.exists() else FILE
+            former = output if output is not None and output.is_file() else FILE
             made = document(_read(former))
         printed = (options.case, options.target, options.exec) != (None, None, None)
         if options.output is not None and not printed:
-            options.output.write_text(made, encoding="utf-8")
+            with naming(options.output):
+                options.output.write_text(made, encoding="utf-8")
             return 0
     except (OSError, ValueError, KeyError, TypeError, Unusable) as error:
         complain(_PROGRAM, reason(error))
@@ -121,9 +123,7 @@ def _refuse_what_nothing_uses(options: argparse.Namespace) -> None:
 
 
 def _read(path: Path) -> str:
-    if path.stat().st_size > _FILE_SIZE_MAX:
-        raise ValueError(f"{path} has more than {_FILE_SIZE_MAX} bytes")
-    return path.read_text(encoding="utf-8")
+    return text_of(path, _FILE_SIZE_MAX)
 
 
 # --- a target -------------------------------------------------------------------------------------
@@ -163,7 +163,8 @@ def _write_junit(
     path: Path | None = options.junit
     if path is None or (begin and is_stream(path)):  # which is written once
         return
-    path.write_text(reports.junit(report, error, command="vectors"), encoding="utf-8")
+    with naming(path):
+        path.write_text(reports.junit(report, error, command="vectors"), encoding="utf-8")
 
 
 def _ask(options: argparse.Namespace, report: VectorReport) -> None:

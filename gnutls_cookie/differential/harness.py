@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from gnutls_cookie._check import flag
+from gnutls_cookie.errors import naming
 
 from .cases import OPERATIONS, Case, case_of_json, cases, named
 from .examine import Asker, Examined, difference, examined, same, shape
@@ -266,7 +267,7 @@ def recorded_cases(path: Path) -> Iterator[Case]:
     """
     if path.exists() and not path.is_file() and not path.is_dir():
         raise ValueError(f"{path} is not a regular file")
-    with open(path, "rb") as file:
+    with open(path, "rb") as file, naming(path):
         number = 0
         while line := file.readline(_LINE_SIZE_MAX + 1):
             number += 1

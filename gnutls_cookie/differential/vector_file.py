@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gnutls_cookie.cookie import library_version
+from gnutls_cookie.errors import naming
 
 from .cases import VECTOR_OPERATIONS, Case, case_of_json
 from .notes import notes
@@ -22,7 +23,7 @@ from .outcomes import Outcome, Target, Wrong
 from .targets import LIBGNUTLS, outcome_of
 from .vectors import Vector, vectors
 
-__all__ = ["COMMAND", "FILE", "SCHEMA", "Test", "answer", "document", "read"]
+__all__ = ["COMMAND", "FILE", "SCHEMA", "Test", "answer", "document", "read", "text_of"]
 
 COMMAND = "gnutls-cookie vectors"
 FILE = Path(__file__).resolve().parent / "vectors.json"
@@ -107,6 +108,23 @@ def answer(target: Target, case: Case) -> dict[str, Any]:
         ValueError: the target's outcome is none that libgnutls could have.
     """
     return _as_answer(target.answer(case))
+
+
+def text_of(path: Path, most: int) -> str:
+    """The text of a file of at most so many bytes.
+
+    Raises:
+        ValueError: it has more (a device has no end), or is not UTF-8; the text names it.
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as file, naming(path):
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"{path} has more than {most} bytes")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def read(text: str | None = None) -> list[Test]:

@@ -13,7 +13,7 @@ from gnutls_cookie._check import flag
 from .cases import Case
 from .harness import Finding, Report, compare_cases
 from .outcomes import Outcome, Target, Unusable
-from .vector_file import Test
+from .vector_file import Test, text_of
 
 __all__ = ["Known", "VectorReport", "empty_report", "run_vectors"]
 
@@ -41,9 +41,7 @@ class Known:
         if path is None:
             return
         try:
-            if path.stat().st_size > _FILE_SIZE_MAX:
-                raise ValueError(f"more than {_FILE_SIZE_MAX} bytes")
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = json.loads(text_of(path, _FILE_SIZE_MAX))
             if not isinstance(found, dict) or not isinstance(found.get("known"), list):
                 raise ValueError('it has to be {"known": [...]}')
             for entry in found["known"]:

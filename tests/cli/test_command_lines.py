@@ -93,6 +93,7 @@ ROWS: dict[str, tuple[int, str]] = {
     f"diff --case '[]' {REFERENCE}": (2, "case"),
     f"diff --case 5 {REFERENCE}": (2, "case"),
     f"diff --replay /nowhere {REFERENCE}": (2, "/nowhere"),
+    f"diff --replay /proc/self/mem {REFERENCE}": (2, "/proc/self/mem: Input/output error"),
     f"diff --replay / {REFERENCE}": (2, "/"),
     f"diff --replay junk {REFERENCE}": (2, "junk"),
     f"diff --replay empty {REFERENCE}": (2, "empty"),
@@ -136,6 +137,15 @@ ROWS: dict[str, tuple[int, str]] = {
         f"learn --wait={value} localhost 5684": (2, "--wait must be above 0 and at most 10 seconds")
         for value in ("nan", "inf", "0", "-1", "10.1")
     },
+    # Files that fail as they are read, or have no end.
+    "stats /proc/self/mem": (2, "/proc/self/mem: Input/output error"),
+    f"vectors {REFERENCE} --file /proc/self/mem": (2, "/proc/self/mem: Input/output error"),
+    f"vectors {REFERENCE} --known /proc/self/mem": (2, "/proc/self/mem: Input/output error"),
+    "vectors --format c --file /proc/self/mem": (2, "/proc/self/mem: Input/output error"),
+    f"vectors {REFERENCE} --file /dev/zero": (2, "/dev/zero has more than"),
+    f"vectors {REFERENCE} --known /dev/zero": (2, "/dev/zero has more than"),
+    f"vectors {REFERENCE} --file binary": (2, "binary: 'utf-8' codec"),
+    "vectors -o /dev/full": (2, "/dev/full: No space left on device"),
     "vectors --file x": (2, "--file needs TARGET, --exec or --format c"),
     "vectors --file /nowhere --format c": (2, "/nowhere"),
     "vectors --case '{}'": (2, "case"),
@@ -177,6 +187,7 @@ RUN: dict[str, tuple[int, str]] = {
     },
     "--rotate": (2, "expected one argument"),
     "--cookie-secret-file /nowhere -- gnutls-serv": (2, "/nowhere"),
+    "--cookie-secret-file /proc/self/mem -- gnutls-serv": (2, ": /proc/self/mem: Input/output"),
     "--cookie-secret-file / -- gnutls-serv": (2, "Is a directory"),
     "--cookie-secret-file junk -- gnutls-serv": (2, "at least 16 bytes"),
     "--cookie-secret-file empty -- gnutls-serv": (2, "at least 16 bytes"),

@@ -296,6 +296,7 @@ REFUSED: dict[str, tuple[int, str]] = {
     "--pskusername '' --pskkey 00 localhost 5684": (2, "identity must be of 1.."),
     "--x509certfile /nowhere localhost 5684": (2, "go together"),
     "--x509cafile /nowhere localhost 5684": (2, "/nowhere: No such file or directory"),
+    "--x509cafile /proc/self/mem localhost 5684": (2, "/proc/self/mem: Input/output error"),
     "--x509cafile / localhost 5684": (2, "/: Is a directory"),
     "--x509cafile /dev/null localhost 5684": (2, "/dev/null"),
 }

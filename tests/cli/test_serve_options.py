@@ -110,6 +110,8 @@ REFUSED: dict[str, tuple[int, str]] = {
     "--x509certfile a --x509keyfile b --ocsp-response x --ocsp-response y": (2, "one for each"),
     "-u -r": (2, "--require-client-cert needs --x509certfile"),
     "-u -r --pskpasswd /nowhere": (2, "--require-client-cert needs --x509certfile"),
+    "--pskpasswd /proc/self/mem": (2, "/proc/self/mem: Input/output error"),
+    "--cookie-secret-file /proc/self/mem": (2, "/proc/self/mem: Input/output error"),
     "--pskpasswd ''": (2, "argument --pskpasswd: the name of a file is needed, not ''"),
     "--x509certfile ''": (2, "argument --x509certfile: the name of a file is needed"),
     "--cookie-secret-file ''": (2, "argument --cookie-secret-file: the name of a file"),
