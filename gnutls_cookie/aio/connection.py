@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import types
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Awaitable
 from typing import TYPE_CHECKING
 
 from gnutls_cookie.base import ConnectionBase
@@ -155,6 +154,10 @@ class Connection(ConnectionBase):
 
     # --- for the driver ---------------------------------------------------------------------------
 
+    def wait_by(self, waiter: Waiter) -> None:
+        """Let the first task that waits wait for this one."""
+        self._waiter = waiter
+
     def on_message(self, message: bytes) -> None:
         """A message has come, none waits, and no task runs: one that waits for it goes on."""
         core, waiter = self._core, self._waiter
@@ -191,8 +194,7 @@ class Connection(ConnectionBase):
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 Connection.on_news(self, is_direct)
 
-    @types.coroutine
-    def _news(self) -> Generator[Waiter, None, None]:
+    def _news(self) -> Awaitable[None]:
         """Wait until the next message, or the end."""
         self._sends = 0
         waiter = self._waiter
@@ -203,10 +205,4 @@ class Connection(ConnectionBase):
             # Those that were cancelled have nothing to wake.
             self._others = [one for one in self._others or () if not one.is_free]
             self._others.append(waiter)
-        # Waiter.__await__(), without a call of it.
-        waiter.is_free = False
-        waiter._asyncio_future_blocking = True
-        try:
-            yield waiter
-        finally:
-            waiter.is_free = True
+        return waiter.wait()

@@ -293,6 +293,7 @@ class _Handling(Steps):
         self._handler = handler
         self._connection = connection
         self._server = server
+        connection.wait_by(self)
 
     def _begin(self) -> Coroutine[Any, Any, object]:
         running: Any = self._handler(self._connection)
@@ -317,6 +318,7 @@ class _Handling(Steps):
                 self._server.report(what, error, connection)
             return False
         finally:
+            del self._connection  # they hold one another
             connection.close()
 
 

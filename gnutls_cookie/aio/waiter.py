@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import types
 from asyncio.tasks import _enter_task, _leave_task  # for tasks of others: "Extending", in its docs
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any
@@ -50,7 +51,9 @@ class Waiter:
         self._cancelled: asyncio.CancelledError | None = None
         self.steps: Steps | None = None
 
-    def __await__(self) -> Generator[Any, None, None]:
+    @types.coroutine
+    def wait(self) -> Generator[Waiter, None, None]:
+        """Wait until somebody calls wake()."""
         self.is_free = False
         self._asyncio_future_blocking = True
         try:
@@ -87,7 +90,7 @@ class Waiter:
             self._cancelled = cancelled(msg)
             self.wake(is_direct=False)
             return True
-        return self.steps is not None and self.steps.cancel(msg)
+        return self.steps is not None and self.steps.takes_cancellation(msg)
 
     def result(self) -> None:
         """As of a future: asked by the task as it goes on."""
@@ -97,8 +100,9 @@ class Waiter:
             raise error
 
 
-class Steps(Coroutine[Any, Any, None]):
-    """A handler within its task, of which it is the coroutine.
+class Steps(Waiter, Coroutine[Any, Any, None]):
+    """A handler within its task, of which it is the coroutine. Of the handler's own connection it
+    is the Waiter, too: one object less that the garbage collector has to look at.
 
     Where the handler waits for a message, its next step is taken past the task, which goes on
     waiting for the same thing. The task hears of what it has to do: of another thing to wait for,
@@ -108,10 +112,10 @@ class Steps(Coroutine[Any, Any, None]):
         loop: the event loop.
     """
 
-    __slots__ = ("_cancel", "_coroutine", "_done", "_given", "_loop", "_task")
+    __slots__ = ("_cancel", "_coroutine", "_done", "_given", "_task")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        super().__init__(loop)
         self._coroutine: Coroutine[Any, Any, Any] | None = None  # the handler's, once it has begun
         self._task: Any = None
         self._given: Any = None  # by a step of which the task has not heard: (what it yielded,)
@@ -162,7 +166,7 @@ class Steps(Coroutine[Any, Any, None]):
             return  # it waits again, and nothing has changed for its task
         self._tell(waiter, given)
 
-    def cancel(self, msg: Any) -> bool:
+    def takes_cancellation(self, msg: Any) -> bool:
         """Its task is cancelled. Whether that is in a step."""
         if self._cancel is None:
             return False
@@ -221,6 +225,7 @@ class Steps(Coroutine[Any, Any, None]):
         except BaseException as error:
             # By StopIteration a coroutine returns. A handler that makes none may raise it.
             is_over = isinstance(error, StopIteration) and self._coroutine is not None
+            self._task = None  # they hold one another
             if self._end(None if is_over else error):
                 raise
         else:

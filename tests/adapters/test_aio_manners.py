@@ -341,7 +341,7 @@ async def test_waiter_is_not_used_again_before_its_task_has_gone_on() -> None:
         waiter = Waiter(asyncio.get_running_loop())
 
         async def wait(waiter: Waiter = waiter) -> None:
-            await waiter
+            await waiter.wait()
 
         def is_free(waiter: Waiter = waiter) -> bool:
             return waiter.is_free

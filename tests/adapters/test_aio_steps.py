@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import gc
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -256,6 +258,30 @@ async def test_a_handler_that_is_cancelled_before_it_has_begun() -> None:
 
 
 @asynchronous
+async def test_a_handler_that_has_ended_leaves_nothing_to_the_garbage_collector() -> None:
+    """Its task and its connection are gone at once."""
+    left: list[weakref.ref[Any]] = []
+
+    async def handler(connection: Connection) -> None:
+        left.extend((weakref.ref(connection), weakref.ref(asyncio.current_task())))
+        async for message in connection:
+            await connection.send(message)
+
+    gc.disable()
+    try:
+        async with aio.start_server(handler, "127.0.0.1", credentials=psk()) as server:
+            async with aio.connect(*server.address[:2], credentials=psk()) as client:
+                for _ in range(3):
+                    await client.send(b"hello")
+                    assert await client.receive() == b"hello"
+            async with asyncio.timeout(20):
+                while any(one() is not None for one in left):
+                    await asyncio.sleep(0.001)
+    finally:
+        gc.enable()
+
+
+@asynchronous
 async def test_what_a_handler_raises_past_its_task_is_the_task_s() -> None:
     """Its traceback names the handler; the loop hears of it once, and the others are served."""
 
@@ -290,7 +316,7 @@ async def test_steps_are_what_a_coroutine_is() -> None:
 
     async def reader() -> str:
         try:
-            await Waiter(loop)
+            await Waiter(loop).wait()
         except LookupError:
             return "thrown"
         finally:
