@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._check import bytes_copy, flag, utf8
 from ._convert import view
 from ._ffi import ffi, lib
+from ._files import FileContent, StrPath, called, file_name
 from ._owned import not_copied
-from .errors import GnuTLSError, check, error_from_code, naming
+from .errors import GnuTLSError, check, error_from_code
 from .tickets import digest_of
 
 if TYPE_CHECKING:
@@ -28,9 +27,6 @@ __all__ = [
 ]
 
 PSKLookup = Callable[[str], "bytes | None"]
-StrPath = str | os.PathLike[str]
-
-_MAX_FILE_SIZE = 1 << 24  # bytes
 _PUBLIC_KEY = re.compile(rb"-----BEGIN (?:RSA )?PUBLIC KEY-----")  # RFC 7468 13
 
 
@@ -61,7 +57,8 @@ class CertificateCredentials:
             which decides.
 
     `certificate` and `key`, both, may also be str: a URL that libgnutls reads by itself
-    (pkcs11:...); `password` is its PIN then.
+    (pkcs11:...); `password` is its PIN then. With from_files() one of them may be a URL, and the
+    other one a file. `trust` may be such a URL, too.
 
     Raises:
         GnuTLSError: libgnutls could not read one of them, or the key is not the certificate's;
@@ -70,7 +67,8 @@ class CertificateCredentials:
             one, or trust without any certificate in it.
         TypeError: an argument is of another type.
 
-    Stands on gnutls_certificate_set_x509_key_mem2, gnutls_certificate_set_x509_trust_mem,
+    Stands on gnutls_certificate_set_x509_key_mem2, gnutls_certificate_set_x509_key_file2,
+    gnutls_certificate_set_x509_trust_mem, gnutls_certificate_set_x509_trust_file,
     gnutls_certificate_set_x509_system_trust, gnutls_certificate_set_x509_crl_mem,
     gnutls_certificate_set_ocsp_status_request_mem and gnutls_certificate_set_rawpk_key_mem.
     """
@@ -84,7 +82,7 @@ class CertificateCredentials:
         *,
         more_pairs: Sequence[tuple[Buffer | str, Buffer | str]] = (),
         password: str | None = None,
-        trust: Buffer | None = None,
+        trust: Buffer | str | None = None,
         system_trust: bool = False,
         crl: Buffer | None = None,
         ocsp: Sequence[Buffer | None] = (),
@@ -104,13 +102,7 @@ class CertificateCredentials:
         for number, pair in enumerate(pairs, 1):
             self._add(*pair, secret, "" if number == 1 else f" {number}")
         if trust is not None:
-            name = _called("trust", trust)
-            with _datum("trust", trust) as authorities:
-                code = lib.gnutls_certificate_set_x509_trust_mem(
-                    self._pointer, authorities.pointer, _form(authorities)
-                )
-            if check(code, name) == 0:
-                raise ValueError(f"{name} holds no certificate")
+            self._trust(trust)
         if flag("system_trust", system_trust):
             check(lib.gnutls_certificate_set_x509_system_trust(self._pointer), "system_trust")
         if crl is not None:
@@ -124,7 +116,8 @@ class CertificateCredentials:
         # Raw keys alone have no name (RFC 7250), and without authorities no certificate is trusted.
         self._has_names = trust is not None or system_trust or not peer_keys
         self.peer_keys = tuple(_public_key(one) for one in _listed("peer_keys", peer_keys))
-        known = [b"" if trust is None else bytes_copy("trust", trust), *sorted(self.peer_keys)]
+        trusted = utf8("trust", trust) if isinstance(trust, str) else trust or b""
+        known = [bytes_copy("trust", trusted), *sorted(self.peer_keys)]
         # For a client's tickets: whom it trusts, and what identity it says.
         self._meets = digest_of(bytes([system_trust]), *known), b""
 
@@ -165,7 +158,7 @@ class CertificateCredentials:
                 for one, two in _pairs(more_pairs)
             ],
             password=password,
-            trust=content("trust", trust),
+            trust=None if trust is None else content_or_url("trust", trust),
             system_trust=system_trust,
             crl=content("crl", crl),
             ocsp=[content("ocsp", path) for path in _listed("ocsp", ocsp)],
@@ -181,7 +174,7 @@ class CertificateCredentials:
         if isinstance(certificate, str) or isinstance(key, str):
             self._add_urls(certificate, key, password, number)
             return
-        names = _called(f"certificate{number}", certificate), _called(f"key{number}", key)
+        names = called(f"certificate{number}", certificate), called(f"key{number}", key)
         with _datum(names[0], certificate) as chain, _datum(names[1], key) as private:
             form = _form(chain)
             code = lib.gnutls_certificate_set_x509_key_mem2(
@@ -190,24 +183,43 @@ class CertificateCredentials:
             if code < 0:
                 raise _pair_error(code, chain, private, form, password, names)
 
-    def _add_urls(self, certificate: object, key: object, password: Any, number: str) -> None:
-        named = ((f"certificate{number}", certificate), (f"key{number}", key))
-        urls = []
-        for (name, value), (_, other) in zip(named, reversed(named), strict=True):
-            if not isinstance(value, str):
-                continue
-            if not isinstance(other, str):
-                raise TypeError(f"{name} must be bytes-like, not str: a URL goes with a URL")
-            if not value or not _is_url(value):
-                raise ValueError(f"{name} is not a URL that libgnutls reads: {value!r}")
-            urls.append(utf8(name, value))
-        code = lib.gnutls_certificate_set_x509_key_file2(
-            self._pointer, *urls, lib.GNUTLS_X509_FMT_PEM, password, 0
-        )
-        check(code, f"certificate{number} and key{number}")
+    def _add_urls(
+        self, certificate: Buffer | str, key: Buffer | str, password: Any, number: str
+    ) -> None:
+        """Of a token, both or one; the other one is a file then, which libgnutls reads again."""
+        names, form = (f"certificate{number}", f"key{number}"), lib.GNUTLS_X509_FMT_PEM
+        places = []
+        for name, value, other in zip(names, (certificate, key), (key, certificate), strict=True):
+            if isinstance(value, FileContent):
+                with _datum(name, value) as content:
+                    form = _form(content)
+                places.append(utf8(name, value.path))
+            elif isinstance(value, str):
+                if not isinstance(other, (str, FileContent)):
+                    what = "a URL goes with a URL, or in from_files() with a file"
+                    raise TypeError(f"{name} must be bytes-like, not str: {what}")
+                _check_url(name, value)
+                places.append(utf8(name, value))
+        code = lib.gnutls_certificate_set_x509_key_file2(self._pointer, *places, form, password, 0)
+        check(code, " and ".join(map(called, names, (certificate, key))))
+
+    def _trust(self, trust: Buffer | str) -> None:
+        name = called("trust", trust)
+        if isinstance(trust, str):
+            _check_url("trust", trust)
+            code = lib.gnutls_certificate_set_x509_trust_file(
+                self._pointer, utf8("trust", trust), lib.GNUTLS_X509_FMT_PEM
+            )
+        else:
+            with _datum("trust", trust) as authorities:
+                code = lib.gnutls_certificate_set_x509_trust_mem(
+                    self._pointer, authorities.pointer, _form(authorities)
+                )
+        if check(code, name) == 0 and not _is_token(trust):
+            raise ValueError(f"{name} holds no certificate, or none that is marked as trusted")
 
     def _add_crl(self, crl: Buffer) -> None:
-        name = _called("crl", crl)
+        name = called("crl", crl)
         lib.gnutls_certificate_set_flags(self._pointer, lib.GNUTLS_CERTIFICATE_VERIFY_CRLS)
         with _datum("crl", crl) as lists:
             code = lib.gnutls_certificate_set_x509_crl_mem(
@@ -221,10 +233,10 @@ class CertificateCredentials:
             code = lib.gnutls_certificate_set_ocsp_status_request_mem(
                 self._pointer, answer.pointer, number, _form(answer)
             )
-        check(code, _called("ocsp", response))
+        check(code, called("ocsp", response))
 
     def _add_raw_key(self, raw_key: Buffer, password: Any) -> None:
-        name = _called("raw_key", raw_key)
+        name = called("raw_key", raw_key)
         # libgnutls wants PEM with a NUL behind it.
         with _datum(name, bytes_copy(name, raw_key) + b"\0", trailing=1) as private:
             form = _form(private)
@@ -363,51 +375,6 @@ class _datum:
         ffi.release(self.view)
 
 
-class FileContent(bytes):
-    """What a file holds; errors name the file."""
-
-    path: str
-
-    @classmethod
-    def read(cls, path: StrPath, name: str = "path") -> FileContent:
-        """Read a file.
-
-        Args:
-            path: of the file.
-            name: what an error calls the argument.
-
-        Raises:
-            ValueError: it is larger than 16 MiB: a device, or another wrong file; or `path` is
-                empty, or has a zero byte.
-            TypeError: `path` is neither a str nor a path.
-        """
-        with Path(file_name(name, path)).open("rb") as file, naming(path):
-            content = cls(file.read(_MAX_FILE_SIZE + 1))
-        if len(content) > _MAX_FILE_SIZE:
-            raise ValueError(f"{path} is larger than {_MAX_FILE_SIZE} bytes")
-        content.path = str(path)
-        return content
-
-
-def file_name(name: str, path: object) -> str:
-    """A path as a str.
-
-    Raises:
-        TypeError, ValueError: the argument `name` cannot be one; Path("") is the present folder.
-    """
-    text = os.fspath(path) if isinstance(path, os.PathLike) else path
-    if not isinstance(text, str):
-        raise TypeError(f"{name} must name a file by a str or a path, not {type(text).__name__}")
-    if not text or "\0" in text:
-        raise ValueError(f"{name} must name a file, not {text!r}")
-    return text
-
-
-def _called(name: str, value: object) -> str:
-    """What an error calls an argument: its file, where it is from one."""
-    return value.path if isinstance(value, FileContent) else name
-
-
 def _pairs(value: object) -> list[tuple[Buffer | str, Buffer | str]]:
     if not isinstance(value, Sequence) or isinstance(value, (str, bytes, bytearray)):
         raise TypeError(f"more_pairs must be a sequence of pairs, not {type(value).__name__}")
@@ -459,6 +426,16 @@ def _certificates(chain: _datum, form: int) -> Iterator[list[Any]]:
         lib.gcookie_free(certificates[0])
 
 
+def _check_url(name: str, text: str) -> None:
+    if not text or not _is_url(text):
+        raise ValueError(f"{name} is not a URL that libgnutls reads: {text!r}")
+
+
+def _is_token(trust: Buffer | str) -> bool:
+    """Whether it is a whole token, which libgnutls asks as it needs it (RFC 7512)."""
+    return isinstance(trust, str) and re.search("[:;](object|id)=", trust) is None
+
+
 def _is_url(text: str) -> bool:
     return bool(lib.gnutls_url_is_supported(utf8("a URL", text)))
 
@@ -486,7 +463,7 @@ def _public_half(private: _datum, form: int, password: Any, name: str) -> bytes:
 
 def _public_key(value: Buffer) -> bytes:
     """A public key in DER."""
-    name = _called("peer_keys", value)
+    name = called("peer_keys", value)
     with _datum("peer_keys", value) as given:
         if len(_PUBLIC_KEY.findall(bytes(given.view))) > 1:
             raise ValueError(f"{name} holds several keys: each one is an item of peer_keys")

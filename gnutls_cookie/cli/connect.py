@@ -75,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--logfile", metavar="FILE", type=file_path, help="print that to FILE, not to stdout")
     add("-V", "--verbose", action="store_true", help="with -u: print sizes and certificates, too")
-    add("--x509cafile", metavar="FILE", type=file_path, help="trusted authorities (the system's)")
+    add("--x509cafile", metavar="FILE", type=file_or_url, help="trusted authorities (the system's)")
     add(
         "--x509crlfile",
         metavar="FILE",

@@ -82,7 +82,7 @@ SERV: Mapping[str, Fate] = {
         "without it there is no DTLS 1.0; PSK is on where there are keys", "", "TEXT"
     ),
     "dhparams": _nothing(_DH, "FILE"),
-    "x509cafile": _same("", "", "FILE"),
+    "x509cafile": _same("a URL of a token (pkcs11:...) too", "", "FILE"),
     "x509crlfile": _same("signed by an authority of `--x509cafile`", "", "FILE"),
     "x509keyfile": _same("a URL of a token (pkcs11:...) too", "", "FILE"),
     "x509certfile": _same("a URL of a token (pkcs11:...) too", "", "FILE"),
@@ -150,7 +150,7 @@ CLI: Mapping[str, Fate] = {
     "priority": _same(
         "without it there is no DTLS 1.0; PSK is on where there is a key", "", "TEXT"
     ),
-    "x509cafile": _same("", "", "FILE"),
+    "x509cafile": _same("a URL of a token (pkcs11:...) too", "", "FILE"),
     "x509crlfile": _same("signed by an authority of `--x509cafile`", "", "FILE"),
     "x509keyfile": _same("a URL of a token (pkcs11:...) too", "", "FILE"),
     "x509certfile": _same("a URL of a token (pkcs11:...) too", "", "FILE"),

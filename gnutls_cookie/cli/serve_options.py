@@ -77,7 +77,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--rawpkkeyfile", metavar="FILE", type=file_path, help="private key of a raw public key")
     add("--rawpkfile", metavar="FILE", type=file_path, help=argparse.SUPPRESS)
-    add("--x509cafile", metavar="FILE", type=file_path, help="authorities of clients' certificates")
+    add(
+        "--x509cafile",
+        metavar="FILE",
+        type=file_or_url,
+        help="authorities of clients' certificates",
+    )
     add(
         "--x509crlfile",
         metavar="FILE",

@@ -22,7 +22,7 @@ LAYERS = (
     {"_check", "_early", "_ffi", "_hmac_states", "_libbpf", "_owned", "_version"},
     {"_clock", "_convert"},
     {"_library", "address", "errors", "locks"},
-    {"_debug", "_names", "_paths", "handles", "tickets"},
+    {"_debug", "_files", "_names", "_paths", "handles", "tickets"},
     {"anonymous", "credentials"},
     {"_settings"},
     {"_agreed"},
