@@ -6,8 +6,13 @@ Nothing here is needed for anything but xdp.py, which alone imports it.
 from __future__ import annotations
 
 import errno
+import fcntl
 import functools
 import os
+import re
+import socket
+import struct
+from contextlib import suppress
 from typing import Any
 
 from cffi import FFI
@@ -20,9 +25,12 @@ __all__ = [
     "allowed",
     "attach",
     "detach",
+    "driver_of",
     "ffi",
+    "index_of",
     "library",
     "load",
+    "map_descriptor",
     "map_info",
     "map_lookup",
     "map_of",
@@ -140,6 +148,9 @@ _QUERY_OPTS = ffi.typeof("struct bpf_xdp_query_opts *")
 GENERIC, NATIVE = 1 << 1, 1 << 2  # XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE
 _IF_NONE, _REPLACE = 1 << 0, 1 << 4  # XDP_FLAGS_UPDATE_IF_NOEXIST, XDP_FLAGS_REPLACE
 
+_SIOCETHTOOL, _ETHTOOL_GDRVINFO = 0x8946, 3  # linux/sockios.h, linux/ethtool.h
+_DRVINFO_BYTES = 196
+
 NOT_THE_EXPECTED_PROGRAM = errno.EEXIST  # with _REPLACE; net/core/dev.c
 
 
@@ -239,6 +250,10 @@ def load(opened: Any, log: Any, kernel: str) -> None:
         raise XdpError(f"loading the program needs root, or {_TO_LOAD}", number)
     said = ffi.string(log).decode("utf-8", "replace")
     release = os.uname().release
+    if _numbers(release) < _numbers(kernel):
+        raise XdpError(
+            f"this kernel ({release}) is too old: Linux {kernel} or later is needed", number
+        )
     if said.strip():
         lines = [one.strip() for one in said.splitlines() if one.strip()]
         words = [one for one in lines if not one.startswith("processed ")] or lines
@@ -246,8 +261,12 @@ def load(opened: Any, log: Any, kernel: str) -> None:
         raise XdpError(text, number, said)
     if number in (errno.EPERM, errno.EACCES, errno.ENOSYS):
         allowed("loading the program", _TO_LOAD, result)
-    text = f"this kernel ({release}) does not take the program: {os.strerror(number)}"
-    raise XdpError(f"{text}; Linux {kernel} or later is needed", number)
+    raise XdpError(f"this kernel ({release}) refuses the program: {os.strerror(number)}", number)
+
+
+def _numbers(version: str) -> list[int]:
+    """The first two of a version."""
+    return [int(one) for one in re.findall(r"\d+", version)[:2]]
 
 
 def _may_load() -> bool:
@@ -271,6 +290,11 @@ def map_of(opened: Any, name: str) -> Any:
     if not found:
         raise XdpError(f"the program has no map {name}: it was built from other sources")
     return found
+
+
+def map_descriptor(opened: Any, name: str) -> int:
+    """The descriptor of a map of a loaded object, which owns it."""
+    return int(library().bpf_map__fd(map_of(opened, name)))
 
 
 def program_of(opened: Any, name: str) -> int:
@@ -331,6 +355,33 @@ def _info(descriptor: int, info: Any, size: int) -> None:
 
 
 # --- interfaces -----------------------------------------------------------------------------------
+
+
+def index_of(interface: str) -> int:
+    """The number of an interface.
+
+    Raises:
+        XdpError: there is none of that name.
+    """
+    try:
+        return socket.if_nametoindex(interface)
+    except (OSError, ValueError):
+        raise XdpError(f"there is no interface {interface!r}", errno.ENODEV) from None
+
+
+def driver_of(interface: str) -> str:
+    """The name of an interface's driver; "" where it has none."""
+    info = ffi.new("char[]", _DRVINFO_BYTES)
+    ffi.buffer(info)[:4] = struct.pack("=I", _ETHTOOL_GDRVINFO)
+    # struct ifreq: a name, and a pointer in a union of 24 bytes
+    request = struct.pack("@16sP16x", interface.encode(), int(ffi.cast("uintptr_t", info)))
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,
+        suppress(OSError),
+    ):
+        fcntl.ioctl(sock, _SIOCETHTOOL, request)
+    driver: bytes = ffi.string(info + 4, 32)
+    return driver.decode("utf-8", "replace")
 
 
 def programs_on(index: int) -> list[tuple[int, int]]:

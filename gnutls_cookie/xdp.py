@@ -10,14 +10,11 @@ the mounts of `ip netns exec`, and would outlive its interface.
 from __future__ import annotations
 
 import errno
-import fcntl
 import ipaddress
 import os
-import socket
 import struct
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -52,6 +49,13 @@ _STATE = struct.Struct("=II")  # the slot in use, flags
 _KEYS = struct.Struct("=40s40sQII")  # current, previous, until_ns, has_previous
 _COUNTS = struct.Struct("=22Q")
 _REASONS = 15  # the first of these, by DiscardReason
+_VALUE_BYTES = {
+    "gcookie_state": _STATE.size,
+    "gcookie_keys": _KEYS.size,
+    "gcookie_ports": _PORT_WORD_BITS // 8,
+    "gcookie_hosts": 1,
+    "gcookie_counts": _COUNTS.size,
+}
 _ONLY = struct.pack("=I", 0)
 
 _MODES = {_libbpf.NATIVE: "native", _libbpf.GENERIC: "generic", 0: "hardware"}
@@ -94,19 +98,26 @@ class _Gate:
 
     def __init__(self) -> None:
         self._program = -1
-        self._state = self._keys = self._counts = -1
+        self._maps: dict[str, int] = {}  # descriptors, of those whose values are as here
 
     def _check_open(self) -> None:
         if self._program < 0:
             raise ValueError("it is closed")
 
+    def _map(self, name: str) -> int:
+        self._check_open()
+        if name not in self._maps:
+            text = "the program is one of another version of this package: detach or replace it"
+            raise XdpError(text)
+        return self._maps[name]
+
     @property
     def counters(self) -> XdpCounters:
         """What became of the datagrams so far, on all processors."""
-        self._check_open()
+        counts = self._map("gcookie_counts")
         cpus = _libbpf.library().libbpf_num_possible_cpus()
         values = ffi.new("char[]", cpus * _COUNTS.size)
-        _libbpf.map_lookup(self._counts, _ONLY, values)
+        _libbpf.map_lookup(counts, _ONLY, values)
         rows = _COUNTS.iter_unpack(ffi.buffer(values))
         sums = [sum(column) for column in zip(*rows, strict=True)]
         reasons, others = sums[:_REASONS], sums[_REASONS:]
@@ -137,22 +148,21 @@ class _Gate:
         active, flags = self._read_state()
         unused = 1 - active
         value = _KEYS.pack(*states, until_ns, previous is not None, 0)
-        _libbpf.map_update(self._keys, struct.pack("=I", unused), value)
-        _libbpf.map_update(self._state, _ONLY, _STATE.pack(unused, flags))
+        _libbpf.map_update(self._map("gcookie_keys"), struct.pack("=I", unused), value)
+        _libbpf.map_update(self._map("gcookie_state"), _ONLY, _STATE.pack(unused, flags))
 
     @property
     def seconds_left(self) -> float:
         """How long the keys are still good, in seconds; 0: they have expired, or were never set."""
         active, _ = self._read_state()
         value = ffi.new("char[]", _KEYS.size)
-        _libbpf.map_lookup(self._keys, struct.pack("=I", active), value)
+        _libbpf.map_lookup(self._map("gcookie_keys"), struct.pack("=I", active), value)
         until_ns: int = _KEYS.unpack(ffi.buffer(value))[2]
         return max(until_ns - time.clock_gettime_ns(time.CLOCK_BOOTTIME), 0) / 1e9
 
     def _read_state(self) -> tuple[int, int]:
-        self._check_open()
         value = ffi.new("char[]", _STATE.size)
-        _libbpf.map_lookup(self._state, _ONLY, value)
+        _libbpf.map_lookup(self._map("gcookie_state"), _ONLY, value)
         active, flags = _STATE.unpack(ffi.buffer(value))
         return active & 1, flags
 
@@ -207,15 +217,16 @@ class XdpGate(_Gate):
         self._interface: tuple[str, int, int] | None = None  # name, index, mode
         self._note = ""
         self._object, log = _libbpf.open_object(_object_file())
-        if counts_of is not None and counts_of.keeps_counters:
-            _libbpf.reuse_map(self._object, "gcookie_counts", counts_of._counts)
+        if counts_of is not None and "gcookie_counts" in counts_of._maps:
+            _libbpf.reuse_map(self._object, "gcookie_counts", counts_of._map("gcookie_counts"))
         _libbpf.load(self._object, log, _KERNEL)
         self._program = _libbpf.program_of(self._object, _PROGRAM)
         self.program_id = _libbpf.program_info(self._program)[0]
-        self._state = self._map("gcookie_state")
-        self._keys = self._map("gcookie_keys")
-        self._counts = self._map("gcookie_counts")
-        _libbpf.map_update(self._state, _ONLY, _STATE.pack(0, flags))
+        for name in _VALUE_BYTES:
+            descriptor = _libbpf.map_descriptor(self._object, name)
+            if _libbpf.map_info(descriptor)[1] == _VALUE_BYTES[name]:
+                self._maps[name] = descriptor
+        _libbpf.map_update(self._map("gcookie_state"), _ONLY, _STATE.pack(0, flags))
         guarded = self._map("gcookie_ports")
         for number, word in words.items():
             key, value = struct.pack("=I", number), struct.pack("=Q", word)
@@ -247,7 +258,7 @@ class XdpGate(_Gate):
         try:
             self.detach()
         finally:
-            self._program = self._state = self._keys = self._counts = -1
+            self._program, self._maps = -1, {}
             ffi.release(self._object)
 
     def run(self, frame: bytes, repeat: int = 1) -> tuple[int, bytes, int]:
@@ -302,12 +313,12 @@ class XdpGate(_Gate):
         wanted = _one_of("mode", mode, ("auto", "native", "generic"))
         if self._interface is not None:
             raise ValueError(f"it is attached to {self._interface[0]}")
-        index = _index(interface)
+        index = _libbpf.index_of(interface)
         former = attached(interface)
         note = ""
         if wanted == "auto" and former is not None:
             wanted, note = former.mode, "the mode of the program that it replaces"
-        elif wanted == "auto" and _driver(interface) == "veth":
+        elif wanted == "auto" and _libbpf.driver_of(interface) == "veth":
             wanted, note = "generic", "on veth the native mode may lose replies"
         one, result = _libbpf.GENERIC, 0
         try:
@@ -374,9 +385,6 @@ class XdpGate(_Gate):
         self._interface = None
         return _detach(name, index, self._program, mode)
 
-    def _map(self, name: str) -> int:
-        return int(_libbpf.library().bpf_map__fd(_libbpf.map_of(self._object, name)))
-
 
 class Attached(_Gate):
     """The program of this package on an interface, whichever process has put it there.
@@ -394,20 +402,15 @@ class Attached(_Gate):
         self.interface = interface
         self.mode = _MODES[mode]
         self._index, self._mode, self._program = index, mode, program
-        self._maps: dict[str, int] = {}
+        self._descriptors = [program]
         try:
             self.program_id, _, maps = _libbpf.program_info(program)
             for number in maps:
                 descriptor = _libbpf.object_by_id("map", number)
+                self._descriptors.append(descriptor)
                 name, size = _libbpf.map_info(descriptor)
-                self._maps[name] = descriptor
-                if name == "gcookie_counts":
-                    self.keeps_counters = size == _COUNTS.size
-            self._state, self._keys = self._maps["gcookie_state"], self._maps["gcookie_keys"]
-            self._counts = self._maps["gcookie_counts"]
-        except KeyError as error:
-            self.close()
-            raise XdpError(f"{interface}: its program lacks the map {error}") from None
+                if _VALUE_BYTES.get(name) == size:
+                    self._maps[name] = descriptor
         except BaseException:
             self.close()
             raise
@@ -425,20 +428,18 @@ class Attached(_Gate):
 
     def close(self) -> None:
         """Let go of the program, which stays where it is. A second call does nothing."""
-        for descriptor in self._maps.values():
-            os.close(descriptor)
-        self._maps = {}
-        if self._program >= 0:
-            os.close(self._program)
-        self._program = self._state = self._keys = self._counts = -1
+        self._program, self._maps = -1, {}
+        while self._descriptors:
+            os.close(self._descriptors.pop())
 
     @property
     def ports(self) -> list[int]:
         """The UDP ports that it guards."""
         found = []
+        words = self._map("gcookie_ports")
         value = ffi.new("uint64_t *")
         for number in range((1 << 16) // _PORT_WORD_BITS):
-            _libbpf.map_lookup(self._maps["gcookie_ports"], struct.pack("=I", number), value)
+            _libbpf.map_lookup(words, struct.pack("=I", number), value)
             word = value[0]
             while word:
                 bit = (word & -word).bit_length() - 1
@@ -452,6 +453,7 @@ class Attached(_Gate):
         Raises:
             XdpError: the kernel refuses it.
         """
+        self._check_open()
         return _detach(self.interface, self._index, self._program, self._mode)
 
 
@@ -467,7 +469,7 @@ def attached(interface: str) -> Attached | None:
         XdpError: there is no such interface, somebody else's program is on it, or this process may
             not look (CAP_SYS_ADMIN).
     """
-    index = _index(interface)
+    index = _libbpf.index_of(interface)
     for mode, number in _libbpf.programs_on(index):
         try:
             program = _libbpf.object_by_id("prog", number)
@@ -516,6 +518,8 @@ def _hosts(addresses: Iterable[str]) -> set[bytes]:
         raise TypeError("addresses must be several, not one text")
     found = set()
     for text in addresses:
+        if not isinstance(text, str):
+            raise TypeError(f"addresses must be str, not {type(text).__name__}")
         try:
             address = ipaddress.ip_address(text)
         except ValueError:
@@ -547,35 +551,9 @@ def _one_of(name: str, value: str, known: tuple[str, ...]) -> str:
 # --- interfaces -----------------------------------------------------------------------------------
 
 
-def _index(interface: str) -> int:
-    try:
-        return socket.if_nametoindex(interface)
-    except (OSError, ValueError):
-        raise XdpError(f"there is no interface {interface!r}", errno.ENODEV) from None
-
-
 def _detach(name: str, index: int, program: int, mode: int) -> bool:
     result = _libbpf.detach(index, program, mode)
     if -result in {_libbpf.NOT_THE_EXPECTED_PROGRAM, *_GONE}:
         return False
     _libbpf.allowed(f"detaching from {name}", "CAP_NET_ADMIN", result)
     return True
-
-
-_SIOCETHTOOL, _ETHTOOL_GDRVINFO = 0x8946, 3  # linux/sockios.h, linux/ethtool.h
-_DRVINFO_BYTES = 196
-
-
-def _driver(interface: str) -> str:
-    """The name of an interface's driver; "" where it has none."""
-    info = ffi.new("char[]", _DRVINFO_BYTES)
-    ffi.buffer(info)[:4] = struct.pack("=I", _ETHTOOL_GDRVINFO)
-    # struct ifreq: a name, and a pointer in a union of 24 bytes
-    request = struct.pack("@16sP16x", interface.encode(), int(ffi.cast("uintptr_t", info)))
-    with (
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,
-        suppress(OSError),
-    ):
-        fcntl.ioctl(sock, _SIOCETHTOOL, request)
-    driver: bytes = ffi.string(info + 4, 32)
-    return driver.decode("utf-8", "replace")

@@ -107,7 +107,7 @@ def is_in_kernel(kind: str, number: int) -> bool:
     return True
 
 
-def attach_stranger(interface: str) -> int:
+def attach_stranger(interface: str, mode: int = libbpf.GENERIC) -> int:
     """Attach a program of nobody's that passes everything; its id. The interface holds it."""
     mov_r0_pass, leave = 0x00000000_000000B7 | PASS << 32, 0x95
     instructions = struct.pack("=QQ", mov_r0_pass, leave)
@@ -119,10 +119,11 @@ def attach_stranger(interface: str) -> int:
     ]
     program = load(xdp_type, b"stranger", b"GPL", instructions, 2, None)
     assert program >= 0, os.strerror(-program)
-    result = libbpf.attach(socket.if_nametoindex(interface), program, libbpf.GENERIC, None)
+    result = libbpf.attach(socket.if_nametoindex(interface), program, mode, None)
     assert result == 0, os.strerror(-result)
     return libbpf.program_info(program)[0]
 
 
 if __name__ == "__main__":
-    print(attach_stranger(sys.argv[1]))
+    modes = {"generic": libbpf.GENERIC, "native": libbpf.NATIVE}
+    print(attach_stranger(sys.argv[1], modes[sys.argv[2]]))

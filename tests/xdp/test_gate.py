@@ -148,6 +148,7 @@ def test_a_run_tells_its_duration(gate: XdpGate) -> None:
         ({"ports": ["5684"]}, TypeError, "ports must be an int, not str"),
         ({"addresses": "10.0.0.1"}, TypeError, "addresses must be several"),
         ({"addresses": ["localhost"]}, ValueError, "addresses must be IP addresses"),
+        ({"addresses": [5]}, TypeError, "addresses must be str, not int"),
         ({"addresses": ["fe80::1%eth0"]}, ValueError, "addresses must have no scope"),
         ({"addresses": [f"10.0.{n}.1" for n in range(256)] + ["10.1.1.1"]}, ValueError, "at most"),
         ({"mapped": 1}, TypeError, "mapped must be a bool"),
@@ -267,6 +268,46 @@ def test_an_object_without_the_program_is_refused(
     monkeypatch.setattr(xdp_module, "_OBJECT", tmp_path / "broken.o")
     with pytest.raises(XdpError, match=r"broken\.o"):
         XdpGate([5684])
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The program, but no verifier takes it: there is no such instruction as its last one."""
+    xdp_required()
+    leave, nothing = b"\x95" + bytes(7), b"\xff" + bytes(7)
+    path = tmp_path / "refused.o"
+    path.write_bytes(xdp_module._OBJECT.read_bytes().replace(leave, nothing))
+    monkeypatch.setattr(xdp_module, "_OBJECT", path)
+
+
+@pytest.mark.usefixtures("refused")
+def test_a_verifier_s_refusal_is_in_its_words() -> None:
+    """One line of them in the text, all as an attribute."""
+    with pytest.raises(XdpError, match=r"the verifier of this kernel \(.*\) refuses the") as caught:
+        XdpGate([5684])
+    assert "\n" not in str(caught.value)
+    assert "\n" in caught.value.verifier_log
+    assert caught.value.errno > 0
+
+
+@pytest.mark.usefixtures("refused")
+def test_an_old_kernel_is_told_the_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What its verifier says would not help."""
+    monkeypatch.setattr(xdp_module, "_KERNEL", "99.0")
+    with pytest.raises(XdpError, match=r"this kernel \(.*\) is too old: Linux 99\.0 or later"):
+        XdpGate([5684])
+
+
+def test_maps_of_another_version_are_left_alone(
+    gate: XdpGate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values of another size would be written past a buffer's end."""
+    sizes = {"gcookie_counts": 8, "gcookie_keys": 8, "gcookie_state": 8, "gcookie_ports": 8}
+    monkeypatch.setattr(xdp_module, "_VALUE_BYTES", sizes)
+    with XdpGate([5684]) as other:
+        for use in lambda: other.counters, lambda: other.set_keys(KEY, None, 1):
+            with pytest.raises(XdpError, match="of another version of this package"):
+                use()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="who is not root cannot become somebody else")

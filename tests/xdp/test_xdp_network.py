@@ -117,6 +117,30 @@ def test_clients_are_challenged_below_a_server(site: Site, there: str, tmp_path:
         assert status["verified"] == verified >= len(CLIENTS)
 
 
+def test_native_mode_between_two_that_have_it(site: Site, tmp_path: Path) -> None:
+    """On veth the other end needs a program of any kind."""
+    there, name = Network.addresses[0], site.network.server[3].replace("server", "router")
+    router = ["ip", "netns", "exec", name]
+    stranger = [sys.executable, "-m", "tests.support.xdp_host", "to-server", "native"]
+    subprocess.run([*router, *stranger], check=True, cwd=ROOT, capture_output=True)
+    with site.guarded("--mode", "native") as guard, site.node(tmp_path / "node", there) as node:
+        assert b"attached to wan in native mode, UDP port 5684\n" in guard.said
+        site.echoes(CLIENTS["ours"], there)
+        node.end()
+        assert node.gate[0] == 0
+        assert site.status()["challenged"] >= 1
+
+
+def test_a_dual_stack_server_needs_mapped_addresses(site: Site, tmp_path: Path) -> None:
+    """Its IPv4 clients are ::ffff:a.b.c.d, and its IPv6 clients as ever."""
+    with site.guarded("--mapped"), site.node(tmp_path / "node", "::") as node:
+        for there in Network.addresses[0], Network.addresses[2]:
+            site.echoes(CLIENTS["ours"], there)
+        node.end()
+        assert node.gate[0] == 0
+        assert site.status()["challenged"] >= 2
+
+
 # gnutls-serv has one session at a time, and its clients here leave without a goodbye.
 OF_GNUTLS_SERV = {"IPv4": ("openssl", "JSSE"), "IPv6": ("gnutls-cli", "ours")}
 
