@@ -162,7 +162,7 @@ def test_full_disk(workers: int) -> None:
         assert child.stderr is not None
         said = child.stderr.read().decode()
     assert "Traceback" not in said
-    assert "WARNING stdout: No space left on device: serving goes on without it" in said
+    assert '"message": "stdout: No space left on device: serving goes on without it"' in said
     with Path("/dev/full").open("wb") as full, serving(stderr=full, stdout=full) as (child, port):
         assert serves(port)
         assert ends(child) == 0
