@@ -362,12 +362,12 @@ def _process(port: int) -> list[Finding]:
     with contextlib.suppress(OSError, ValueError, IndexError):
         for pid in _owners(port):
             name = Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip()
-            before = _cpu_seconds(pid)
+            begun, before = time.monotonic(), _busy_seconds(pid)
             time.sleep(_CPU_SECONDS)
-            share = (_cpu_seconds(pid) - before) / _CPU_SECONDS
+            share = (_busy_seconds(pid) - before) / (time.monotonic() - begun)
             spins = share > _SPINNING_SHARE
             how = "it spins" if spins else "it waits"
-            seen = f"{name} ({pid}) uses {share:.0%} of a core with nothing to do: {how}"
+            seen = f"{name} ({pid}) wants {share:.0%} of a core with nothing to do: {how}"
             return [Finding("process", "bad" if spins else "info", seen, "")]
     return []
 
@@ -386,7 +386,14 @@ def _owners(port: int) -> Iterator[int]:
                 yield int(link.parts[2])
 
 
-def _cpu_seconds(pid: int) -> float:
+def _busy_seconds(pid: int) -> float:
+    """For how long its threads have run, or waited for a processor: on a busy machine one that
+    spins does little else."""
+    found = [*Path(f"/proc/{pid}/task").glob("*/schedstat")]
+    if found:
+        times = [path.read_text(encoding="ascii").split() for path in found]
+        return sum(int(ran) + int(waited) for ran, waited, _ in times) / 1e9
+    # A kernel without CONFIG_SCHED_INFO
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
