@@ -74,6 +74,9 @@ def reason(error: BaseException) -> str:
         return one_line(f"{name}: {what}" if name is not None else what)
     if isinstance(error, MemoryError):
         return "no memory"
+    # getaddrinfo() begins by the codec idna, whose error had no `encoding` before Python 3.14.
+    if isinstance(error, UnicodeError) and getattr(error, "encoding", "idna") == "idna":
+        return "no name of a host has such a label (RFC 1035)"
     return one_line(str(error)) or type(error).__name__
 
 

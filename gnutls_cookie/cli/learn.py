@@ -98,8 +98,8 @@ def run(options: argparse.Namespace) -> int:
                 servers += _servers_beside(options, networks)
             first, *others = [one.client for one in servers]
             machine = learn(first, options.walks, reference=reference, others=others)
-    except (Silent, Unsteady, Unusable, OSError) as error:
-        said = reason(error) if isinstance(error, OSError) else str(error)
+    except (Silent, Unsteady, Unusable, OSError, UnicodeError) as error:
+        said = reason(error) if isinstance(error, (OSError, UnicodeError)) else str(error)
         if isinstance(error, FellSilent) and options.start is None:
             said += "; --start COMMAND starts such a server again each time"
         complain(_PROGRAM, said)

@@ -44,7 +44,7 @@ ROWS: dict[str, tuple[int, str]] = {
     "probe localhost 65536": (2, "1..65535, not '65536'"),
     "probe localhost x": (2, "1..65535, not 'x'"),
     "probe '' 5684": (2, "probe: "),
-    "probe a..b 5684": (2, "label"),
+    "probe a..b 5684": (2, "no name of a host has such a label"),
     "probe no.such.host.invalid 5684": (2, "probe: "),
     "probe localhost 5684 more": (2, "unrecognized arguments: more"),
     "probe --rate 0 localhost 5684": (2, "--rate must be"),

@@ -268,6 +268,9 @@ def test_nobody_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no answer to a first ClientHello" in capsys.readouterr().err
     assert main(["learn", "127.0.0.1", port, "--wait", "-1"]) == 2
     assert "--wait" in capsys.readouterr().err
+    for name in ("a..b", "x" * 300, "\udcff"):
+        assert main(["learn", name, port, "--wait", "10"]) == 2
+        assert re.fullmatch(r"gnutls-cookie learn: .+\n", capsys.readouterr().err)
     assert main(["learn", "127.0.0.1", port, "--wait", "10", "--dot", "/"]) == 2
     assert "/: Is a directory" in capsys.readouterr().err  # before anything is asked
 

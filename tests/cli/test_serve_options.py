@@ -115,6 +115,7 @@ REFUSED: dict[str, tuple[int, str]] = {
     "--pskpasswd ''": (2, "argument --pskpasswd: the name of a file is needed, not ''"),
     "--x509certfile ''": (2, "argument --x509certfile: the name of a file is needed"),
     "--cookie-secret-file ''": (2, "argument --cookie-secret-file: the name of a file"),
+    "--metrics a..b:1": (2, "--metrics: no name of a host has such a label"),
     "--metrics *:0": (2, "--metrics: HOST:PORT or [ADDRESS]:PORT is needed"),
     "--max-sessions 99999999999999999999": (2, "--max-sessions must be in 1..4294967295"),
     "--max-sessions=-1": (2, "--max-sessions must be in 1..4294967295"),

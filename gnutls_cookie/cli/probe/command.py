@@ -20,7 +20,7 @@ from pathlib import Path
 from gnutls_cookie import CertificateCredentials, GnuTLSError, PSKCredentials
 from gnutls_cookie.address import SocketAddress
 from gnutls_cookie.blocking import connect
-from gnutls_cookie.cli.console import complain, print_out
+from gnutls_cookie.cli.console import complain, print_out, reason
 from gnutls_cookie.cli.credentials import psk_credentials
 from gnutls_cookie.cli.options import add_psk_arguments, number_in, real
 from gnutls_cookie.reference.wire import RANDOM_SIZE
@@ -88,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
             _ask_to_probe(options, target)
         with_junk = not (options.harmless or options.alive) and _ask_for_junk(options, target)
     except (OSError, ValueError, OverflowError, GnuTLSError) as error:
-        return _unusable(str(error))
+        return _unusable(reason(error))
     plan = Plan(
         secrets.token_bytes(RANDOM_SIZE),
         server_name=None if _is_address(options.host) else options.host,
