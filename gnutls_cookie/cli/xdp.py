@@ -49,8 +49,10 @@ _log = logging.getLogger("gnutls_cookie")
 _PROGRAM = "gnutls-cookie xdp"
 _ROTATE_SECONDS = 3600.0
 _LOOK_SECONDS = 1.0  # between two looks at clock and interface; and the file of --stats is as old
+_SOCKETS_SECONDS = 30.0  # between two looks at the sockets of the ports
 _STEP_SECONDS = 0.5  # the two clocks drift apart by less; a step of the realtime clock is more
 _BEATS = 4  # signs of life in the seconds of the service manager's watchdog
+_ANY_IPV6 = "0" * 32  # in /proc/net/udp6
 _OF_ATTACH: dict[str, object] = {  # options, and what stands in the place of one that is not given
     "port": [],
     "cookie_secret_file": None,
@@ -229,6 +231,7 @@ class _Guard:
         self._keys: Keys | None = None  # that the program has
         self._until = 0.0  # when they expire, by CLOCK_BOOTTIME
         self._stats_failed = False
+        self._warned: set[int] = set()  # of ports
         self._folder = -1
         if options.stats is not None:
             self._folder = self._stats_folder(options.stats)
@@ -268,7 +271,7 @@ class _Guard:
             self._notifier.stopping()
 
     def _stay(self, status: str) -> int:
-        next_look = next_beat = -math.inf
+        next_look = next_beat = next_sockets = -math.inf
         beat_seconds = (self._notifier.watchdog_seconds or math.inf) / _BEATS
         while True:
             now = time.monotonic()
@@ -280,6 +283,9 @@ class _Guard:
                 if self._folder >= 0:
                     self._write_stats_or_warn()
                 next_look = now + min(_LOOK_SECONDS, self._seconds_to_next_keys())
+            if now >= next_sockets:
+                self._warn_of_sockets()
+                next_sockets = now + _SOCKETS_SECONDS
             if now >= next_beat:
                 self._notifier.watchdog()
                 next_beat = now + beat_seconds
@@ -385,6 +391,24 @@ class _Guard:
         found.close()
         return f"{interface}: another process has attached its own program"
 
+    def _warn_of_sockets(self) -> None:
+        """Where a server's socket shows its IPv4 clients in another way than cookies are made for,
+        the program and the server would challenge one another's clients for ever."""
+        options = self._options
+        if options.client_data == "coap":
+            return
+        v4, v6 = _bound("udp"), _bound("udp6")
+        for port in sorted(set(options.port) - self._warned):
+            anywhere = v6.get(port, set()) & {_ANY_IPV6}
+            if options.mapped and port in v4:
+                text = "port %d: its socket is of IPv4, whose clients --mapped keeps out"
+            elif not options.mapped and anywhere and port not in v4:
+                text = "port %d: its socket is of IPv6; if it is dual-stack, --mapped is needed"
+            else:
+                continue
+            self._warned.add(port)
+            _log.warning(text, port)
+
     # --- what is told -----------------------------------------------------------------------------
 
     def _page(self, openmetrics: bool) -> str:
@@ -409,3 +433,16 @@ class _Guard:
             if not self._stats_failed:
                 self._stats_failed = True
                 _log.warning("--stats %s: %s", self._options.stats, reason(error))
+
+
+def _bound(table: str) -> dict[int, set[str]]:
+    """The ports of bound UDP sockets, and their addresses in hexadecimal; {}: not known."""
+    found: dict[int, set[str]] = {}
+    try:
+        lines = Path("/proc/net", table).read_text().splitlines()[1:]
+    except OSError:
+        return found
+    for line in lines:
+        address, port = line.split()[1].split(":")
+        found.setdefault(int(port, 16), set()).add(address)
+    return found

@@ -18,9 +18,9 @@ import pytest
 
 from gnutls_cookie.xdp import attached
 from tests.cli.test_systemd import Manager
-from tests.support.common import ROOT, compile_peer, peer_required
+from tests.support.common import ROOT, compile_peer, peer_required, running
 from tests.support.network import ip
-from tests.support.serve import SECONDS, wait_until
+from tests.support.serve import SECONDS, Served, wait_until
 from tests.support.xdp import xdp_required
 from tests.support.xdp_host import Host, Word, host, is_in_kernel, kept_by
 
@@ -159,6 +159,39 @@ def test_a_service_manager_hears_of_it(here: Host, secret: Path, tmp_path: Path)
         assert guard.end() == 0
         assert manager.next_with("STOPPING")
     assert secret.read_text() not in guard.said.decode()
+
+
+BINDS = """
+import socket, sys
+family = getattr(socket, sys.argv[1])
+sock = socket.socket(family, socket.SOCK_DGRAM)
+sock.bind((sys.argv[2], 5684))
+print("bound", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize(
+    ("family", "address", "options", "warning"),
+    [
+        ("AF_INET6", "::", [], "port 5684: its socket is of IPv6; if it is dual-stack, --mapped"),
+        ("AF_INET", "0.0.0.0", ["--mapped"], "port 5684: its socket is of IPv4, whose clients"),
+        ("AF_INET6", "::", ["--mapped"], ""),
+        ("AF_INET", "0.0.0.0", [], ""),
+    ],
+)
+def test_a_socket_that_shows_ipv4_clients_otherwise_is_warned_of(
+    here: Host, secret: Path, family: str, address: str, options: list[Word], warning: str
+) -> None:
+    """None of them would come in."""
+    own: list[Word] = ["-p", "5684", "--cookie-secret-file", secret]
+    with running([*here.prefix, sys.executable, "-c", BINDS, family, address]) as child:
+        Served(child, 0).wait_for("bound")
+        with here.attached(*own, *options) as guard:
+            if warning:
+                guard.wait_for(f"WARNING {warning}")
+            assert guard.end() == 0
+            assert guard.said.count(b"WARNING") == (1 if warning else 0)
 
 
 def test_a_step_of_the_realtime_clock_is_followed(here: Host, secret: Path, tmp_path: Path) -> None:
