@@ -276,6 +276,44 @@ class Agreed:
         return bool(lib.gnutls_auth_get_type(self._pointer) == lib.GNUTLS_CRD_ANON)
 
     @property
+    def session_id(self) -> bytes:
+        """The session ID (RFC 5246 7.4.1.3), which both sides have: 0..32 bytes.
+
+        With a ticket a client of libgnutls makes one up (RFC 5077 3.4). Stands on
+        gnutls_session_get_id2.
+        """
+        out = ffi.new("gnutls_datum_t *")
+        if not self.established or lib.gnutls_session_get_id2(self._pointer, out) < 0:
+            return b""
+        return bytes(ffi.buffer(out.data, out.size)) if out.size else b""
+
+    @property
+    def certificate_requested(self) -> bool:
+        """For a client: whether the server has asked for a certificate.
+
+        Stands on gnutls_certificate_client_get_request_status.
+        """
+        return self.role == "client" and bool(
+            lib.gnutls_certificate_client_get_request_status(self._pointer)
+        )
+
+    @property
+    def psk_hint(self) -> str | None:
+        """For a client: the identity hint that the server sent (RFC 4279 5.2); None: none.
+
+        Stands on gnutls_psk_client_get_hint.
+        """
+        if self.role == "server" or not self.established:
+            return None
+        hint = lib.gnutls_psk_client_get_hint(self._pointer)
+        return (c_text(hint) or None) if hint != ffi.NULL else None
+
+    @property
+    def encrypt_then_mac(self) -> bool:
+        """Whether a record of CBC is encrypted first (RFC 7366, gnutls_session_etm_status)."""
+        return self.established and bool(lib.gnutls_session_etm_status(self._pointer))
+
+    @property
     def extended_master_secret(self) -> bool:
         """Whether the session's keys are bound to its handshake (RFC 7627)."""
         return self.established and bool(lib.gnutls_session_ext_master_secret_status(self._pointer))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ._check import bytes_copy, flag, utf8
 from ._convert import view
@@ -22,11 +22,19 @@ __all__ = [
     "CertificateCredentials",
     "FileContent",
     "PSKCredentials",
+    "TextStyle",
+    "certificate_text",
     "certificate_validity",
     "public_key_of",
 ]
 
 PSKLookup = Callable[[str], "bytes | None"]
+TextStyle = Literal["oneline", "compact", "full"]
+_TEXT_STYLES = {
+    "oneline": lib.GNUTLS_CRT_PRINT_ONELINE,
+    "compact": lib.GNUTLS_CRT_PRINT_COMPACT,
+    "full": lib.GNUTLS_CRT_PRINT_FULL,
+}
 _PUBLIC_KEY = re.compile(rb"-----BEGIN (?:RSA )?PUBLIC KEY-----")  # RFC 7468 13
 
 
@@ -516,6 +524,24 @@ def certificate_validity(certificate: Buffer) -> tuple[int, int]:
             int(lib.gnutls_x509_crt_get_activation_time(own)),
             int(lib.gnutls_x509_crt_get_expiration_time(own)),
         )
+
+
+def certificate_text(certificate: Buffer, style: TextStyle = "compact") -> str:
+    """What the first certificate of a chain says, for people (gnutls_x509_crt_print).
+
+    Args:
+        certificate: the chain; PEM or DER.
+        style: "oneline", "compact" (that, and the hashes of its key), or "full".
+    """
+    out = ffi.new("gnutls_datum_t *")
+    with (
+        _datum("certificate", certificate) as chain,
+        _certificates(chain, _form(chain)) as (own, *_),
+    ):
+        check(lib.gnutls_x509_crt_print(own, _TEXT_STYLES[style], out), "certificate")
+    text = bytes(ffi.buffer(out.data, out.size)).decode("utf-8", "replace")
+    lib.gcookie_free(out.data)
+    return text
 
 
 def _form(datum: _datum) -> int:

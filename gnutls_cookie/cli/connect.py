@@ -195,7 +195,7 @@ def _connected(
         return _failed(2, error)
     given["resume"] = resume
     try:
-        report.say(f"Connecting to '{host}:{port}'...")
+        report.say(f"Resolving '{host}:{port}'...\nConnecting to '{host}:{port}'...")
         connection = connect(host, port, credentials=credentials, server_name=name, **given)
     except BrokenPipeError:
         end_by(signal.SIGPIPE)

@@ -10,9 +10,12 @@ import logging
 import os
 import select
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 
 from gnutls_cookie import CertificateVerificationError, Session
+from gnutls_cookie.credentials import TextStyle, certificate_text
 from gnutls_cookie.errors import naming
 
 from .options import key_material
@@ -78,16 +81,18 @@ class Report:
             with naming(self._options.save_cert):
                 self._options.save_cert.write_text("\n".join(pem))
         self._save_ocsp(session)
-        if certificates:
-            self.say("- Certificate type: X.509")
-            self.say(f"- Got a certificate list of {len(certificates)} certificates.")
-        if self._options.print_cert or self._options.verbose:
-            for one in pem:
-                self._write(1 if self._descriptor is None else self._descriptor, f"\n{one}\n")
-        if certificates:
-            trusted = "is trusted" if self._verified else "was NOT verified"
-            self.say(f"- Status: The certificate {trusted}.")
+        if certificates and not session.resumed:
+            self._say_certificates(certificates)
+        if session.certificate_requested:
+            self.say(f"- Successfully sent {_own_size(self._options)} certificate(s) to server.")
         self.say(f"- Description: {session.description}", f"connected: {session.description}")
+        if session.session_id:
+            self.say(f"- Session ID: {session.session_id.hex(':').upper()}")
+        if session.psk_hint is not None:
+            self.say(f"- PSK authentication. PSK hint '{session.psk_hint}'")
+        if self._options.pskusername is not None and not certificates:
+            self.say(f"- PSK authentication. Connected as '{self._options.pskusername}'")
+        self.say(f"- Options:{_agreed(session)}")
         if session.srtp_profile is not None:
             self.say(f"- SRTP profile: {session.srtp_profile}")
         if session.alpn is not None:
@@ -98,6 +103,18 @@ class Report:
         self.say(f"- {'Resume ' if again else ''}Handshake was completed")
         if session.resumed:
             self.say("*** This is a resumed session", "resumed")
+
+    def _say_certificates(self, certificates: Sequence[bytes]) -> None:
+        self.say("- Certificate type: X.509")
+        self.say(f"- Got a certificate list of {len(certificates)} certificates.")
+        style: TextStyle = "full" if self._options.verbose else "compact"
+        for number, one in enumerate(certificates):
+            self.say(f"- Certificate[{number}] info:\n - {certificate_text(one, style)}")
+            if self._options.print_cert or self._options.verbose:
+                self._write(1 if self._descriptor is None else self._descriptor, f"\n{_pem(one)}\n")
+            style = "oneline" if style == "compact" else style
+        trusted = "is trusted" if self._verified else "was NOT verified"
+        self.say(f"- Status: The certificate {trusted}. ")
 
     def _save_ocsp(self, session: Session) -> None:
         options, response = self._options, session.ocsp_response
@@ -136,6 +153,26 @@ class Report:
     def _write(self, descriptor: int, text: str) -> None:
         name = "stdout" if descriptor == 1 else str(self._options.logfile)
         write_all(descriptor, text.encode("utf-8", "backslashreplace"), name)
+
+
+def _agreed(session: Session) -> str:
+    """What was agreed on beside the suite, as gnutls-cli has it."""
+    is_checked = "[ignored]" if session.resumed else ""
+    known = {
+        "extended master secret": session.extended_master_secret,
+        "safe renegotiation": session.safe_renegotiation,
+        "EtM": session.encrypt_then_mac,
+        f"OCSP status request{is_checked}": session.ocsp_response is not None,
+    }
+    return "".join(f" {name}," for name, is_so in known.items() if is_so)
+
+
+def _own_size(options: argparse.Namespace) -> int:
+    """Certificates in the chain of a client's own."""
+    file = options.x509certfile
+    if not isinstance(file, Path):
+        return int(file is not None or options.rawpkkeyfile is not None)
+    return max(file.read_bytes().count(b"-----BEGIN CERTIFICATE-----"), 1)
 
 
 def write_all(descriptor: int, data: bytes, name: str = "stdout") -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from gnutls_cookie import library_version
 from tests.support.authority import pki
-from tests.support.common import free_udp_port
+from tests.support.common import free_udp_port, gnutls_cli
 from tests.support.peers import CERTS
 from tests.support.serve import CERT, LINE, SECONDS, Served, client, echoes, serving
 
@@ -117,11 +117,17 @@ def test_lines_of_a_session(port: int) -> None:
     code, said = connecting(port)
     assert code == 0
     lines = [
+        rf"Resolving 'localhost:{port}'\.\.\.",
         rf"Connecting to 'localhost:{port}'\.\.\.",
         r"- Certificate type: X\.509",
         r"- Got a certificate list of 1 certificates\.",
-        r"- Status: The certificate is trusted\.",
+        r"- Certificate\[0\] info:",
+        r" - subject `CN=localhost'(?:.*\n)*\t\tpin-sha256:.*",
+        r"",
+        r"- Status: The certificate is trusted\. ",
         r"- Description: \(DTLS1\.2.*",
+        r"- Session ID: (?:[0-9A-F]{2}:){31}[0-9A-F]{2}",
+        r"- Options: extended master secret, safe renegotiation,",
         r"- Handshake was completed",
         r"",
         r"- Simple Client Mode:",
@@ -130,6 +136,38 @@ def test_lines_of_a_session(port: int) -> None:
         r"",
     ]
     assert re.fullmatch("\n".join(lines), said), said
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("what", ["certificate", "resumed", "psk"])
+def test_each_line_is_one_of_gnutls_cli(what: str, tmp_path: Path) -> None:
+    """In its order, at one server: what it finds of certificates, keys, session and options. It has
+    more before the handshake, and at the end."""
+    where, psk = pki(), tmp_path / "psk"
+    psk.write_text("sensor-1:00112233445566778899aabbccddeeff\n")
+    psk.chmod(0o600)
+    pair = ["--x509certfile", str(where / "server.pem"), "--x509keyfile", str(where / "server.key")]
+    serves, asks = [*pair, "--alpn", "echo"], ["--x509cafile", f"{where}/ca.pem", "--alpn", "echo"]
+    if what == "resumed":
+        asks.append("--resume")
+    elif what == "psk":
+        serves = ["--pskpasswd", str(psk), "--pskhint", "plant"]
+        asks = ["--priority", "NORMAL:-KX-ALL:+PSK", "--pskusername", "sensor-1"]
+        asks += ["--pskkey", "00112233445566778899aabbccddeeff"]
+    found = []
+    with serving("-u", *serves) as served:
+        for program in [gnutls_cli()], [*CONNECT, "--wait", "0"]:
+            words = [*program, "-u", "-p", str(served.port), *asks, "127.0.0.1"]
+            done = subprocess.run(
+                words, stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS, text=True
+            )
+            assert done.returncode == 0, done.stderr
+            said = re.sub(r"(?<=Session ID: ).*", "", done.stdout).replace("-X.509)", ")")
+            found.append(said.splitlines())
+        assert served.end() == 0
+    theirs = iter(found[0])
+    assert len(found[1]) > 8
+    assert [line for line in found[1] if line not in theirs] == []
 
 
 def test_verbose_lines(port: int) -> None:
@@ -150,7 +188,7 @@ def test_certificate_that_is_not_trusted(port: int) -> None:
     for option in "--insecure", "--no-ca-verification":
         code, said = connecting(port, option, "--verify-hostname", "example.org")
         assert code == 0
-        assert "- Status: The certificate was NOT verified.\n" in said
+        assert "- Status: The certificate was NOT verified. \n" in said
 
 
 def test_server_that_says_goodbye() -> None:

@@ -14,6 +14,7 @@ from gnutls_cookie import (
     CertificateNames,
     FatalAlertError,
     GnuTLSError,
+    PSKCredentials,
     Session,
     blocking,
 )
@@ -381,3 +382,43 @@ def test_connections_of_the_adapters_tell_the_same() -> None:
         assert client.get_extra_info("peer_names").subject == "CN=localhost"
         assert client.get_extra_info("peer_public_key") in client.get_extra_info("peercert")
         assert client.get_extra_info("peer_certificates") == (client.get_extra_info("peercert"),)
+
+
+def test_session_id_is_the_same_on_both_sides() -> None:
+    """Before the handshake there is none."""
+    client, server = pair("X.509")
+    assert (client.session_id, server.session_id) == (b"", b"")
+    shake(client, server)
+    assert client.session_id == server.session_id
+    assert 0 < len(client.session_id) <= 32
+
+
+@pytest.mark.parametrize("hint", ["plant 7", None])
+def test_client_knows_the_hint_of_its_server(hint: str | None) -> None:
+    """And nobody else does: without shared keys there is none."""
+    server = Session("server", PSKCredentials("sensor-1", bytes(range(1, 17)), hint=hint))
+    client = Session("client", PSKCredentials("sensor-1", bytes(range(1, 17))))
+    assert client.psk_hint is None
+    shake(client, server)
+    assert (client.psk_hint, server.psk_hint) == (hint, None)
+    others = pair("X.509")
+    shake(*others)
+    assert [one.psk_hint for one in others] == [None, None]
+
+
+@pytest.mark.parametrize("wanted", ["ignore", "request"])
+def test_client_knows_whether_it_was_asked_for_a_certificate(wanted: Any) -> None:
+    """It need not have one."""
+    client, server = client_of("X.509"), server_of("X.509", client_certificate=wanted)
+    shake(client, server)
+    assert client.certificate_requested is (wanted == "request")
+    assert not server.certificate_requested
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_whether_it_is_encrypted_first(wanted: bool) -> None:
+    """RFC 7366: for suites of CBC, where both have it."""
+    cbc = "NORMAL:-CIPHER-ALL:+AES-128-CBC" + ("" if wanted else ":%NO_ETM")
+    client, server = client_of("X.509", priority=cbc), server_of("X.509")
+    shake(client, server)
+    assert client.encrypt_then_mac is server.encrypt_then_mac is wanted
