@@ -14,11 +14,14 @@ import signal
 import sys
 from collections.abc import Sequence
 from types import ModuleType
-from typing import NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from gnutls_cookie import __version__, _early, library_version
 
 from .console import complain, end_by, reason
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 __all__ = ["COMMANDS", "Command", "command_parsers", "main"]
 
@@ -59,6 +62,12 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         complain(self.prog, message)
         raise SystemExit(2)
+
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
+        """argparse's own takes no notice where stdout is a full disk and Python is unbuffered."""
+        target = file or sys.stderr
+        if message and target is not None:
+            target.write(message)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -30,7 +30,7 @@ from gnutls_cookie.differential.outcomes import Unusable
 from gnutls_cookie.differential.processes import Warden, program_warden
 from gnutls_cookie.errors import naming
 
-from .console import complain, is_stream, one_line, reason
+from .console import complain, is_stream, one_line, print_out, reason
 from .options import file_path, number_in, real
 
 __all__ = ["add_arguments", "run"]
@@ -120,15 +120,15 @@ def run(options: argparse.Namespace) -> int:
             code = code or 2
     where = f"{options.host} {options.port}"
     if options.json:
-        print(json.dumps(_as_dict(machine, found)))
+        print_out(json.dumps(_as_dict(machine, found)))
     else:
-        print(machine.table())
+        print_out(machine.table())
         for one in found:
-            print(f"differs {one}")
+            print_out(f"differs {one}")
         seconds = time.monotonic() - started
         count = f"{len(found) or 'no'} difference{'' if len(found) == 1 else 's'}"
         starts = f", {sum(one.starts for one in servers)} starts of the server" if servers else ""
-        print(
+        print_out(
             f"{where}: {len(machine.steps)} states, {count}; "
             f"{sum(one.sent for one in networks)} datagrams in {seconds:.0f} s{starts}"
         )
