@@ -33,6 +33,7 @@ IDENTITY, HEX_KEY = "sensor-1", "000102030405060708090a0b0c0d0e0f"
 MTU = "1400"
 DISTURBED = 0.05  # of the machine's CPU time that others took: such a run is made again
 TRIES = 10  # then it counts all the same, and the figures say how much it was
+IDLE = 1000  # connections that say nothing, beside one client
 WINDOW = 64  # handshakes at once: with all of them the socket's buffer would be what is measured
 
 # What the handshake is: credentials as peers/echo.c takes them, and GnuTLS' priority string.
@@ -88,45 +89,71 @@ def commands(echo: Path) -> dict[str, list[str]]:
 
 
 def measure_ping_pong(echo: Path, clients: Path, rounds: int, quick: bool) -> Measures:
-    """One client that waits for each echo: what a turn costs in which there is one datagram.
-    Arguments as of measure_sessions()."""
+    """One client that waits for each echo: what a turn costs in which there is one datagram. Alone,
+    and beside connections that say nothing. Arguments as of measure_sessions()."""
     servers = commands(echo)
     wanted = ("messages a second", "server's CPU us a message")
-    found: Measures = {f"one client, PSK: {what}": defaultdict(list) for what in wanted}
+    many = 20 if quick else IDLE
+    named = {0: "one client, PSK", many: f"one client beside {many} idle ones, PSK"}
+    found: Measures = {
+        f"{name}: {what}": defaultdict(list) for name in named.values() for what in wanted
+    }
     for _ in range(rounds):
-        for server in random.sample(list(servers), len(servers)):
-            run = one_run(servers[server], clients, "PSK", 1, 20 if quick else 4000)
+        order = [(server, idle) for server in servers for idle in named]
+        random.shuffle(order)
+        for server, idle in order:
+            run = one_run(servers[server], clients, "PSK", 1, 20 if quick else 4000, idle)
             for what in wanted:
-                found[f"one client, PSK: {what}"][server].append(run[what])
+                found[f"{named[idle]}: {what}"][server].append(run[what])
     return {what: {server: found[what][server] for server in servers} for what in found}
 
 
 def one_run(
-    server: list[str], clients: Path, kind: str, count: int, echoes: int
+    server: list[str], clients: Path, kind: str, count: int, echoes: int, idle: int = 0
 ) -> dict[str, float]:
-    """One server in a fresh process: `count` handshakes, then `echoes` messages in each session."""
+    """One server in a fresh process: `count` handshakes, then `echoes` messages in each session,
+    beside `idle` other connections."""
     credentials, priority = KINDS[kind]
+    held = None
     child = started([*server, *credentials, priority, MTU], 0)
     try:
         assert child.stdout is not None
         port = child.stdout.readline().strip()
-        load = started(
-            [str(clients), port, str(count), str(echoes), str(WINDOW), credentials[0], IDENTITY,
-             HEX_KEY, priority, MTU],
-            1,
-        )  # fmt: skip
+        if idle > 0:
+            held = generator(clients, port, idle, 1, kind)
+            assert held.stdin is not None
+            assert held.stdout is not None
+            held.stdin.write("\n")
+            held.stdin.flush()
+            assert [held.stdout.readline() for _ in range(2)][1].split()[3] == "0"
+        load = generator(clients, port, count, echoes, kind)
         try:
             return phases(child.pid, load, count, echoes)
         finally:
             load.kill()
             load.communicate()
     finally:
+        if held is not None:
+            held.kill()
+            held.communicate()
         child.send_signal(signal.SIGTERM)
         try:
             child.wait(20)
         finally:
             child.kill()
             child.communicate()
+
+
+def generator(
+    clients: Path, port: str, count: int, echoes: int, kind: str
+) -> subprocess.Popen[str]:
+    """peers/clients.c, for a server at this port."""
+    credentials, priority = KINDS[kind]
+    return started(
+        [str(clients), port, str(count), str(echoes), str(WINDOW), credentials[0], IDENTITY,
+         HEX_KEY, priority, MTU],
+        1,
+    )  # fmt: skip
 
 
 def phases(server: int, load: subprocess.Popen[str], count: int, echoes: int) -> dict[str, float]:
