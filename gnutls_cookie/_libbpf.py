@@ -363,6 +363,8 @@ def index_of(interface: str) -> int:
     Raises:
         XdpError: there is none of that name.
     """
+    if not isinstance(interface, str):
+        raise TypeError(f"interface must be a str, not {type(interface).__name__}")
     try:
         return socket.if_nametoindex(interface)
     except (OSError, ValueError):

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from . import _libbpf
 from ._check import bytes_copy, check_key_size, flag, integer
@@ -42,6 +42,7 @@ _MAX_ADDRESSES = 256
 _MAX_SECONDS = float(1 << 33)  # two periods of the longest life that a key can have
 _PORT_WORD_BITS = 64
 _FRAME_BYTES = 1 << 16
+_MAX_REPEAT = 0x7FFFFFFF
 
 # native/xdp/gate.h
 _MAPPED, _COAP, _DROP_JUNK, _ADDRESSES = 1, 2, 4, 8
@@ -217,6 +218,8 @@ class XdpGate(_Gate):
         self._interface: tuple[str, int, int] | None = None  # name, index, mode
         self._note = ""
         self._object, log = _libbpf.open_object(_object_file())
+        if counts_of is not None and not isinstance(counts_of, Attached):
+            raise TypeError(f"counts_of must be an Attached, not {type(counts_of).__name__}")
         if counts_of is not None and "gcookie_counts" in counts_of._maps:
             _libbpf.reuse_map(self._object, "gcookie_counts", counts_of._map("gcookie_counts"))
         _libbpf.load(self._object, log, _KERNEL)
@@ -266,13 +269,15 @@ class XdpGate(_Gate):
 
         Args:
             frame: from the Ethernet header on, 14..3,520 bytes.
-            repeat: how often it is run; whatever it did to the frame stays from run to run.
+            repeat: how often it is run, 1..2**31-1; whatever it does to the frame stays for the
+                next run.
 
         Returns:
             The action: 1 drop (XDP_DROP), 2 pass on (XDP_PASS), 3 send back (XDP_TX); the frame
             afterwards; nanoseconds a run.
 
         Raises:
+            ValueError: `repeat` is out of range, or the frame larger than any.
             XdpError: the kernel does not run it.
         """
         self._check_open()
@@ -280,6 +285,8 @@ class XdpGate(_Gate):
         size = len(frame)
         if size > _FRAME_BYTES:
             raise ValueError(f"frame must be of at most {_FRAME_BYTES} bytes, not {size}")
+        if not 1 <= repeat <= _MAX_REPEAT:
+            raise ValueError(f"repeat must be in 1..{_MAX_REPEAT}, not {repeat}")
         ffi.memmove(self._frame_in, frame, size)
         options.data_size_in, options.data_size_out = size, _FRAME_BYTES
         options.repeat = repeat
@@ -504,7 +511,7 @@ def _object_file() -> str:
 def _port_words(ports: Iterable[int]) -> dict[int, int]:
     """The words of the map, each with a bit for 64 ports."""
     words: dict[int, int] = {}
-    for port in ports:
+    for port in _several("ports", ports):
         number, bit = divmod(integer("ports", port, 1, 65535), _PORT_WORD_BITS)
         words[number] = words.get(number, 0) | 1 << bit
     if not words:
@@ -514,10 +521,8 @@ def _port_words(ports: Iterable[int]) -> dict[int, int]:
 
 def _hosts(addresses: Iterable[str]) -> set[bytes]:
     """The addresses, each in 16 bytes."""
-    if isinstance(addresses, str):
-        raise TypeError("addresses must be several, not one text")
     found = set()
-    for text in addresses:
+    for text in _several("addresses", addresses):
         if not isinstance(text, str):
             raise TypeError(f"addresses must be str, not {type(text).__name__}")
         try:
@@ -533,6 +538,12 @@ def _hosts(addresses: Iterable[str]) -> set[bytes]:
     if len(found) > _MAX_ADDRESSES:
         raise ValueError(f"addresses must be at most {_MAX_ADDRESSES}, not {len(found)}")
     return found
+
+
+def _several(name: str, values: Iterable[Any]) -> Iterable[Any]:
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be several, not one {type(values).__name__}")
+    return values
 
 
 def _states(name: str, key: Buffer) -> bytes:

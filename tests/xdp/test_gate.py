@@ -146,7 +146,8 @@ def test_a_run_tells_its_duration(gate: XdpGate) -> None:
         ({"ports": [0]}, ValueError, r"ports must be in 1\.\.65535, not 0"),
         ({"ports": [65536]}, ValueError, r"ports must be in 1\.\.65535"),
         ({"ports": ["5684"]}, TypeError, "ports must be an int, not str"),
-        ({"addresses": "10.0.0.1"}, TypeError, "addresses must be several"),
+        ({"ports": 5684}, TypeError, "ports must be several, not one int"),
+        ({"addresses": "10.0.0.1"}, TypeError, "addresses must be several, not one str"),
         ({"addresses": ["localhost"]}, ValueError, "addresses must be IP addresses"),
         ({"addresses": [5]}, TypeError, "addresses must be str, not int"),
         ({"addresses": ["fe80::1%eth0"]}, ValueError, "addresses must have no scope"),
@@ -183,9 +184,26 @@ def test_a_frame_too_large_or_too_small_is_an_error(gate: XdpGate) -> None:
     """Not a crash."""
     with pytest.raises(ValueError, match="frame must be of at most 65536 bytes"):
         gate.run(bytes(65537))
+    for repeat in 0, -1, 2**31:
+        with pytest.raises(ValueError, match=r"repeat must be in 1\.\.2147483647"):
+            gate.run(bytes(60), repeat)
     for size in 0, 13:
         with pytest.raises(XdpError, match="running the program"):
             gate.run(bytes(size))
+
+
+def test_a_wrong_interface_is_named(gate: XdpGate) -> None:
+    """One of another type, one that is not there, a former program that is none."""
+    nobody: Any = None
+    for use in gate.attach, xdp_module.attached:
+        with pytest.raises(TypeError, match="interface must be a str"):
+            use(nobody)
+        for name in "", "no-such-interface", "a" * 300, "a\0b":
+            with pytest.raises(XdpError, match="there is no interface"):
+                use(name)
+    wrong: Any = "lo"
+    with pytest.raises(TypeError, match="counts_of must be an Attached, not str"):
+        XdpGate([5684], counts_of=wrong)
 
 
 def test_closed_twice_and_used_afterwards(gate: XdpGate) -> None:
