@@ -272,7 +272,7 @@ class Settings:
             raise ValueError("verify_peer needs client_certificate 'request' or 'require'")
         native.request = _REQUESTS[wanted]
         if is_anonymous and wanted == "require":
-            raise ValueError("client_certificate 'require': one of AnonymousCredentials has none")
+            raise ValueError("client_certificate 'require' excludes AnonymousCredentials")
 
     def _set_alpn(self, alpn: str | Sequence[str], required: object) -> None:
         names: Sequence[object] = [alpn] if isinstance(alpn, str) else alpn

@@ -351,6 +351,8 @@ class _Service:
             )
         if options.require_client_cert and options.x509cafile is None and not options.udp:
             raise Unusable("--require-client-cert needs --x509cafile")
+        if options.require_client_cert and anonymous(options):
+            raise Unusable("--require-client-cert excludes anonymous key exchange in --priority")
         if options.verify_client_cert and options.x509cafile is None:
             raise Unusable("--verify-client-cert needs --x509cafile")
         if options.x509crlfile is not None and options.x509cafile is None:

@@ -160,6 +160,7 @@ REFUSED: dict[str, tuple[int, str]] = {
     "--rawpkfile /nowhere": (2, "--rawpkfile needs --rawpkkeyfile"),
     "--rawpkkeyfile /nowhere": (2, "/nowhere: No such file or directory"),
     "--x509certfile pkcs11:token=none --x509keyfile pkcs11:token=none": (2, "credentials: "),
+    "-u -r --priority NORMAL:+ANON-ECDH": (2, "--require-client-cert excludes anonymous key"),
     "-u -a -r": (2, "not allowed with argument"),
     "-u --verify-client-cert": (2, "--verify-client-cert needs --x509cafile"),
     "-r": (2, "--require-client-cert needs --x509cafile"),
