@@ -102,7 +102,7 @@ PURE = (
 )
 IMPURE = {"asyncio", "select", "selectors", "socket", "subprocess", "threading", "time"}
 
-THIRD_PARTIES = {"typing_extensions"}  # for type checkers alone; cffi comes in by _ffi
+THIRD_PARTIES = {"_typeshed", "typing_extensions"}  # for type checkers alone; cffi: by _ffi
 
 # What a module that nobody has to import needs: an extra, or who calls it brings it.
 EXTRAS = {
