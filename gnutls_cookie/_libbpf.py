@@ -27,6 +27,7 @@ __all__ = [
     "detach",
     "driver_of",
     "ffi",
+    "has_ethernet",
     "index_of",
     "library",
     "load",
@@ -47,6 +48,7 @@ _SONAME = "libbpf.so.1"
 _TO_LOAD = "the capabilities CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN"
 # linux/capability.h
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}
+_LIMITS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # of the process or the machine
 _LOG_BYTES = (1 << 24) - 1  # what all kernels take as the size of the verifier's log
 
 ffi: Any = FFI()
@@ -148,6 +150,8 @@ _QUERY_OPTS = ffi.typeof("struct bpf_xdp_query_opts *")
 GENERIC, NATIVE = 1 << 1, 1 << 2  # XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE
 _IF_NONE, _REPLACE = 1 << 0, 1 << 4  # XDP_FLAGS_UPDATE_IF_NOEXIST, XDP_FLAGS_REPLACE
 
+_SIOCGIFHWADDR = 0x8927  # linux/sockios.h
+_ETHERNET = {1, 772}  # linux/if_arp.h: ARPHRD_ETHER, ARPHRD_LOOPBACK
 _SIOCETHTOOL, _ETHTOOL_GDRVINFO = 0x8946, 3  # linux/sockios.h, linux/ethtool.h
 _DRVINFO_BYTES = 196
 
@@ -248,6 +252,8 @@ def load(opened: Any, log: Any, kernel: str) -> None:
     number = -result
     if not _may_load():
         raise XdpError(f"loading the program needs root, or {_TO_LOAD}", number)
+    if number in _LIMITS:  # whatever the log says by then
+        allowed("loading the program", _TO_LOAD, result)
     said = ffi.string(log).decode("utf-8", "replace")
     release = os.uname().release
     if _numbers(release) < _numbers(kernel):
@@ -371,12 +377,25 @@ def index_of(interface: str) -> int:
         raise XdpError(f"there is no interface {interface!r}", errno.ENODEV) from None
 
 
+def has_ethernet(interface: str) -> bool:
+    """Whether its frames are Ethernet's, or may be. In those of a tunnel IP comes first."""
+    # struct ifreq: a name, and a struct sockaddr in a union of 24 bytes
+    request = struct.pack("@16s24x", os.fsencode(interface))
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,
+        suppress(OSError),
+    ):
+        answer = fcntl.ioctl(sock, _SIOCGIFHWADDR, request)
+        return struct.unpack_from("=H", answer, 16)[0] in _ETHERNET
+    return True
+
+
 def driver_of(interface: str) -> str:
     """The name of an interface's driver; "" where it has none."""
     info = ffi.new("char[]", _DRVINFO_BYTES)
     ffi.buffer(info)[:4] = struct.pack("=I", _ETHTOOL_GDRVINFO)
     # struct ifreq: a name, and a pointer in a union of 24 bytes
-    request = struct.pack("@16sP16x", interface.encode(), int(ffi.cast("uintptr_t", info)))
+    request = struct.pack("@16sP16x", os.fsencode(interface), int(ffi.cast("uintptr_t", info)))
     with (
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,
         suppress(OSError),

@@ -313,14 +313,17 @@ class XdpGate(_Gate):
 
         Raises:
             ValueError: it is attached already, or `mode` is out of range.
-            XdpError: there is no such interface, somebody else's program is on it, or the driver or
-                the kernel does not allow it.
+            XdpError: there is no such interface, it is not of Ethernet, somebody else's program is
+                on it, or the driver or the kernel does not allow it.
         """
         self._check_open()
         wanted = _one_of("mode", mode, ("auto", "native", "generic"))
         if self._interface is not None:
             raise ValueError(f"it is attached to {self._interface[0]}")
         index = _libbpf.index_of(interface)
+        if not _libbpf.has_ethernet(interface):
+            text = f"{interface}: its frames are not Ethernet's, and nothing in them would be seen"
+            raise XdpError(text, errno.EOPNOTSUPP)
         former = attached(interface)
         note = ""
         if wanted == "auto" and former is not None:

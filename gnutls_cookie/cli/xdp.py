@@ -207,6 +207,8 @@ def _attach(options: argparse.Namespace) -> int:
     try:
         with ExitStack() as stack:
             return _Guard(options, out, stack).run()
+    except OSError as error:  # no more descriptors, say; what is printed fails in silence
+        raise Unusable(reason(error), 1) from None
     finally:
         err.close()
         out.close()
@@ -360,7 +362,7 @@ class _Guard:
                 counts_of=former,
             )
         except ValueError as error:
-            raise Unusable(str(error)) from None
+            raise Unusable(f"--address: {error}") from None
         finally:
             if former is not None:
                 former.close()

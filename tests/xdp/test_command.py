@@ -131,6 +131,17 @@ def test_a_program_of_others_is_refused_and_stays(here: Host, secret: Path) -> N
     assert is_in_kernel("prog", int(stranger))
 
 
+def test_an_interface_without_ethernet_is_refused(here: Host, secret: Path) -> None:
+    """The program would see nothing in a tunnel's frames. A name may be of any bytes."""
+    if not Path("/dev/net/tun").exists():
+        pytest.skip("no /dev/net/tun: modprobe tun")
+    name = "t-é\udcff"
+    ip("-n", here.prefix[3], "tuntap", "add", "dev", name, "mode", "tun")
+    code, said = here.run("attach", name, "-p", "5684", "--cookie-secret-file", secret)
+    assert code == 2, said
+    assert re.fullmatch(r"gnutls-cookie xdp: [^\n]+: its frames are not Ethernet's, [^\n]+\n", said)
+
+
 def test_an_interface_that_goes_ends_it(here: Host, secret: Path) -> None:
     """In one line, with code 1; Ctrl-C ends one with code 0."""
     options: list[Word] = ["-p", "5684", "--cookie-secret-file", secret]
@@ -215,7 +226,7 @@ def test_a_step_of_the_realtime_clock_is_followed(here: Host, secret: Path, tmp_
     ("words", "code", "said"),
     [
         ("--cookie-secret-file /no/file", 2, "cookie keys: /no/file: No such file or directory"),
-        ("--cookie-secret-file SECRET --address here", 2, "addresses must be IP addresses"),
+        ("--cookie-secret-file SECRET --address here", 2, "--address: addresses must be IP"),
         ("--cookie-secret-file SECRET --stats /no/folder/x", 2, "there is no such folder"),
         ("--cookie-secret-file SECRET --stats /dev/null", 2, "/dev/null: it is not a file"),
         ("--cookie-secret-file SECRET --metrics nowhere", 2, "HOST:PORT or [ADDRESS]:PORT"),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +234,29 @@ def test_nothing_imports_it_unasked() -> None:
 
 
 # --- what is not there ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("left", [2, 5, 6])
+def test_a_lack_of_descriptors_is_not_the_kernels_refusal(left: int) -> None:
+    """Whichever descriptor is the one too many: of a map, or of the program."""
+    xdp_required()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, soft), hard))
+    taken = []
+    try:
+        with suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        for descriptor in taken[-left:]:
+            os.close(descriptor)
+        del taken[-left:]
+        with pytest.raises(XdpError) as caught:
+            XdpGate([5684])
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert str(caught.value) == "loading the program: Too many open files"
 
 
 @pytest.fixture
