@@ -77,13 +77,18 @@ class Bench:
         self.challenges = 0
         self._waiting: list[tuple[bytes, Address]] = []
         self._added = 0.0
+        self._still: float | None = None
         self._ports = iter(range(40_000, 65_536))
 
     # --- the clock
 
     def now(self) -> float:
         """What the server is told."""
-        return time.monotonic() + self._added
+        return (time.monotonic() if self._still is None else self._still) + self._added
+
+    def stop_clock(self) -> None:
+        """From now on only pass_time() and stall() let time pass, however slow the machine is."""
+        self._still = time.monotonic()
 
     def pass_time(self, seconds: float) -> None:
         """Let time pass, and the server's timers go off."""
