@@ -341,7 +341,10 @@ class XdpGate(_Gate):
             if former is not None:
                 former.close()
         if -result in (errno.EBUSY, _libbpf.NOT_THE_EXPECTED_PROGRAM):
-            raise XdpError(f"{interface}: somebody else has just attached a program", -result)
+            why = "somebody else has just attached a program"
+            if not _libbpf.programs_on(index):  # dev_xdp_attach() of the kernel's net/core/dev.c
+                why = "an interface above it (a bridge, say) has a program: attach to that one only"
+            raise XdpError(f"{interface}: {why}", -result)
         if result == -errno.EOPNOTSUPP:
             raise XdpError(f"{interface}: its driver has no {wanted} mode of XDP", -result)
         _libbpf.allowed(f"attaching to {interface}", "CAP_NET_ADMIN", result)

@@ -142,6 +142,20 @@ def test_an_interface_without_ethernet_is_refused(here: Host, secret: Path) -> N
     assert re.fullmatch(r"gnutls-cookie xdp: [^\n]+: its frames are not Ethernet's, [^\n]+\n", said)
 
 
+def test_below_a_bridge_that_has_a_program_none_is_attached(here: Host, secret: Path) -> None:
+    """The kernel refuses it, by the number by which it also says that a program is there."""
+    namespace = here.prefix[3]
+    made = ["ip", "-n", namespace, "link", "add", "name", "bridge0", "type", "bridge"]
+    if subprocess.run(made, stderr=subprocess.DEVNULL).returncode != 0:
+        pytest.skip("no bridges: modprobe bridge")
+    ip("-n", namespace, "link", "set", "dev", here.interface, "master", "bridge0")
+    stranger = [sys.executable, "-m", "tests.support.xdp_host", "bridge0", "generic"]
+    subprocess.run([*here.prefix, *stranger], check=True, cwd=ROOT, capture_output=True)
+    said = here.run("attach", here.interface, "-p", "5684", "--cookie-secret-file", secret)
+    reason = "veth1: an interface above it (a bridge, say) has a program: attach to that one only"
+    assert said == (2, f"gnutls-cookie xdp: {reason}\n")
+
+
 def test_an_interface_that_goes_ends_it(here: Host, secret: Path) -> None:
     """In one line, with code 1; Ctrl-C ends one with code 0."""
     options: list[Word] = ["-p", "5684", "--cookie-secret-file", secret]
