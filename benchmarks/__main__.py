@@ -9,6 +9,7 @@ import os
 import platform
 import random
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from pathlib import Path
 from build_ffi import find_libgnutls
 from gnutls_cookie import (
     BadCookieError,
+    Challenge,
     CookieGate,
     CookieListener,
     KeyRing,
@@ -108,6 +110,7 @@ def python_calls() -> dict[str, Callable[[], object]]:
     calls.update(pyopenssl_call(hello))
     calls.update(trio_call(hello))
     calls.update(mbedtls_call())
+    calls.update(pyside6_calls(gate, hello))
     return calls
 
 
@@ -153,6 +156,42 @@ def mbedtls_call() -> dict[str, Callable[[], object]]:
 
     assert wire.HelloVerifyRequest.decode(call()).cookie
     return {"python-mbedtls, no cookie": call}
+
+
+def pyside6_calls(gate: CookieGate, hello: bytes) -> dict[str, Callable[[], object]]:
+    """Qt's verifier, where PySide6 is installed: it sends its answer itself, so the gate's is sent
+    here as well, by a socket of Python."""
+    try:
+        from PySide6.QtCore import QByteArray, QCryptographicHash
+        from PySide6.QtNetwork import QDtlsClientVerifier, QHostAddress, QUdpSocket
+    except ImportError:
+        return {}
+    verifier, from_qt = QDtlsClientVerifier(), QUdpSocket()
+    here = QHostAddress(QHostAddress.SpecialAddress.LocalHost)
+    from_qt.bind(here, 0)
+    verifier.setCookieGeneratorParameters(
+        QDtlsClientVerifier.GeneratorParameters(QCryptographicHash.Algorithm.Sha1, KEY)
+    )
+    client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    from_python = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    client.bind(("127.0.0.1", 0))
+    client.settimeout(10)
+    there, datagram = client.getsockname(), QByteArray(hello)
+
+    def qt() -> object:
+        return verifier.verifyClient(from_qt, datagram, here, there[1])
+
+    def ours() -> object:
+        verdict = gate.receive(hello, WHO)
+        assert isinstance(verdict, Challenge)
+        return from_python.sendto(verdict.datagram, there)
+
+    qt()
+    assert wire.HelloVerifyRequest.decode(client.recv(4096)).cookie
+    return {
+        "CookieGate.receive and sendto, no cookie": ours,
+        "PySide6's QDtlsClientVerifier, which sends, no cookie": qt,
+    }
 
 
 def trio_call(hello: bytes) -> dict[str, Callable[[], object]]:
@@ -262,8 +301,6 @@ def resident() -> int:
 
 def measure_growth(folder: Path, rounds: int, quick: bool) -> dict[str, float]:
     """Cost by distinct sources and by admitted peers."""
-    import socket
-
     found: dict[str, float] = {}
     gate, hello = CookieGate(KeyRing.random()), wire.client_hello()
     gate.receive(hello, WHO)
