@@ -80,7 +80,7 @@ class XdpCounters:
         passed: not ClientHellos, by the reason that CookieGate would discard them for; the reasons
             that occurred. They are passed on, since they may be for a session.
         dropped: of these, how many were dropped as junk.
-        expired: passed on unread, since the keys had expired.
+        expired: ClientHellos that were passed on with any cookie, since the keys had expired.
         untouched: passed on unread: link-local and multicast addresses, odd lengths.
     """
 

@@ -23,7 +23,10 @@ _COUNTERS = {
         "Challenged ClientHellos that carried a cookie: a wrong one, or one of an old key.",
     ),
     "datagrams_dropped": ("dropped", "Other datagrams that were dropped, since --drop-junk says."),
-    "datagrams_expired": ("expired", "Datagrams that passed unread, since the keys had expired."),
+    "hellos_expired": (
+        "expired",
+        "ClientHellos that passed with any cookie, since the keys had expired.",
+    ),
     "datagrams_untouched": (
         "untouched",
         "Datagrams that passed unread: of link-local addresses, of odd lengths.",

@@ -21,7 +21,7 @@ struct gcookie_xdp_key {
 struct gcookie_xdp_keys {
     struct gcookie_xdp_key current;  /* signs and verifies */
     struct gcookie_xdp_key previous; /* verifies only */
-    __u64 until_ns;                  /* CLOCK_BOOTTIME; from then on everything passes */
+    __u64 until_ns;                  /* CLOCK_BOOTTIME; from then on every hello passes */
     __u32 has_previous;
     __u32 unused;
 };
@@ -46,7 +46,7 @@ struct gcookie_xdp_counts {
     __u64 presented;   /* of these: for a hello that carried a cookie */
     __u64 verified[2]; /* passed: a good cookie of the current, of the previous key */
     __u64 dropped;     /* of passed[]: those that were not passed but dropped as junk */
-    __u64 expired;     /* passed, whatever they were: the keys are too old */
+    __u64 expired;     /* hellos that passed with any cookie: the keys are too old */
     __u64 untouched;   /* passed: link-local, multicast, odd lengths ... */
 };
 
