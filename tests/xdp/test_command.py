@@ -99,9 +99,7 @@ def test_the_program_outlives_its_process_until_its_keys_expire(
         assert second["program_id"] != first["program_id"]
         assert second["keys_seconds"] > 0
         assert b"(the mode of the program that it replaces)" in guard.said
-        assert (
-            '_hellos_expired_total{interface="veth1"}' in (tmp_path / "veth1.prom").read_text()
-        )
+        assert '_hellos_expired_total{interface="veth1"}' in (tmp_path / "veth1.prom").read_text()
         # A third one takes over at one stroke, and the second ends by itself.
         with here.attached("-p", "9", "--cookie-secret-file", secret) as third:
             assert guard.child.wait(SECONDS) == 1
