@@ -762,6 +762,7 @@ def polled(listener: CookieListener) -> tuple[threading.Thread, list[list[Arriva
     with contextlib.suppress(RuntimeError):
         while time.monotonic() < deadline:
             listener.poll(0)
+    time.sleep(0.1)  # it is under way, but may not be in C yet, where it waits
     return thread, found
 
 
