@@ -101,6 +101,20 @@ class _Gate:
         self._program = -1
         self._maps: dict[str, int] = {}  # descriptors, of those whose values are as here
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Each of the two lets go of what it holds."""
+
     def _check_open(self) -> None:
         if self._program < 0:
             raise ValueError("it is closed")
@@ -242,17 +256,6 @@ class XdpGate(_Gate):
         self._frame_out = ffi.new("char[]", _FRAME_BYTES)
         self._options.data_in, self._options.data_out = self._frame_in, self._frame_out
         self._out = ffi.buffer(self._frame_out)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Take the program off its interface, and free it. A second call does nothing."""
@@ -427,17 +430,6 @@ class Attached(_Gate):
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Let go of the program, which stays where it is. A second call does nothing."""
