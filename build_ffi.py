@@ -25,6 +25,7 @@ C_SOURCES = [
     "gnutls_cookie/native/peers.c",
     "gnutls_cookie/native/source.c",
     "gnutls_cookie/native/udp.c",
+    "gnutls_cookie/native/costs.c",
     "gnutls_cookie/native/guard.c",
     "gnutls_cookie/native/settings.c",
     "gnutls_cookie/native/seat.c",

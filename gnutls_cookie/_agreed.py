@@ -466,6 +466,8 @@ def unfit(size: int, most: int) -> str:
 def _verification_text(status: int) -> str:
     if status == lib.GCOOKIE_RAW_KEY_UNKNOWN:
         return "the peer's raw key is none of peer_keys"
+    if status == lib.GCOOKIE_KEY_COSTLY:
+        return "the peer's RSA key is too large: its modulus or its exponent"
     out = ffi.new("gnutls_datum_t *")
     code = lib.gnutls_certificate_verification_status_print(
         ffi.cast("unsigned int", status), lib.GNUTLS_CRT_X509, out, 0

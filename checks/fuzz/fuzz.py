@@ -91,7 +91,7 @@ SYSTEM = {
 
 _SERVER = [
     *("server.c", "connections.c", "admission.c", "shares.c", "turn.c", "address.c"),
-    *("table.c", "wire.c", "flight.c", "seat.c", "opening.c", "settings.c", "guard.c"),
+    *("table.c", "wire.c", "flight.c", "seat.c", "opening.c", "settings.c", "guard.c", "costs.c"),
     *("gate.c", "transport.c", "waiting.c"),
 ]
 _USE_AFTER_FREE = Fault("peers.c", "if (!peer->listed) { /* else", "if (1) { /* else")
@@ -121,6 +121,7 @@ TARGETS = {
             "opening.c",
             "settings.c",
             "guard.c",
+            "costs.c",
             "gate.c",
             "transport.c",
         ],

@@ -1,5 +1,6 @@
 /* The guard before libgnutls' DTLS reassembly. */
 #include "guard.h"
+#include "costs.h"
 
 #include <gnutls/crypto.h>
 #include <stdlib.h>
@@ -275,6 +276,13 @@ static struct gcookie_message *place_for(struct gcookie_guard *guard,
     return place;
 }
 
+/* A whole message that is dropped, as one that is too long: whoever forges it keeps no genuine one
+ * out. */
+static int is_costly(const struct gcookie_guard *guard, unsigned int type,
+                     const unsigned char *data, size_t size) {
+    return type == CERTIFICATE && gcookie_costs_certificates(data, size, guard->is_server);
+}
+
 static void keep(struct gcookie_guard *guard, const struct gcookie_fragment *fragment) {
     struct gcookie_message *message = NULL;
     unsigned char *bits;
@@ -291,6 +299,8 @@ static void keep(struct gcookie_guard *guard, const struct gcookie_fragment *fra
         guard->refused++;
         return;
     }
+    if (message->missing == 0 && message->length > 0)
+        return;
     bits = message->data + message->length;
     for (uint32_t at = 0; at < fragment->size; at++) {
         const uint32_t to = fragment->offset + at;
@@ -300,6 +310,10 @@ static void keep(struct gcookie_guard *guard, const struct gcookie_fragment *fra
             message->data[to] = fragment->data[at];
             message->missing--;
         }
+    }
+    if (message->missing == 0 && is_costly(guard, message->type, message->data, message->length)) {
+        release(guard, message);
+        guard->refused++;
     }
 }
 
@@ -427,7 +441,9 @@ static size_t take_message(struct gcookie_guard *guard, struct gcookie_input *in
         keep(guard, &fragment);
         return 0;
     }
-    size = pass(guard, &fragment, out, capacity);
+    size = is_costly(guard, fragment.type, fragment.data, fragment.size)
+               ? 0
+               : pass(guard, &fragment, out, capacity);
     if (size == 0)
         guard->refused++;
     else

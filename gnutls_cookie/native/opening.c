@@ -1,4 +1,5 @@
 /* How a session begins, by its settings, and how it ends with its last holder. */
+#include "costs.h"
 #include "wire.h"
 
 #include <gnutls/x509.h>
@@ -24,8 +25,9 @@ static int is_known(const struct gcookie_settings *settings, const gnutls_datum_
     return 0;
 }
 
-/* gnutls_certificate_verify_function. A client that is only asked for a certificate may send none;
- * where it must, libgnutls has looked already. */
+/* gnutls_certificate_verify_function: called before a signature of the peer is checked. A client
+ * that is only asked for a certificate may send none; where it must, libgnutls has looked already.
+ */
 static int verify(gnutls_session_t session) {
     struct gcookie_wire *wire = gnutls_transport_get_ptr(session);
     const struct gcookie_settings *settings = wire->settings;
@@ -38,7 +40,11 @@ static int verify(gnutls_session_t session) {
     const gnutls_datum_t *const peers = gnutls_certificate_get_peers(session, &size);
     int code;
 
-    if (settings->is_server && peers == NULL)
+    if (gcookie_costs_key(session)) {
+        wire->error_detail = GCOOKIE_KEY_COSTLY;
+        return GNUTLS_E_CERTIFICATE_VERIFICATION_ERROR;
+    }
+    if (!settings->verify_peer || (settings->is_server && peers == NULL))
         return 0;
     if (gnutls_certificate_type_get2(session, GNUTLS_CTYPE_PEERS) == GNUTLS_CRT_RAWPK) {
         if (peers != NULL && size == 1 && is_known(settings, peers))
@@ -154,8 +160,7 @@ static int configure(const struct gcookie_wire *wire, const char **what) {
                                               (gnutls_certificate_request_t)settings->request);
     if (settings->is_server)
         gnutls_handshake_set_post_client_hello_function(wire->session, after_hello);
-    if (settings->verify_peer)
-        gnutls_session_set_verify_function(wire->session, verify);
+    gnutls_session_set_verify_function(wire->session, verify);
     return 0;
 }
 

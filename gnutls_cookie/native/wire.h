@@ -72,8 +72,8 @@ enum {
 };
 int gcookie_wire_clues(const struct gcookie_wire *wire);
 
-/* With GNUTLS_E_CERTIFICATE_VERIFICATION_ERROR: no gnutls_certificate_status_t has it. */
-enum { GCOOKIE_RAW_KEY_UNKNOWN = 1 << 30 };
+/* With GNUTLS_E_CERTIFICATE_VERIFICATION_ERROR: no gnutls_certificate_status_t has these. */
+enum { GCOOKIE_RAW_KEY_UNKNOWN = 1 << 30, GCOOKIE_KEY_COSTLY = 1 << 29 };
 
 /* A new session, with one holder: `size` bytes, of which the wire is the first, and zeros. 0, or an
  * error; then *what names the setting that it is about, or is "". The session's timers are those of
