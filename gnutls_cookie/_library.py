@@ -1,4 +1,5 @@
-"""Checks, at import, the compiled module and the libgnutls that it was loaded with."""
+"""Checks the compiled module and the libgnutls that it was loaded with: at import what they are,
+and at the first session what is wrong with it."""
 
 from __future__ import annotations
 
@@ -28,6 +29,12 @@ _NO_MODULE = (
     "gnutls_cookie: the compiled module could not be loaded ({error}). A source tree needs a "
     "build first: pip install ."
 )
+_LACKS_FIXES = (
+    "libgnutls {version} lacks fixes of how certificates are verified: it takes a name that an "
+    "authority excluded, written in other letters (CVE-2026-3833), and may have the faults that "
+    "were fixed with this one. Install your system's updates of libgnutls, or 3.8.13 or later"
+)
+_has_told = False
 
 
 def _in_sub_interpreter() -> bool:
@@ -58,7 +65,7 @@ except ImportError as error:
         text = _NO_LIBRARY
     raise ImportError(text.format(error=error)) from error
 
-__all__ = ["check_versions"]
+__all__ = ["check_versions", "lacks_fixes", "warn_of_faults"]
 
 
 def check_versions(package: str, compiled: str, built_with: str, oldest: str, running: str) -> None:
@@ -90,6 +97,41 @@ def check_versions(package: str, compiled: str, built_with: str, oldest: str, ru
             RuntimeWarning,
             stacklevel=2,
         )
+
+
+def warn_of_faults() -> None:
+    """Warn, the first time, of a libgnutls with faults that nothing in the package can make up for.
+
+    Warns:
+        RuntimeWarning: see lacks_fixes().
+    """
+    global _has_told
+    if not _has_told:
+        _has_told = True
+        if lacks_fixes():
+            version = _text(lib.gnutls_check_version(ffi.NULL))
+            # Above: Settings, then Session, Client or Server, then who made it.
+            warnings.warn(_LACKS_FIXES.format(version=version), RuntimeWarning, stacklevel=4)
+
+
+def lacks_fixes() -> bool:
+    """Whether libgnutls lacks the fixes of certificates that came with 3.8.13.
+
+    Distributions mend it and keep its version, so that what it does is tried: name constraints are
+    compared without regard to case (RFC 5280 7.2), and were not before. Takes some microseconds.
+    """
+    box = ffi.new("gnutls_x509_name_constraints_t *")
+    if lib.gnutls_x509_name_constraints_init(box) < 0:
+        return False
+    names = [ffi.from_buffer("unsigned char[]", text) for text in (b"example.net", b"EXAMPLE.NET")]
+    excluded, asked = (
+        ffi.new("gnutls_datum_t *", {"data": name, "size": len(name)}) for name in names
+    )
+    kind = lib.GNUTLS_SAN_DNSNAME
+    code = lib.gnutls_x509_name_constraints_add_excluded(box[0], kind, excluded)
+    passes = code == 0 and lib.gnutls_x509_name_constraints_check(box[0], kind, asked)
+    lib.gnutls_x509_name_constraints_deinit(box[0])
+    return bool(passes)
 
 
 def _numbers(version: str) -> tuple[int, ...]:

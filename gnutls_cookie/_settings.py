@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ._check import bytes_copy, flag, integer, seconds, utf8
 from ._convert import c_text
 from ._ffi import ffi, lib
+from ._library import warn_of_faults
 from .anonymous import AnonymousCredentials
 from .credentials import CertificateCredentials, PSKCredentials
 from .errors import check
@@ -127,6 +128,7 @@ class Settings:
         if server_name is not None and is_server:
             raise ValueError("server_name is for a client")
         listed = _listed(credentials)
+        warn_of_faults()
         self.role: Role = role
         self.lookup = _lookup(listed) if is_server else None
         self._box = ffi.new(_SETTINGS)

@@ -107,6 +107,10 @@ class Session(Agreed):
         TypeError: an argument is of another type.
         GnuTLSError: libgnutls refused the session.
 
+    Warns:
+        RuntimeWarning: once in a process: this libgnutls lacks fixes that the package cannot make
+            up for (SECURITY.md has the list).
+
     Example:
         A client and a server that hand each other their datagrams:
 

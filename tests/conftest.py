@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 import gnutls_cookie
+from gnutls_cookie._library import lacks_fixes
 from gnutls_cookie.handles import TABLE
 
 # No test takes a quarter of this, not even under a sanitizer; what waits longer waits forever.
@@ -22,7 +23,7 @@ GRACE_S = 120
 _stderr = -1
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Start as from a terminal, whatever was ignored or blocked where the run was started.
 
     nohup, `trap '' INT`, cron and job runners leave signals ignored, and children inherit that: a
@@ -35,6 +36,10 @@ def pytest_configure() -> None:
         if signal.getsignal(number) is signal.SIG_IGN:
             default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
             signal.signal(number, default)
+    if lacks_fixes():  # that a session warns of it is known
+        known = f"ignore:libgnutls {gnutls_cookie.library_version()} lacks fixes:RuntimeWarning"
+        config.addinivalue_line("filterwarnings", known)
+        os.environ["PYTHONWARNINGS"] = f"{os.environ.get('PYTHONWARNINGS', '')},{known}".strip(",")
 
 
 @pytest.hookimpl(trylast=True)

@@ -13,9 +13,12 @@ import cffi
 import pytest
 
 import gnutls_cookie
-from gnutls_cookie import _library
+from gnutls_cookie import CertificateCredentials, Session, _library
 from gnutls_cookie._ffi import ffi, lib
+from gnutls_cookie.errors import CertificateVerificationError
+from tests.support.authority import Authority
 from tests.support.common import compile_peer, python
+from tests.support.peers import shake
 
 PACKAGE = Path(gnutls_cookie.__file__).parent
 
@@ -125,6 +128,43 @@ def test_import_beside_the_library_built_with_is_silent() -> None:
     """The shim itself changes nothing."""
     version = text(lib.gcookie_built_with_libgnutls)
     assert import_with(version) == (0, f"imported {version}\n", "")
+
+
+SESSIONS = """
+from gnutls_cookie import PSKCredentials, Session
+credentials = PSKCredentials(identity="me", key=bytes(16))
+sessions = [Session("client", credentials) for _ in range(2)]
+"""
+
+
+def test_session_warns_once_of_a_library_that_lacks_fixes() -> None:
+    """One RuntimeWarning a process: the version, one fault that is there, and what to do."""
+    if sys.platform != "linux":
+        pytest.skip("LD_PRELOAD")
+    shim = compile_peer("unmended.c", "-shared", "-fPIC")
+    done = python(SESSIONS, env={"LD_PRELOAD": str(shim)}, options=["-W", "always"])
+    assert done.returncode == 0
+    told = f"RuntimeWarning: libgnutls {gnutls_cookie.library_version()} lacks fixes"
+    assert done.stderr.count(told) == 1
+    assert "CVE-2026-3833" in done.stderr
+    assert "Install your system's updates" in done.stderr
+
+
+@pytest.mark.peer
+def test_warning_is_there_exactly_where_a_session_takes_an_excluded_name(tmp_path: Path) -> None:
+    """It goes by what this machine's library does, not by its version: no false alarm, no miss."""
+    authority = Authority(tmp_path, "excluded;DNS:EXAMPLE.net")
+    trust = CertificateCredentials.from_files(trust=authority.certificate)
+    own = CertificateCredentials.from_files(*authority.issue("example.net"))
+    client, server = Session("client", trust, server_name="example.net"), Session("server", own)
+    try:
+        shake(client, server)
+    except CertificateVerificationError:
+        is_mended = True
+    else:
+        is_mended = False
+    done = python(SESSIONS, options=["-W", "always"])
+    assert ("CVE-2026-3833" in done.stderr) != is_mended
 
 
 @pytest.fixture

@@ -40,11 +40,15 @@ distinguished_name = name
 class Authority:
     """What openssl ca needs, in a folder of its own.
 
+    Args:
+        folder: an empty one.
+        constraints: its nameConstraints, as openssl has them (RFC 5280 4.2.1.10).
+
     Attributes:
         certificate: the authority's, PEM.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, constraints: str | None = None) -> None:
         self._folder = folder
         (folder / "ca.cnf").write_text(_CONFIG)
         (folder / "index.txt").touch()
@@ -53,6 +57,8 @@ class Authority:
         new = "req -x509 -config ca.cnf -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
         more = "-days 3650 -subj /CN=authority -addext basicConstraints=critical,CA:true"
         use = "-addext keyUsage=critical,keyCertSign,cRLSign,digitalSignature"
+        if constraints is not None:
+            use += f" -addext nameConstraints={constraints}"
         self._run(f"{new} {more} {use} -keyout ca.key -out ca.pem")
         self.certificate = folder / "ca.pem"
 
