@@ -130,7 +130,8 @@ static unsigned int send_all(int fd, struct message *messages, unsigned int coun
         if (sent < 0 && errno == EINTR)
             continue;
         if (run > 1) {
-            if (errno == EIO || errno == EINVAL || errno == EOPNOTSUPP || errno == ENOPROTOOPT)
+            /* Not EINVAL: it may be of this path alone, whose MTU is less (net/ipv4/udp.c). */
+            if (errno == EIO || errno == EOPNOTSUPP || errno == ENOPROTOOPT)
                 __atomic_store_n(&cuts_nothing, 1, __ATOMIC_RELAXED);
             lost += send_apart(fd, datagrams + first[at], run);
         } else {

@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import json
 import resource
+import socket
 import ssl
 import subprocess
 import sys
@@ -19,16 +20,26 @@ from typing import Any
 
 import pytest
 
-from gnutls_cookie import CertificateCredentials, Client, CookieGate, Session, aio, client_data
+from gnutls_cookie import (
+    CertificateCredentials,
+    Client,
+    Connected,
+    CookieGate,
+    Session,
+    aio,
+    client_data,
+)
 from gnutls_cookie._ffi import ffi, lib
 from gnutls_cookie.endpoint import Endpoint
 from gnutls_cookie.listener import send_each
+from gnutls_cookie.server import Connection
 from tests.support.common import libgnutls, openssl, running, udp_socket
 from tests.support.peers import CERTS, client_of, established, psk, trusting
 from tests.support.servers import asynchronous
 
 TRIES = 30  # of one echo: what UDP drops is sent again
 PATIENCE = 1.0  # seconds for one try
+UDP_GRO, SO_NO_CHECK = 104, 11  # linux/udp.h, asm-generic/socket.h
 AT_ONCE = 100  # clients whose hello or goodbye may be on its way at the same time
 SECONDS = 60.0  # a bound, never a measure
 
@@ -308,6 +319,50 @@ async def test_messages_of_one_size_to_one_peer_arrive_one_by_one() -> None:
             arrived = [await client.receive() for _ in sizes]
         assert arrived == [bytes([number]) * size for number, size in enumerate(sizes)]
         assert server.counters.send_errors == 0
+
+
+def received_at_once(endpoint: Endpoint, number: int) -> int:
+    """A peer is sent so many messages of one size: how many datagrams its kernel gives together."""
+    with udp_socket() as sock:
+        sock.connect(endpoint.sock.getsockname())
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
+        client = Client(psk())
+        client.connect(0.0)
+        connections: list[Connection] = []
+        while not connections:
+            for datagram in client.datagrams_to_send():
+                sock.send(datagram)
+            connections = [e.connection for e in endpoint.turn(0.0) if isinstance(e, Connected)]
+            with contextlib.suppress(BlockingIOError):
+                client.receive_datagram(sock.recv(2000), 0.0)
+        for _ in range(number):
+            endpoint.send(connections[0], bytes(100), 0.0)
+        endpoint.flush()
+        sizes = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sizes.append(len(sock.recv(65535)))
+        assert sum(sizes) > 100 * number
+        return number // len([size for size in sizes if size > 100])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="UDP_SEGMENT and UDP_GRO are Linux's")
+def test_a_run_that_the_kernel_does_not_cut_leaves_those_of_others_whole() -> None:
+    """It is sent one by one: because of its socket here, of the MTU of a path, say, elsewhere."""
+    with contextlib.ExitStack() as stack:
+        endpoints = []
+        for _ in range(2):
+            sock = stack.enter_context(udp_socket())
+            sock.setblocking(False)
+            endpoints.append(Endpoint(sock, CookieGate(b"k" * 16), psk()))
+            stack.callback(endpoints[-1].close)
+        plain, without_sums = endpoints
+        if received_at_once(plain, 20) < 20:
+            pytest.skip("this kernel gives no datagrams together")
+        without_sums.sock.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)
+        assert received_at_once(without_sums, 20) == 1
+        assert received_at_once(plain, 20) == 20
 
 
 def test_new_sessions_beyond_those_of_a_turn_wait_for_the_next() -> None:
