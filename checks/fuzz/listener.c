@@ -253,8 +253,8 @@ int fuzz_getsockname(int fd, struct sockaddr *address, socklen_t *size) {
 
 int fuzz_setsockopt(int fd, int level, int option, const void *value, socklen_t size) {
     MUST(fd == THE_SOCKET && wildcard != 0 && size == sizeof(int) && *(const int *)value == 1);
-    MUST(wildcard % 2 == 0 ? level == IPPROTO_IPV6 && option == IPV6_RECVPKTINFO
-                           : level == IPPROTO_IP && option == IP_PKTINFO);
+    MUST((level == IPPROTO_IP && option == IP_PKTINFO) ||
+         (wildcard % 2 == 0 && level == IPPROTO_IPV6 && option == IPV6_RECVPKTINFO));
     return 0;
 }
 
@@ -269,11 +269,11 @@ static size_t add_control(uint8_t *at, int level, int type, const void *data, si
 }
 
 /* What the kernel puts beside a datagram, by its number: nothing; an address of either kind; one
- * behind something else; one that is cut off; a group's. Gives the bytes of the address that an
- * answer must leave from, which are its number. */
+ * behind something else; one that is cut off; a group's; both. Gives the bytes of the address that
+ * an answer must leave from, which are its number. */
 static unsigned int control_of(const struct waiting *one, uint8_t *at, size_t *size) {
     const unsigned int number = (unsigned int)(one - queue);
-    const unsigned int kind = wildcard == 0 ? 0 : (number + wildcard) % 6;
+    const unsigned int kind = wildcard == 0 ? 0 : (number + wildcard) % 7;
     const int tos = 4;
     struct in_pktinfo four;
     struct in6_pktinfo six;
@@ -281,6 +281,9 @@ static unsigned int control_of(const struct waiting *one, uint8_t *at, size_t *s
     memset(&six, (int)number, sizeof six);
     four.ipi_addr.s_addr = INADDR_BROADCAST;
     six.ipi6_addr.s6_addr[0] = kind == 5 ? 0xff : 0x20;
+    if (kind == 6) {
+        memset(six.ipi6_addr.s6_addr + 12, 0xff, 4); /* broadcast, where it is a mapped one */
+    }
     *size = 0;
     if (kind == 3) {
         *size = add_control(at, IPPROTO_IP, IP_TOS, &tos, sizeof tos);
@@ -290,11 +293,14 @@ static unsigned int control_of(const struct waiting *one, uint8_t *at, size_t *s
     } else if (kind > 1) {
         *size += add_control(at + *size, IPPROTO_IPV6, IPV6_PKTINFO, &six, sizeof six);
     }
+    if (kind == 6) {
+        *size += add_control(at + *size, IPPROTO_IP, IP_PKTINFO, &four, sizeof four);
+    }
     if (kind == 4) {
         ((struct cmsghdr *)at)->cmsg_len -= 5;
         *size -= 5;
     }
-    return kind == 1 ? 4 : kind == 2 || kind == 3 ? 16 : 0;
+    return kind == 1 ? 4 : kind == 2 || kind == 3 || kind == 6 ? 16 : 0;
 }
 
 static void check_source(const struct outgoing *due, const struct msghdr *header) {

@@ -35,6 +35,9 @@ int gcookie_source_watch(int fd) {
     }
 #ifdef IPV6_RECVPKTINFO
     if (address.any.sa_family == AF_INET6 && is_wildcard(&address.ipv6)) {
+#if defined(IP_PKTINFO)
+        (void)setsockopt(fd, IPPROTO_IP, IP_PKTINFO, &on, sizeof on); /* see gcookie_source_read */
+#endif
         return setsockopt(fd, IPPROTO_IPV6, IPV6_RECVPKTINFO, &on, sizeof on) == 0;
     }
 #endif
@@ -58,8 +61,13 @@ void gcookie_source_read(const struct msghdr *message, struct gcookie_source *ou
         if (holds(one, IPPROTO_IP, IP_PKTINFO, sizeof(struct in_pktinfo))) {
             struct in_pktinfo info;
             memcpy(&info, CMSG_DATA(one), sizeof info);
-            /* Not ipi_addr: where that is a broadcast address, this one is ours. */
-            set(out, &info.ipi_spec_dst, sizeof info.ipi_spec_dst);
+            /* Not ipi_addr: where that is a broadcast address, this one is ours. With a mapped
+             * address it comes behind the other one (net/ipv6/udp.c). */
+            if (out->size == sizeof(struct in6_addr)) {
+                memcpy(out->ip + 12, &info.ipi_spec_dst, sizeof info.ipi_spec_dst);
+            } else {
+                set(out, &info.ipi_spec_dst, sizeof info.ipi_spec_dst);
+            }
         }
 #elif defined(IP_SENDSRCADDR)
         if (holds(one, IPPROTO_IP, IP_RECVDSTADDR, sizeof(struct in_addr))) {

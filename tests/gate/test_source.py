@@ -77,6 +77,19 @@ def test_arrival_tells_which_address_was_asked(host: str) -> None:
         assert first.local == second.local == as_seen(host)
 
 
+@pytest.mark.parametrize("host", WILDCARDS)
+def test_hello_to_a_broadcast_address_is_answered_from_one_that_is_the_hosts(host: str) -> None:
+    """None can be sent from 127.255.255.255, which the client asked."""
+    with listening(host) as listener, udp_socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        client.sendto(hello_with(), ("127.255.255.255", address_of(listener)[1]))
+        assert listener.poll(0.2) == []
+        assert listener.counters.reply_errors == 0
+        answer, address = client.recvfrom(100)
+        wire.HelloVerifyRequest.decode(answer)
+        assert address == ("127.0.0.1", address_of(listener)[1])
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_socket_with_one_address_is_left_as_it_is(host: str) -> None:
     """No option is set, and an arrival tells nothing."""
