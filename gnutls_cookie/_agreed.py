@@ -240,8 +240,9 @@ class Agreed:
     def session_data(self) -> bytes | None:
         """For a client: what a later session resumes from, as its `resume`.
 
-        None before the handshake is complete, for a server, and where the server gave neither a
-        ticket nor a session ID (RFC 5246 7.4.1.3). Whether the server will resume it is the
+        None before the handshake is complete, for a server, with `srtp_profiles` (libgnutls reads
+        such data in another way than it writes it), and where the server gave neither a ticket nor
+        a session ID (RFC 5246 7.4.1.3). Whether the server will resume it is the
         server's to say, else there is a full handshake: one of libgnutls gives an ID whether it
         keeps sessions or not.
 
@@ -251,6 +252,8 @@ class Agreed:
         """
         wire = self._wire
         if self.role == "server" or not self.established:
+            return None
+        if wire.settings.texts[lib.GCOOKIE_SRTP].size > 0:  # lib/ext/srtp.c
             return None
         out = ffi.new("gnutls_datum_t *")
         # With a ticket libgnutls makes an ID of its own (RFC 5077 3.4).

@@ -313,10 +313,16 @@ class Settings:
             raise TypeError(f"tickets must be a bool or a TicketKey, not {kind}")
         if not tickets_are_safe():
             raise ValueError("tickets need libgnutls 3.6.14: before, they open without a key")
+        if native.texts[lib.GCOOKIE_SRTP].size > 0:
+            return  # libgnutls reads them in another way than it writes them (lib/ext/srtp.c)
         if isinstance(tickets, bool):
             tickets = TicketKey.random()
             native.ticket_seconds = _TICKET_KEY_SECONDS
-        key = tickets.bytes_for(bool(native.verify_peer))
+        asked = bytes([*sorted(kinds), native.request, native.verify_peer])
+        lets_anybody_in = kinds == [lib.GNUTLS_CRD_CERTIFICATE] and not (
+            native.verify_peer or native.request == lib.GNUTLS_CERT_REQUIRE
+        )
+        key = tickets.bytes_for(b"" if lets_anybody_in else asked)
         ffi.memmove(native.ticket_key, key, TICKET_KEY_SIZE)
         native.has_ticket_key = True
 

@@ -105,7 +105,9 @@ class Server:
             server's own, another one each day and with each new credentials. A TicketKey: with
             that, so that servers with the same one resume each other's sessions. None: True where
             all clients are alike; False with PSKCredentials or `verify_peer`, since who has a
-            ticket resumes for up to six hours, whatever became of his key or certificate.
+            ticket resumes for up to six hours, whatever became of his key or certificate. Servers
+            that ask other things of their clients do not take each other's tickets, and with
+            `srtp_profiles` there are none.
 
     Attributes:
         max_sessions: connections at once.

@@ -28,7 +28,7 @@ TICKET_KEY_SIZE = 64  # bytes: TICKET_MASTER_KEY_SIZE of lib/gnutls_int.h
 _LEAST_SECRET = 16  # bytes
 _SALT = b"gnutls-cookie"
 _INFO = b"DTLS session ticket key"
-_VERIFIED = b"clients with verified certificates"
+_ASKS = b"what clients are asked for\0"
 
 
 class TicketKey:
@@ -101,10 +101,14 @@ class TicketKey:
         """Whether it is made of one of the secrets with these prints, or is one."""
         return self._print in prints or secret_print(self._key) in prints
 
-    def bytes_for(self, verifies_clients: bool) -> bytes:
-        """What libgnutls gets. A server that verifies certificates of its clients has a key of its
-        own: the ticket of a server that asks for none must not pass by that."""
-        return hmac.digest(self._key, _VERIFIED, "sha512") if verifies_clients else self._key
+    def bytes_for(self, asked: bytes) -> bytes:
+        """What libgnutls gets. Servers that ask other things of their clients have other keys: the
+        ticket of one that lets anybody in must not pass by a shared key, or a certificate.
+
+        Args:
+            asked: what clients are asked for; b"": nothing.
+        """
+        return hmac.digest(self._key, _ASKS + asked, "sha512") if asked else self._key
 
     def __repr__(self) -> str:
         return f"<TicketKey {'of 64 bytes' if self._print is None else 'from a secret'}>"

@@ -7,9 +7,17 @@ import subprocess
 
 import pytest
 
-from gnutls_cookie import GnuTLSError
+from gnutls_cookie import GnuTLSError, TicketKey
 from tests.support.common import openssl, udp_socket
-from tests.support.peers import CookieServer, certificate, client_of, drive, server_of, shake
+from tests.support.peers import (
+    CookieServer,
+    certificate,
+    client_of,
+    drive,
+    echoes,
+    server_of,
+    shake,
+)
 
 SHORT, LONG = "SRTP_AES128_CM_HMAC_SHA1_32", "SRTP_AES128_CM_HMAC_SHA1_80"
 KEYS = ("EXTRACTOR-dtls_srtp", 60)  # RFC 5764 4.2; bytes of two keys and two salts
@@ -57,3 +65,27 @@ def test_profiles_that_nobody_knows(text: str) -> None:
     """An error that names the argument."""
     with pytest.raises((GnuTLSError, ValueError), match="srtp_profiles"):
         server_of("X.509", srtp_profiles=text)
+
+
+@pytest.mark.parametrize("agreed", [LONG, None])
+def test_session_with_profiles_is_not_resumed(agreed: str | None) -> None:
+    """libgnutls reads such data in another way than it writes it, and overruns its memory."""
+    client = client_of("X.509", srtp_profiles=LONG)
+    server = server_of("X.509", srtp_profiles=agreed, tickets=TicketKey.random())
+    shake(client, server)
+    assert client.session_data is None
+
+
+def test_server_with_profiles_gives_no_tickets() -> None:
+    """To nobody. One without does, also to a client that has some the next time."""
+    key = TicketKey.random()
+    first = client_of("X.509")
+    shake(first, server_of("X.509", srtp_profiles=LONG, tickets=key))
+    again = client_of("X.509", resume=first.session_data)
+    shake(again, server_of("X.509", tickets=key))
+    assert not again.resumed
+    later = client_of("X.509", resume=again.session_data, srtp_profiles=LONG)
+    server = server_of("X.509", tickets=key)
+    shake(later, server)
+    assert later.resumed
+    assert echoes(later, server)

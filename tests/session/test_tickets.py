@@ -94,15 +94,36 @@ def test_resumed_client_keeps_its_certificate() -> None:
         data = client.session_data
 
 
-def test_ticket_of_a_server_that_verifies_nobody_does_not_open_one_that_does() -> None:
-    """Of two servers with one key: else a client without a certificate would be let in."""
+STRICT: dict[str, dict[str, Any]] = {
+    "require": {"client_certificate": "require"},
+    "verified if there": {"client_certificate": "request", "verify_peer": True},
+    "verified": {"verify_peer": True},
+}
+
+
+@pytest.mark.parametrize("other", [*STRICT, "a shared key", "either"])
+def test_ticket_of_a_server_that_asks_for_less_does_not_open_one_that_asks_for_more(
+    other: str,
+) -> None:
+    """Of two with one key: else whoever is let in at one would be at the other."""
     key = TicketKey.random()
-    stranger = Session("client", trusting(), server_name="localhost")
-    shake(stranger, Session("server", certificate(), tickets=key))
-    again = Session("client", trusting(), server_name="localhost", resume=stranger.session_data)
-    strict = Session("server", certificate(trust="localhost"), verify_peer=True, tickets=key)
-    with pytest.raises(GnuTLSError, match="certificate"):
-        shake(again, strict)
+    known = certificate(trust="localhost")
+    servers = {name: Session("server", known, tickets=key, **STRICT[name]) for name in STRICT}
+    servers["a shared key"] = Session("server", psk(), tickets=key)
+    servers["either"] = Session("server", [known, psk()], tickets=key)
+    for lax in ({}, {"client_certificate": "request"}, STRICT["verified if there"]):
+        if lax == STRICT.get(other):
+            continue
+        stranger = Session("client", trusting(), server_name="localhost")
+        shake(stranger, Session("server", known, tickets=key, **lax))
+        again = Session("client", trusting(), server_name="localhost", resume=stranger.session_data)
+        try:
+            shake(again, servers[other])
+        except GnuTLSError:  # no certificate, or no key exchange
+            continue
+        assert not again.resumed
+        assert other in ("verified if there", "either")
+        return
 
 
 def test_resumed_handshake_survives_a_bad_network() -> None:
