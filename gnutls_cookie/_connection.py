@@ -76,9 +76,9 @@ class Connection:
         "_most",
         "_open",
         "_owner",
-        "_queued_bytes",
         "_ready",
         "_rest",
+        "_rest_bytes",
         "_session",
         "address",
         "local",
@@ -99,7 +99,7 @@ class Connection:
         self._session: Session | None = None  # made when it is asked for
         self._first: bytes | None = None  # the message that waits
         self._rest: deque[bytes] | None = None  # those behind it: an empty deque has 600 bytes
-        self._queued_bytes = 0
+        self._rest_bytes = 0  # of those
         self.receiver: Receiver | None = None
         self._ready: MessageReady | None = None
         self._open = True
@@ -153,17 +153,17 @@ class Connection:
 
     def receive(self) -> bytes | None:
         """Take the next message of the peer; None where none is waiting."""
+        rest = self._rest
+        size = len(rest[0]) if rest else 0
+        # No call from here on: a signal handler would come between.
         message = self._first
-        if message is not None:
-            size = len(message)
-            # No call from here on: a signal handler that raises would come between.
-            rest = self._rest
-            if rest:
-                self._first = rest[0]
-                del rest[0]
-            else:
-                self._first = self._rest = None
-            self._queued_bytes -= size
+        if rest:
+            self._first = rest[0]
+            del rest[0]
+            self._rest_bytes -= size
+        else:
+            self._first = self._rest = None
+            self._rest_bytes = 0
         return message
 
     def _queue(self, message: bytes, most: int, most_bytes: int) -> bool | None:
@@ -171,17 +171,16 @@ class Connection:
         size = len(message)
         if self._first is None:
             self._first = message
-            self._queued_bytes = size
             return True
         rest = self._rest
         waiting = 1 if rest is None else 1 + len(rest)
-        if waiting >= most or self._queued_bytes + size > most_bytes:
+        if waiting >= most or len(self._first) + self._rest_bytes + size > most_bytes:
             return None
         queue = deque() if rest is None else rest
         # No call from here on, as in receive().
         self._rest = queue
         queue += (message,)
-        self._queued_bytes += size
+        self._rest_bytes += size
         return False
 
     def __repr__(self) -> str:

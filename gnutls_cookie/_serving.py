@@ -23,11 +23,9 @@ __all__ = ["Outbox", "Serving"]
 
 _WAIT_MS = 50  # longest wait in C; then close(), or a signal that another thread took, is seen
 _WORK_MS = 5  # longest work in C while datagrams keep coming; an event loop waits for it
-_MORE: int = lib.GCOOKIE_SERVE_MORE
 _NEWS: int = lib.GCOOKIE_SERVE_NEWS
-_ASKS: int = lib.GCOOKIE_SERVE_ASKS
+_ASKS: int = lib.GCOOKIE_SERVE_ASKS  # the highest bit
 _BUSY = (lib.GCOOKIE_BUSY, -errno.EBUSY)
-_FEW = 8  # messages: cffi makes arrays of short lists at less cost
 _IDS, _SIZES = ffi.typeof("uint64_t[]"), ffi.typeof("uint32_t[]")
 _DUE_AT = ffi.offsetof("struct gcookie_serve", "due") // ffi.sizeof("double")
 
@@ -60,6 +58,7 @@ class Serving:
         is_busy: whether C is at work in turn(), or asks for a pre-shared key.
         outbox: what send() has put off. A caller that knows better than send() may add to it.
         due: after a turn, the time at which the next one is wanted; infinity: no timer runs.
+            Minus infinity: the turn has not done all.
     """
 
     def __init__(self, listener: CookieListener, server: Server) -> None:
@@ -68,6 +67,7 @@ class Serving:
         self._fileno = listener._sock.fileno  # without a frame of Python
         self._gate = listener.gate
         self._server = server
+        self._turns, self._lookups = server._turns, server._lookups
         self._native = ffi.gc(ffi.new("struct gcookie_serve *"), lib.gcookie_serve_clear)
         # C finds them empty once a finalizer has freed what they held.
         self._boxes = listener._opened()[1], server._box
@@ -124,26 +124,22 @@ class Serving:
             OSError: the socket is closed or shut down.
             BaseException: what a PSK lookup raised beyond Exception.
         """
-        server, gate = self._server, self._gate
-        turns, spare, lookups = server._turns, self._spare, server._lookups
-        udp = self._listener._native  # _opened(), without a call; so below
-        if udp is None:
-            self._opened()
+        gate, turns, spare = self._gate, self._turns, self._spare
+        udp = self._listener._native  # as of _opened(); C finds out whether it is closed
         noted = spare.pop() if spare else Noted()
         turns.noted[noted] = None
-        turn = noted.turn
         keys = gate.native_keys(time.time())
-        native, fd, counters = self._native, self._fileno(), gate.native_counters
-        asks, self._asks = self._asks, True
+        native, fd, counters, turn = self._native, self._fileno(), gate.native_counters, noted.turn
+        # Clients' ClientKeyExchange asks for a key, and no turn both begins a session and reads
+        # what comes after the server's hello: what a client says before that breaks RFC 5246 7.3,
+        # and fails.
+        asks, self._asks = self._asks and self._lookups.by_settings, True
         self.is_busy = True
         try:
-            # Clients' ClientKeyExchange asks for a key, and no turn both begins a session and reads
-            # what comes after the server's hello: what a client says before that breaks RFC 5246
-            # 7.3, and fails.
-            if asks and lookups.by_settings:
+            if asks:
                 code = TABLE.lending(
-                    *(lookups, lib.gcookie_serve_turn, native, fd, out, keys, counters, _WORK_MS),
-                    *(turn, now),
+                    *(self._lookups, lib.gcookie_serve_turn, native, fd, out, keys, counters),
+                    *(_WORK_MS, turn, now),
                 )
             else:
                 code = lib.gcookie_serve_turn(
@@ -154,16 +150,16 @@ class Serving:
         del udp
         if code < 0:
             self._check(code)
-        self._asks = code & _ASKS != 0
-        self.due = -math.inf if code & _MORE else self._doubles[_DUE_AT]
-        turns.take_over_one(noted)
-        if lookups.raised_by or lookups.raised is not None:
-            lookups.raise_what_is_left()
+        self._asks = code >= _ASKS
+        self.due = self._doubles[_DUE_AT]
+        has_news = code & _NEWS
+        turns.take_over_one(noted, has_news)
+        if asks:
+            self._lookups.raise_what_is_left()
         if not turns.noted:
-            lib.gcookie_turn_reset(turn)
-            noted.events = noted.outgoing = noted.failures = 0
+            noted.reset()
             spare.append(noted)
-        return bool(code & _NEWS or turns.events or turns.outgoing)
+        return bool(has_news or turns.events or turns.outgoing)
 
     @property
     def send_errors(self) -> int:
@@ -192,19 +188,27 @@ class Serving:
         if not outbox.entries:
             return
         entries, outbox.entries = outbox.entries, []
-        count = len(entries) // 2
-        numbers: Any = entries[::2]
-        messages = entries[1::2]
-        data = messages[0] if count == 1 else b"".join(messages)
-        sizes: Any = [*map(len, messages)]
-        if count > _FEW:
-            numbers = ffi.from_buffer(_IDS, array("Q", numbers))
-            sizes = ffi.from_buffer(_SIZES, array("I", sizes))
         noted = self._spare.pop() if self._spare else Noted()
-        turn = noted.turn
-        code = lib.gcookie_serve_send(
-            self._native, out, turn, numbers, sizes, count, data, len(data), outbox.now
-        )
+        turn, now = noted.turn, outbox.now
+        if len(entries) == 2:
+            number, data = entries
+            code = lib.gcookie_serve_send_one(self._native, out, turn, number, data, len(data), now)
+        else:
+            numbers = array("Q", entries[::2])
+            messages = entries[1::2]
+            sizes = array("I", map(len, messages))
+            data = b"".join(messages)
+            code = lib.gcookie_serve_send(
+                self._native,
+                out,
+                turn,
+                ffi.from_buffer(_IDS, numbers),
+                ffi.from_buffer(_SIZES, sizes),
+                len(numbers),
+                data,
+                len(data),
+                now,
+            )
         self._spare.append(noted)
         if code != 0:
             if code in _BUSY:  # they wait for the next flush

@@ -10,6 +10,7 @@ them are run or none.
 from __future__ import annotations
 
 import itertools
+import operator
 from collections import deque
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -47,6 +48,9 @@ _CONNECTED: int = lib.GCOOKIE_CONNECTED
 _WORKING: int = lib.GCOOKIE_TURN_WORKING
 _DONE: int = lib.GCOOKIE_TURN_DONE
 _PACKAGE = __name__.partition(".")[0]
+
+_Part = tuple[Connection | None, Any]  # an event: see Noted.rest
+
 _new_turn = ffi.new_allocator(should_clear_after_alloc=False)
 
 # The counts of a turn, from the first to the last one, are pointers and numbers of one size: they
@@ -54,6 +58,7 @@ _new_turn = ffi.new_allocator(should_clear_after_alloc=False)
 _FIELDS = (
     "events",
     "event_count",
+    "message_count",
     "closed_count",
     "text_size",
     "outgoing_count",
@@ -67,6 +72,7 @@ _COUNTS = slice(_PLACES[0], _PLACES[-1] + 1)
 (
     _MEMORY_AT,
     _EVENTS_AT,
+    _MESSAGES_AT,
     _CLOSED_AT,
     _TEXT_AT,
     _OUTGOING_AT,
@@ -76,16 +82,31 @@ _COUNTS = slice(_PLACES[0], _PLACES[-1] + 1)
 
 
 class Noted:
-    """What a call gives, and how many of its events, datagrams and failures were taken over.
+    """What a call gives, and what of its events, datagrams and failures was not taken over yet.
 
     Attributes:
         turn: the struct gcookie_turn, which has nothing to tell of at first; wiped when it is
             freed.
         rows: its events, four numbers for each, where they stood last.
         rows_at: the address of that place.
+        text: the messages, one behind the other.
+        rest: the events that were not taken over: a connection and a message for it, or None and
+            an event's place and numbers. None where nobody has looked yet.
+        held: the one that is being taken over; None: none is.
+        outgoing, failures: how many of these were taken over.
     """
 
-    __slots__ = ("counts", "events", "failures", "outgoing", "rows", "rows_at", "turn")
+    __slots__ = (
+        "counts",
+        "failures",
+        "held",
+        "outgoing",
+        "rest",
+        "rows",
+        "rows_at",
+        "text",
+        "turn",
+    )
 
     def __init__(self) -> None:
         turn = _new_turn(_TURN)
@@ -94,9 +115,18 @@ class Noted:
         self.counts = memoryview(ffi.buffer(self.turn)).cast("P")[_COUNTS]
         self.rows_at = 0
         self.rows = self.counts
-        self.events = 0
+        self.text = b""
+        self.rest: Iterator[_Part] | None = None
+        self.held: _Part | None = None
         self.outgoing = 0
         self.failures = 0
+
+    def reset(self) -> None:
+        """All was taken over: it may be used again."""
+        lib.gcookie_turn_reset(self.turn)
+        self.text = b""
+        self.rest = None
+        self.outgoing = self.failures = 0
 
 
 class Turns:
@@ -153,19 +183,27 @@ class Turns:
                 self._take(noted, at_once)
             self.noted.pop(noted, None)
 
-    def take_over_one(self, noted: Noted) -> None:
-        """The same at once, after the call that `noted` is of."""
+    def take_over_one(self, noted: Noted, has_news: int) -> None:
+        """The same at once, after the call that `noted` is of.
+
+        Args:
+            has_news: whether it gave anything but messages.
+        """
         if len(self.noted) > 1:
             self.take_over(at_once=True)
-        else:
+            return
+        counts = noted.counts.tolist()
+        if has_news:
             self._take(noted, at_once=True)
-            self.noted.pop(noted, None)
+        elif counts[_EVENTS_AT]:
+            self._take_events(noted, counts, at_once=True)
+        self.noted.pop(noted, None)
 
     # --- helpers ----------------------------------------------------------------------------------
 
     def _take(self, noted: Noted, at_once: bool) -> None:
         counts = noted.counts.tolist()
-        if noted.events < counts[_EVENTS_AT]:
+        if counts[_EVENTS_AT]:
             self._take_events(noted, counts, at_once)
         if counts[_OUTGOING_AT]:
             self._take_outgoing(noted)
@@ -177,91 +215,124 @@ class Turns:
             self._take_failures(noted)
 
     def _take_events(self, noted: Noted, counts: list[int], at_once: bool) -> None:
-        turn, connections = noted.turn, self.connections
-        count, view = 4 * counts[_EVENTS_AT], noted.rows
-        if counts[_MEMORY_AT] != noted.rows_at or count > len(view):
-            memory = ffi.buffer(turn.events, counts[_EVENTS_AT] * _EVENT_SIZE)
-            view = memoryview(memory).cast("q")
-            noted.rows_at, noted.rows = counts[_MEMORY_AT], view
-        numbers = view[:count].tolist()
-        text_size = counts[_TEXT_AT]
-        text = ffi.buffer(turn.text, text_size)[:] if text_size else b""
-        if counts[_CLOSED_AT]:  # before a receiver takes a connection for open that is not
-            for number, kind in zip(numbers[::4], numbers[1::4], strict=True):
-                if kind == _CLOSED and (connection := connections.get(number)) is not None:
-                    connection._open = False
-                    connection._most = 0
-        at = noted.events
-        rows = iter(numbers)
-        events: Iterator[tuple[int, ...]] = zip(rows, rows, rows, rows, strict=True)
-        if at > 0:
-            events = itertools.islice(events, at, None)
-        for number, kind, value, detail in events:
-            connection = connections.get(number)
+        rest = noted.rest
+        if rest is None:
+            rest = self._read(noted, counts)
+            if noted.rest is None:  # else a signal handler has called this server
+                noted.rest = rest
+            rest = noted.rest
+        if noted.held is not None:
+            self._take_held(noted, at_once)
+        # A signal handler or a receiver may call this server, which then goes on with the rest.
+        for connection, what in rest:
             if (
-                at_once
-                and kind == _MESSAGE
-                and connection is not None
+                connection is not None
                 and connection._first is None
+                and at_once
                 and (receiver := connection.receiver) is not None
             ):
-                if noted.events != at:
-                    return
-                noted.events = at = at + 1
-                receiver.on_message(text[detail : detail + value])
-                continue
-            if kind == _MESSAGE and connection is not None:
-                self._queue(noted, at, connection, text[detail : detail + value])
-            elif kind == _CONNECTED:
-                connection = _connection_of(turn, at, number, value)
-                connected = Connected(connection)
-                if noted.events == at:
-                    connections[number] = connection
-                    self.events += (connected,)
-                    noted.events = at + 1
-            elif kind == _CLOSED and connection is not None:
-                error = _error_of(detail)
-                closed = Closed(connection, REASONS[value], error)
-                self._note(error)
-                if noted.events == at and number in connections:
-                    del connections[number]
+                receiver.on_message(what)
+            else:
+                noted.held = connection, what  # before anything is called
+                self._take_held(noted, at_once)
+
+    def _read(self, noted: Noted, counts: list[int]) -> Iterator[_Part]:
+        """The events of a turn, as of Noted.rest."""
+        count, text_size, view = counts[_EVENTS_AT], counts[_TEXT_AT], noted.rows
+        if counts[_MEMORY_AT] != noted.rows_at or count > len(view) // 4:
+            memory = ffi.buffer(noted.turn.events, count * _EVENT_SIZE)
+            noted.rows_at, noted.rows = counts[_MEMORY_AT], memoryview(memory).cast("q")
+            view = noted.rows
+        noted.text = text = ffi.buffer(noted.turn.text, text_size)[:] if text_size else b""
+        if count == counts[_MESSAGES_AT]:  # the usual turn, at the speed of C
+            if count == 1:
+                return iter(((self.connections.get(view[0]), text),))
+            # Each message begins where the last one ends.
+            starts = view[3 : 4 * count : 4].tolist()
+            cuts = map(slice, starts, [*starts[1:], text_size])
+            connections = map(self.connections.get, view[: 4 * count : 4].tolist())
+            return zip(
+                connections, map(operator.getitem, itertools.repeat(text), cuts), strict=True
+            )
+        numbers = iter(view[: 4 * count].tolist())
+        rows = [*zip(itertools.count(), numbers, numbers, numbers, numbers, strict=False)]
+        if counts[_CLOSED_AT]:  # before a receiver takes a connection for open that is not
+            for _, number, kind, _, _ in rows:
+                if kind == _CLOSED and (connection := self.connections.get(number)) is not None:
                     connection._open = False
                     connection._most = 0
-                    connection._ready = None  # they hold one another
-                    self.events += (closed,)
-                    noted.events = at + 1
-            elif noted.events == at:  # there was no memory to tell of the connection
-                noted.events = at + 1
-            at += 1
-            if noted.events != at:
-                # A signal handler or a receiver has called this server, which went on from here.
-                return
+        return zip(itertools.repeat(None), rows, strict=False)
 
-    def _queue(self, noted: Noted, at: int, connection: Connection, message: bytes) -> None:
-        """Let a message wait, if it is the event `at` that is next."""
+    def _take_held(self, noted: Noted, at_once: bool) -> None:
+        """Take over the event that is held. One that there is no use for is left out."""
+        held = noted.held
+        if held is None:
+            return
+        connection, what = held
+        if type(what) is bytes:
+            if connection is None:  # the last message was answered by its end
+                noted.held = None
+            else:
+                self._queue(noted, held, connection, what)
+            return
+        at, number, kind, value, detail = what
+        connection = self.connections.get(number)
+        if kind == _CONNECTED:
+            connection = _connection_of(noted.turn, at, number, value)
+            connected = Connected(connection)
+            if noted.held is held:
+                self.connections[number] = connection
+                self.events += (connected,)
+                noted.held = None
+        elif connection is None:  # there was no memory to tell of it
+            noted.held = None
+        elif kind == _CLOSED:
+            error = _error_of(detail)
+            closed = Closed(connection, REASONS[value], error)
+            self._note(error)
+            if noted.held is held and number in self.connections:
+                del self.connections[number]
+                connection._open = False
+                connection._most = 0
+                connection._ready = None  # they hold one another
+                self.events += (closed,)
+                noted.held = None
+        else:
+            message = noted.text[detail : detail + value]
+            if connection._first is None and at_once and connection.receiver is not None:
+                receiver = connection.receiver
+                if noted.held is held:
+                    noted.held = None
+                    receiver.on_message(message)
+            else:
+                noted.held = held = connection, message
+                self._queue(noted, held, connection, message)
+
+    def _queue(self, noted: Noted, held: _Part, connection: Connection, message: bytes) -> None:
+        """Let a message wait, if it is the event that is held."""
         size, rest = len(message), connection._rest
         if connection._first is None:
             ready = connection._ready  # one for all of its messages
             if ready is None:
                 ready = MessageReady(connection)
-            if noted.events == at:
+            if noted.held is held:
                 connection._first = message
-                connection._queued_bytes = size
                 connection._ready = ready
                 self.events += (ready,)
-                noted.events = at + 1
+                noted.held = None
             return
         waiting = 1 if rest is None else 1 + len(rest)
-        if waiting < self._max_queue and connection._queued_bytes + size <= self._max_queue_bytes:
+        waiting_bytes = len(connection._first) + connection._rest_bytes
+        if waiting < self._max_queue and waiting_bytes + size <= self._max_queue_bytes:
             queue = deque() if rest is None else rest
-            if noted.events == at:
+            if noted.held is held:
                 connection._rest = queue
                 queue += (message,)
-                connection._queued_bytes += size
-                noted.events = at + 1
-        elif noted.events == at:
+                connection._rest_bytes += size
+                noted.held = None
+        elif noted.held is held:
             self.counters.messages_dropped += 1
-            noted.events = at + 1
+            noted.held = None
 
     def _take_outgoing(self, noted: Noted) -> None:
         turn = noted.turn

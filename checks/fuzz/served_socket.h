@@ -274,17 +274,17 @@ static int serve_turn(void) {
     MUST(code == 0 || code == 1);
     serve_check();
     code = gcookie_serve_turn(&serve, IN, OUT, &cookie_keys, &judged, WORK_MS, &turn, now, HANDLE);
-    MUST(code >= 0 && code <= (GCOOKIE_SERVE_MORE | GCOOKIE_SERVE_NEWS | GCOOKIE_SERVE_ASKS));
+    MUST(code >= 0 && code <= (GCOOKIE_SERVE_NEWS | GCOOKIE_SERVE_ASKS));
     MUST(((code & GCOOKIE_SERVE_ASKS) != 0) == (server->counters.handshaking > 0));
-    MUST(((code & GCOOKIE_SERVE_MORE) != 0) == (serve.waiting.count + serve.handshakes.count > 0));
+    MUST((serve.due < now) == (serve.waiting.count + serve.handshakes.count > 0));
     MUST(serve.taken == serve.arrived && turn.outgoing_count == 0);
-    MUST(serve.due >= now && (serve.due > now || server->most_due > 0));
+    MUST(serve.due != now || server->most_due > 0);
     /* Something is always done, so that all of it is done some time. */
     MUST(waited == 0 || (system_options & RECEIVING_FAILS) ||
          serve.waiting.count + serve.handshakes.count + lying_count < waited);
     heard(&turn);
     serve_check();
-    return (code & GCOOKIE_SERVE_MORE) != 0 || serve.due <= now;
+    return serve.due <= now;
 }
 
 static void serve_all(void) {
@@ -310,7 +310,11 @@ static void serve_send(struct input *input, unsigned int count) {
         sizes[at] = (uint32_t)(at + 1 == count ? size / 2 : size);
     }
     gcookie_turn_init(&turn);
-    MUST(gcookie_serve_send(&serve, OUT, &turn, to, sizes, count, text, size * count, now) == 0);
+    if (count == 1)
+        MUST(gcookie_serve_send_one(&serve, OUT, &turn, to[0], text, sizes[0], now) == 0);
+    else
+        MUST(gcookie_serve_send(&serve, OUT, &turn, to, sizes, count, text, size * count, now) ==
+             0);
     MUST(turn.outgoing_count == 0 && turn.event_count == 0 && turn.state == GCOOKIE_TURN_NEW);
     gcookie_turn_clear(&turn);
 }

@@ -162,7 +162,6 @@ class Connection(ConnectionBase):
         """A message has come, none waits, and no task runs: one that waits for it goes on."""
         core, waiter = self._core, self._waiter
         core._first = message  # as in its _queue(), without a call
-        core._queued_bytes = len(message)
         if waiter is None or self._others is not None:
             self.on_news(is_direct=True)
         elif waiter.callback is not None:

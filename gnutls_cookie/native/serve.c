@@ -173,12 +173,11 @@ int gcookie_serve_turn(struct gcookie_serve *serve, int fd, int out,
         end = end != 0 ? end : monotonic_ns() + work_ns;
     }
     flush(serve, turn, out);
-    serve->due = left < 0 ? INFINITY : now + left;
     serve->has_more =
         serve->taken < serve->arrived || serve->waiting.count > 0 || serve->handshakes.count > 0;
-    if (code == 0 && serve->has_more)
-        code |= GCOOKIE_SERVE_MORE;
-    if (code >= 0 && (turn->event_count != turn->message_count || turn->failure_count > 0 ||
+    serve->due = serve->has_more ? -INFINITY : left < 0 ? INFINITY : now + left;
+    if (code >= 0 && (turn->event_count != turn->message_count || turn->outgoing_count > 0 ||
+                      turn->forgotten_count > 0 || turn->failure_count > 0 ||
                       serve->server->counters.refused != refused))
         code |= GCOOKIE_SERVE_NEWS;
     if (code >= 0 && serve->server->counters.handshaking > 0)
@@ -213,4 +212,12 @@ int gcookie_serve_send(struct gcookie_serve *serve, int out, struct gcookie_turn
     flush(serve, turn, out);
     gcookie_turn_reset(turn);
     return 0;
+}
+
+int gcookie_serve_send_one(struct gcookie_serve *serve, int out, struct gcookie_turn *turn,
+                           uint64_t id, const unsigned char *data, size_t size, double now) {
+    const uint32_t only = (uint32_t)size;
+    if (size > UINT32_MAX)
+        return -EMSGSIZE;
+    return gcookie_serve_send(serve, out, turn, &id, &only, 1, data, size, now);
 }

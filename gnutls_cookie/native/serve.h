@@ -14,7 +14,8 @@ struct gcookie_serve {
     /* Of Python: empty once what they held was freed. */
     struct gcookie_udp **udp_box; /* that admits all */
     struct gcookie_server **server_box;
-    double due; /* after a turn: when the next one is wanted; infinity: no timer runs */
+    double due; /* after a turn: when the next one is wanted; infinity: no timer runs; minus
+                 * infinity: it has not done all */
     /* inside */
     struct gcookie_udp *udp; /* for the length of a call */
     struct gcookie_server *server;
@@ -31,9 +32,8 @@ void gcookie_serve_clear(struct gcookie_serve *serve);
 
 /* What gcookie_serve_turn tells, as bits. */
 enum {
-    GCOOKIE_SERVE_MORE = 1, /* it has not done all */
-    GCOOKIE_SERVE_NEWS = 2, /* something else happened than that messages came and were answered */
-    GCOOKIE_SERVE_ASKS = 4, /* handshakes are under way: the next turn may ask for a key */
+    GCOOKIE_SERVE_NEWS = 1, /* something else happened than that messages came and were answered */
+    GCOOKIE_SERVE_ASKS = 2, /* handshakes are under way: the next turn may ask for a key */
 };
 
 /* `handle`: 0 where nothing can ask. -EBADF: it was freed. -EBUSY, or GCOOKIE_BUSY: another call is
@@ -61,5 +61,9 @@ int gcookie_serve_turn(struct gcookie_serve *serve, int fd, int out,
 int gcookie_serve_send(struct gcookie_serve *serve, int out, struct gcookie_turn *turn,
                        const uint64_t *ids, const uint32_t *sizes, size_t count,
                        const unsigned char *data, size_t data_size, double now);
+
+/* The same for one message. */
+int gcookie_serve_send_one(struct gcookie_serve *serve, int out, struct gcookie_turn *turn,
+                           uint64_t id, const unsigned char *data, size_t size, double now);
 
 #endif
