@@ -30,6 +30,9 @@ def pytest_configure(config: pytest.Config) -> None:
     test that interrupts one would wait forever. A signal with a handler is at its default in them.
     """
     global _stderr
+    # Programs are started by the thousand: without bytecode each compiles the package again, which
+    # is half of its time.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     _stderr = os.dup(2)  # the real one: during a test 2 is where pytest keeps what is printed
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # Python ignores those

@@ -45,7 +45,8 @@ ROWS: dict[str, tuple[int, str]] = {
     "probe localhost x": (2, "1..65535, not 'x'"),
     "probe '' 5684": (2, "probe: "),
     "probe a..b 5684": (2, "no name of a host has such a label"),
-    "probe no.such.host.invalid 5684": (2, "probe: "),
+    "probe no.such.host.invalid 5684": (2, "probe: no.such.host.invalid: "),
+    "learn no.such.host.invalid 5684": (2, "learn: no.such.host.invalid: "),
     "probe localhost 5684 more": (2, "unrecognized arguments: more"),
     "probe --rate 0 localhost 5684": (2, "--rate must be"),
     "probe --rate nan localhost 5684": (2, "--rate must be"),
@@ -181,10 +182,7 @@ RUN: dict[str, tuple[int, str]] = {
     "-- ./junk": (126, "./junk is not executable"),
     "-- ./script": (2, "a script"),
     "-- sh": (2, "does not use libgnutls"),
-    **{
-        f"--rotate={life} -- true": (2, "--rotate: a key's life must be in 1..2147483647 seconds")
-        for life in ("0", "-1", "0.99", "nan", "inf", "1e999", "x", "", "9" * 23, "9" * 5000)
-    },
+    "--rotate=0 -- true": (2, "--rotate: a key's life must be in 1..2147483647 seconds"),
     "--rotate": (2, "expected one argument"),
     "--cookie-secret-file /nowhere -- gnutls-serv": (2, "/nowhere"),
     "--cookie-secret-file /proc/self/mem -- gnutls-serv": (2, ": /proc/self/mem: Input/output"),
@@ -235,7 +233,14 @@ def test_wrong_command_line(words: str, capfd: pytest.CaptureFixture[str]) -> No
     assert text in said.err
 
 
-OF_OTHER_PROGRAMS = {words: row for words, row in ROWS.items() if words.startswith("diff")}
+# What is wrong with the others is seen before anything is started.
+OF_OTHER_PROGRAMS = {
+    words: row
+    for words, row in ROWS.items()
+    if re.match(
+        r"diff (--exec .*--cases|\w+_module|--replay)|diff .* --(replay|corpus|junit) ", words
+    )
+}
 OF_OTHER_PROGRAMS |= {f"run {words}": row for words, row in RUN.items()}
 
 

@@ -98,6 +98,10 @@ REFUSED: dict[str, tuple[int, str]] = {
     "--stats=-1": (2, "--stats must be above 0"),
     "--rotate inf": (2, "--rotate: a key's life must be in 1..2147483647 seconds, not 'inf'"),
     "--rotate nan": (2, "--rotate: a key's life must be in 1..2147483647 seconds"),
+    **{
+        f"--rotate={life}": (2, "--rotate: a key's life must be in 1..2147483647 seconds")
+        for life in ("-1", "0.99", "1e999", "x", "''", "9" * 5000)
+    },
     "--rotate 0.5": (2, "--rotate: a key's life must be in 1..2147483647 seconds"),
     f"--rotate {'9' * 23}": (2, "--rotate: a key's life must be in 1..2147483647 seconds"),
     "--rotate \u0665\u0665": (2, "--rotate: a key's life must be in 1..2147483647 seconds"),
