@@ -25,6 +25,7 @@ __all__ = [
     "integer",
     "seconds",
     "seconds_to_wait",
+    "text",
     "utf8",
 ]
 
@@ -35,15 +36,15 @@ _FOREVER_SECONDS = 10**9  # thirty years; a longer wait has no end
 _TEXT_MAX_BYTES = 0xFFFF
 
 
-def integer(name: str, value: object, least: int, most: int | None = None) -> int:
-    """An int in least..most, or of `least` and more.
+def integer(name: str, value: object, least: int | None = None, most: int | None = None) -> int:
+    """An int in least..most, or of `least` and more, or any.
 
     Raises:
         TypeError: the argument `name` is not an int.
         ValueError: it is out of range.
     """
     number = _int(name, value)
-    if number < least or (most is not None and number > most):
+    if least is not None and (number < least or (most is not None and number > most)):
         wanted = f"at least {least}" if most is None else f"in {least}..{most}"
         raise ValueError(f"{name} must be {wanted}, not {_shown(number)}")
     return number
@@ -137,6 +138,17 @@ def check_key_size(name: str, size: int) -> None:
         raise OverflowError(f"{name} must be of at most 2**31-1 bytes, not {size}")
 
 
+def text(name: str, value: object) -> str:
+    """A str, of any size.
+
+    Raises:
+        TypeError: the argument `name` is something else.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, not {type(value).__name__}")
+    return value
+
+
 def utf8(name: str, value: object, *, least: int = 1) -> bytes:
     """A str for C: UTF-8 (undecodable bytes come back as they were), without NUL, and at most 65535
     bytes.
@@ -145,10 +157,8 @@ def utf8(name: str, value: object, *, least: int = 1) -> bytes:
         TypeError: the argument `name` is not a str.
         ValueError: it contains NUL or lone surrogates, or has too few or too many bytes.
     """
-    if not isinstance(value, str):
-        raise TypeError(f"{name} must be a str, not {type(value).__name__}")
     try:
-        raw = value.encode("utf-8", "surrogateescape")
+        raw = text(name, value).encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         raise ValueError(f"{name} must be text that UTF-8 can write") from None
     if b"\0" in raw:

@@ -209,7 +209,7 @@ def cookie_send(
     code = _c_send(call, readable_key(key), readable_client_data(client_data), _struct_of(prestate))
     if call.raised is not None:
         call.raise_again()
-    return check(code)
+    return _checked(code, key)
 
 
 def cookie_reply(key: Buffer, client_data: Buffer | None, prestate: Prestate) -> bytes:
@@ -243,7 +243,7 @@ def cookie_reply(key: Buffer, client_data: Buffer | None, prestate: Prestate) ->
     code = _c_reply(
         readable_key(key), readable_client_data(client_data), _struct_of(prestate), reply
     )
-    return bytes(ffi.buffer(reply, check(code)))
+    return bytes(ffi.buffer(reply, _checked(code, key)))
 
 
 def cookie_verify(
@@ -285,7 +285,7 @@ def cookie_verify(
         readable("message", message),
         _struct_of(filled),
     )
-    check(code)
+    _checked(code, key)
     return filled
 
 
@@ -359,6 +359,14 @@ def _c_verify(key: Any, client: Any, message: Any, struct: Any) -> int:
         key, len(key), client, len(client), message, len(message), struct
     )
     return code
+
+
+def _checked(code: int, key: Buffer) -> int:
+    """check(), with the reason that libgnutls does not tell."""
+    if code >= 0:
+        return code
+    is_empty = code == lib.GNUTLS_E_INVALID_REQUEST and not memoryview(key).nbytes
+    return check(code, "the key is empty" if is_empty else "")
 
 
 def _struct_of(prestate: object) -> Any:

@@ -156,7 +156,7 @@ class CertificateCredentials:
 
         def content_or_url(name: str, path: Any) -> Buffer | str:
             file = file_name(name, path)
-            return file if isinstance(path, str) and _is_url(file) else FileContent.read(file)
+            return file if isinstance(path, str) and _is_url(name, file) else FileContent.read(file)
 
         return cls(
             None if certificate is None else content_or_url("certificate", certificate),
@@ -435,8 +435,8 @@ def _certificates(chain: _datum, form: int) -> Iterator[list[Any]]:
 
 
 def _check_url(name: str, text: str) -> None:
-    if not text or not _is_url(text):
-        raise ValueError(f"{name} is not a URL that libgnutls reads: {text!r}")
+    if not text or not _is_url(name, text):  # not shown: it may be a private key
+        raise ValueError(f"{name} must be bytes or a URL, not another str (see from_files())")
 
 
 def _is_token(trust: Buffer | str) -> bool:
@@ -444,8 +444,8 @@ def _is_token(trust: Buffer | str) -> bool:
     return isinstance(trust, str) and re.search("[:;](object|id)=", trust) is None
 
 
-def _is_url(text: str) -> bool:
-    return bool(lib.gnutls_url_is_supported(utf8("a URL", text)))
+def _is_url(name: str, text: str) -> bool:
+    return bool(lib.gnutls_url_is_supported(utf8(name, text)))
 
 
 def _listed(name: str, value: object, most: int | None = None) -> list[Any]:

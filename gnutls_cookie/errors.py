@@ -140,7 +140,8 @@ def fresh(error: BaseException) -> BaseException:
 
 @contextlib.contextmanager
 def naming(path: object) -> Iterator[None]:
-    """Have an OSError name a file, which those of reading and writing one do not (a bad disk)."""
+    """Have an OSError name a file, which those of reading and writing one do not (a bad disk), or
+    a host, which those of looking one up do not."""
     try:
         yield
     except OSError as error:

@@ -27,6 +27,7 @@ Keys = tuple[bytes, "bytes | None"]
 
 _SALT = b"gnutls-cookie"
 _INFO = b"DTLS cookie key"
+_FAR_SECONDS = 2.0**63  # from the epoch: the number of a period is written in 8 bytes
 
 
 class KeyRing:
@@ -114,6 +115,7 @@ class KeyRing:
                 None: now.
 
         Raises:
+            TypeError: now is not a number.
             ValueError: now is NaN.
             OverflowError: the number of the period at that time does not fit into 8 bytes.
         """
@@ -159,7 +161,10 @@ class _KeysOfSecret:
         self._last: dict[int, Keys] = {}  # those of one period, by its number
 
     def at(self, now: float | None) -> Keys:
-        number = math.floor((_clock() if now is None else now) / self._period)
+        time = _clock() if now is None else seconds("now", now, -math.inf, math.inf)
+        if abs(time) >= _FAR_SECONDS:
+            raise OverflowError(f"now must be less than 2**63 seconds from the epoch, not {time}")
+        number = math.floor(time / self._period)
         keys = self._last.get(number)
         if keys is None:
             keys = (self._derived(number), self._derived(number - 1))

@@ -42,7 +42,7 @@ __all__ = ["add_arguments", "read_cases", "run"]
 
 FOUND_NOTHING, FOUND, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
 
-_TIMEOUT_MAX = 86400.0  # seconds
+_TIMEOUT_MAX = 86400  # seconds
 _MEMORY_MAX = 1 << 20  # MiB
 
 
@@ -80,8 +80,8 @@ def _number(
     def parse(text: str) -> float:
         number = kind(text)
         if not least <= number <= most:
-            bounds = f"at least {least:g}" if most == math.inf else f"{least:g} to {most:g}"
-            raise argparse.ArgumentTypeError(f"{text[:40]} is not {bounds}")
+            bounds = f"at least {least}" if most == math.inf else f"in {least}..{most}"
+            raise argparse.ArgumentTypeError(f"it must be {bounds}, not {text[:40]}")
         return number
 
     return parse

@@ -190,7 +190,8 @@ class _Network:
         Raises:
             OSError: there is no such host.
         """
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+        with naming(host):
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
         self._family, _, _, _, self._address = found[0]
 
     def find_free(self, host: str) -> int | None:

@@ -10,10 +10,13 @@ in the same scene, and a run asks for scene after scene, of each operation in tu
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain, islice, starmap
 from typing import Any, NamedTuple
+
+from gnutls_cookie._check import integer
 
 from .scenes import SCENE, SCENES, receive_calls, send_calls, verify_calls
 
@@ -27,6 +30,7 @@ __all__ = [
     "case_of_seed",
     "cases",
     "named",
+    "operation_names",
 ]
 
 #: Cases of a block.
@@ -122,9 +126,9 @@ def case_of_json(text: str | bytes) -> Case:
             raise ValueError("a gate has no empty key")
         return case
     except KeyError as error:
-        raise ValueError(f"no case: it has no {error}") from None
+        raise ValueError(f"not a case: it has no {error}") from None
     except (TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise ValueError(f"no case: {type(error).__name__}: {error}") from None
+        raise ValueError(f"not a case: {type(error).__name__}: {error}") from None
 
 
 def cases(
@@ -137,8 +141,16 @@ def cases(
         operations: which of OPERATIONS, in any order. The cases of one do not depend on the others.
         count: how many; None: without end.
         start: how many of the run to pass over, 0 or more.
+
+    Raises:
+        TypeError: an argument is of another type.
+        ValueError: one is out of range.
     """
     asked = _in_order(operations)
+    integer("seed", seed)
+    integer("start", start, 0)
+    if count is not None:
+        integer("count", count, 0, sys.maxsize)
 
     def endless() -> Iterator[Case]:
         size = BLOCK * len(asked)
@@ -160,12 +172,30 @@ def named(operations: Sequence[str], place: int) -> tuple[str, int]:
 
 
 def case_of_seed(seed: int, operation: str, number: int) -> Case:
-    """The case that these three name."""
+    """The case that these three name.
+
+    Raises:
+        TypeError: an argument is of another type.
+        ValueError: `operation` is not one, or `number` below 0.
+    """
     (operation,) = _in_order([operation])
-    return next(islice(_of_block(seed, number // BLOCK, operation), number % BLOCK, None))
+    place, skip = divmod(integer("number", number, 0), BLOCK)
+    return next(islice(_of_block(integer("seed", seed), place, operation), skip, None))
+
+
+def operation_names(operations: object) -> tuple[str, ...]:
+    """The names of operations, whatever they are.
+
+    Raises:
+        TypeError: `operations` is not a sequence of names.
+    """
+    if isinstance(operations, str) or not isinstance(operations, Iterable):
+        raise TypeError(f"operations must be a sequence, not {type(operations).__name__}")
+    return tuple(operations)
 
 
 def _in_order(operations: Sequence[str]) -> tuple[str, ...]:
+    operations = operation_names(operations)
     for name in operations:
         if name not in OPERATIONS:
             raise ValueError(f"operations must be of {OPERATIONS}, not {name!r}")

@@ -7,6 +7,7 @@ is made of, and how it is made smaller, is examine.py.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,10 +16,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
-from gnutls_cookie._check import flag
+from gnutls_cookie._check import flag, integer
 from gnutls_cookie.errors import naming
 
-from .cases import OPERATIONS, Case, case_of_json, cases, named
+from .cases import OPERATIONS, Case, case_of_json, cases, named, operation_names
 from .examine import Asker, Examined, difference, examined, same, shape
 from .guided import ROUND, Guided
 from .outcomes import Outcome, Target, TargetDied, TargetHangs, Unusable, described
@@ -169,8 +170,10 @@ def compare_cases(
 
     A PythonTarget is called in this process.
     """
+    _check_target("target", target)
+    _check_target("oracle", oracle)
     for case in which:
-        asked = _known(target, case)
+        asked = _known(target, _checked("which", case))
         try:
             answer = target.answer(asked)
         except TargetDied as error:
@@ -180,6 +183,18 @@ def compare_cases(
         expected = oracle.answer(asked)
         if not same(expected, answer):
             yield asked, expected, answer
+
+
+def _check_target(name: str, value: object) -> None:
+    if not hasattr(value, "answer") or not hasattr(value, "operations"):
+        made_by = "load(), ExecTarget or PythonTarget"
+        raise TypeError(f"{name} must be a target, as of {made_by}, not {type(value).__name__}")
+
+
+def _checked(name: str, value: object) -> Case:
+    if not isinstance(value, Case):
+        raise TypeError(f"{name} must be of Cases, not {type(value).__name__}")
+    return value
 
 
 def _known(target: Target | Asker, case: Case) -> Case:
@@ -313,9 +328,14 @@ class Comparison:
         found: Callable[[Finding | None, bool], None] | None = None,
         guided: bool = False,
     ) -> None:
+        for name, one in (("target", target), ("oracle", oracle)):
+            _check_target(name, one)
+        integer("seed", seed)
+        integer("count", count, 0, sys.maxsize)
+        integer("most", most, 1)
         flag("guided", guided)
         check_limits(timeout)
-        asked = tuple(operations or target.operations)
+        asked = operation_names(operations or target.operations)
         self.report = Report(target.name, oracle.name, seed)
         self._target = target
         self._oracle = oracle
@@ -326,7 +346,9 @@ class Comparison:
         self._sources: list[_Source] = []
         self._guided: Guided | None = None
         for group in corpus:
-            self._sources.append(_Listed([one for one in group if one.operation in asked]))
+            self._sources.append(
+                _Listed([one for one in group if _checked("corpus", one).operation in asked])
+            )
         if replay is not None:
             self._sources.append(_Recorded(replay, asked))
         if count > 0:

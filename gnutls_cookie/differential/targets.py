@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gnutls_cookie._check import flag
+from gnutls_cookie._check import text as is_text
 from gnutls_cookie.cookie import Prestate, cookie_send, cookie_verify
 from gnutls_cookie.credentials import PSKCredentials
 from gnutls_cookie.errors import GnuTLSError
@@ -162,6 +163,7 @@ class ModuleTarget(Batched):
         self, text: str, timeout: float = 10.0, memory: int = 0, verbose: bool = False
     ) -> None:
         flag("verbose", verbose)
+        is_text("text", text)
         check_limits(timeout, memory)
         super().__init__(lambda guided: module_warden(text, memory, verbose, guided), timeout)
         self.name = text
@@ -218,6 +220,7 @@ class ExecTarget:
 
     def __init__(self, command: str, timeout: float = 10.0, memory: int = 0) -> None:
         check_limits(timeout, memory)
+        is_text("command", command)
         self.name = command
         self.one_key = False
         self.operations: tuple[str, ...] = ()

@@ -324,11 +324,11 @@ def test_one_byte_after_the_cookie_is_enough() -> None:
 def test_empty_key_is_an_invalid_request() -> None:
     """-50 from both functions; push is not called, the prestate is not touched."""
     called: list[bytes] = []
-    with pytest.raises(InvalidRequestError) as caught:
+    with pytest.raises(InvalidRequestError, match=r": the key is empty$") as caught:
         cookie_send(b"", CLIENT, Prestate(), None, lambda transport, data: called.append(data))
     assert (caught.value.code, called) == (-50, [])
     prestate = Prestate(1, 2, 3)
-    with pytest.raises(InvalidRequestError) as caught:
+    with pytest.raises(InvalidRequestError, match=r": the key is empty$") as caught:
         cookie_verify(b"", CLIENT, HELLO, prestate)
     assert (caught.value.code, prestate) == (-50, Prestate(1, 2, 3))
 

@@ -10,11 +10,14 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
+from gnutls_cookie import differential
 from gnutls_cookie.differential import (
     LIBGNUTLS,
     OPERATIONS,
@@ -204,7 +207,7 @@ def test_a_case_and_its_line_of_json() -> None:
     for case in cases(SEED, count=2000):
         assert case_of_json(case.as_json()) == case
     for line in "", "[]", "{}", '{"operation": "fly", "key": ""}', '{"operation": "send"}':
-        with pytest.raises(ValueError, match="no case"):
+        with pytest.raises(ValueError, match="not a case"):
             case_of_json(line)
     with pytest.raises(ValueError, match="prestate"):
         case_of_json('{"operation": "send", "key": "00", "prestate": [0, 0, -1]}')
@@ -300,7 +303,7 @@ def test_command_on_a_wrong_target(module: Path, tmp_path: Path) -> None:
         ("", ["mine:it"], "no 'it' there"),
         ("def receive(a): pass", ["mine"], "receive(datagram, client_data, current, previous)"),
         (RIGHT, ["mine", "--operation", "receive"], "answers verify, send only"),
-        (RIGHT, ["mine", "--case", "{}"], "no case"),
+        (RIGHT, ["mine", "--case", "{}"], "not a case"),
         (RIGHT, ["mine", "--case", '{"operation": "receive", "key": "00"}'], "does not answer"),
         (RIGHT, [], "either TARGET or --exec is needed"),
         (RIGHT, ["--exec", "/nowhere/program"], "cannot start"),
@@ -397,3 +400,41 @@ def test_object_is_compared_beside_a_thread() -> None:
         done.set()
         thread.join(60)
     assert (report.compared, report.findings) == (50, [])
+
+
+BENCH: Any = differential  # not typed: it is given what it must not be
+CASE = BENCH.case_of_seed(SEED, "verify", 1)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "name"),
+    [
+        (lambda: BENCH.compare("module", LIBGNUTLS, 1, 1), TypeError, "target"),
+        (lambda: BENCH.compare(REFERENCE, None, 1, 1), TypeError, "oracle"),
+        (lambda: BENCH.compare(REFERENCE, LIBGNUTLS, "1", 1), TypeError, "seed"),
+        (lambda: BENCH.compare(REFERENCE, LIBGNUTLS, 1, None), TypeError, "count"),
+        (lambda: BENCH.compare(REFERENCE, LIBGNUTLS, 1, -1), ValueError, "count"),
+        (lambda: BENCH.compare(REFERENCE, LIBGNUTLS, 1, 1, most=0), ValueError, "most"),
+        (lambda: BENCH.compare(REFERENCE, LIBGNUTLS, 1, 1, operations=5), TypeError, "operations"),
+        (lambda: BENCH.compare(REFERENCE, LIBGNUTLS, 1, 1, corpus=[None]), TypeError, "corpus"),
+        (lambda: list(BENCH.compare_cases(None, LIBGNUTLS, [CASE])), TypeError, "target"),
+        (lambda: list(BENCH.compare_cases(REFERENCE, "x", [CASE])), TypeError, "oracle"),
+        (lambda: list(BENCH.compare_cases(REFERENCE, LIBGNUTLS, [()])), TypeError, "which"),
+        (lambda: BENCH.cases([1]), TypeError, "seed"),
+        (lambda: BENCH.cases(1, None), TypeError, "operations"),
+        (lambda: BENCH.cases(1, count=True), TypeError, "count"),
+        (lambda: BENCH.cases(1, count=-1), ValueError, "count"),
+        (lambda: BENCH.cases(1, start=1.0), TypeError, "start"),
+        (lambda: BENCH.case_of_seed(1, "verify", None), TypeError, "number"),
+        (lambda: BENCH.case_of_seed(1, "verify", -1), ValueError, "number"),
+        (lambda: BENCH.case_of_seed("1", "verify", 1), TypeError, "seed"),
+        (lambda: BENCH.load(None), TypeError, "text"),
+        (lambda: BENCH.ExecTarget(["cat"]), TypeError, "command"),
+    ],
+)
+def test_wrong_argument_is_named(
+    call: Callable[[], object], error: type[Exception], name: str
+) -> None:
+    """Of every function of the bench, before anything is started."""
+    with pytest.raises(error, match=f"^{name} must be "):
+        call()

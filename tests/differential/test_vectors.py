@@ -359,7 +359,7 @@ def test_bad_list_of_known_differences(
         ([RIGHT, "--file", "/nowhere"], "No such file"),
         ([RIGHT, "--file", "/dev/null"], "Expecting value"),
         (["./mine.py"], "name the module, as in `import mine`"),
-        (["--case", "{}"], "no case: it has no 'operation'"),
+        (["--case", "{}"], "not a case: it has no 'operation'"),
     ],
 )
 def test_what_cannot_be_asked(

@@ -97,13 +97,23 @@ def test_gate_asks_the_clock_where_no_time_is_given(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(
     ("now", "error"),
-    [(float("nan"), ValueError), (float("inf"), OverflowError), (1e30, OverflowError)],
+    [
+        (float("nan"), ValueError),
+        (float("inf"), OverflowError),
+        (1e30, OverflowError),
+        (-(2.0**63), OverflowError),
+        (10**400, ValueError),
+        ("1", TypeError),
+        (True, TypeError),
+    ],
 )
-def test_time_beyond_all_periods_is_an_error(now: float, error: type[Exception]) -> None:
-    """Of the caller, and the ring goes on."""
+def test_wrong_time_is_an_error_that_names_it(now: Any, error: type[Exception]) -> None:
+    """Of the caller, of the ring and of the gate, and the ring goes on."""
     ring = KeyRing.from_secret(SECRET)
-    with pytest.raises(error):
+    with pytest.raises(error, match=r"^now must be "):
         ring.keys_at(now)
+    with pytest.raises(error, match=r"^now must be "):
+        CookieGate(ring).receive(b"", b"", now)
     assert ring.keys_at(0.0)[0] != ring.keys_at(0.0)[1]
 
 

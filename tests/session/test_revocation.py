@@ -18,7 +18,7 @@ from gnutls_cookie import (
 from tests.session.test_agreed_peers import s_client, serve
 from tests.support.authority import authority
 from tests.support.common import missing, peer_required, python_in_silence
-from tests.support.peers import shake
+from tests.support.peers import CERTS, shake
 
 files = CertificateCredentials.from_files
 
@@ -161,7 +161,7 @@ for certificate, trust in (own + ";type=cert", "TRUST"), (os.environ["OWN"], ca)
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
-        (("x", "y"), ValueError, "certificate is not a URL that libgnutls reads: 'x'"),
+        (("x", "y"), ValueError, "certificate must be bytes"),
         (("pkcs11:x", b"y"), TypeError, "certificate must be bytes-like, not str"),
         ((b"y", "pkcs11:x"), TypeError, "key must be bytes-like, not str"),
         (("pkcs11:object=none", "pkcs11:object=none"), GnuTLSError, "certificate and key"),
@@ -171,3 +171,13 @@ def test_unusable_urls_are_refused(arguments: Any, error: type[Exception], text:
     """Each error names the argument."""
     with pytest.raises(error, match=text):
         CertificateCredentials(*arguments)
+
+
+def test_key_in_a_str_is_not_shown() -> None:
+    """PEM as text in the place of bytes: the error says what is wanted, and no secret."""
+    text = (CERTS / "localhost.key").read_text()
+    wrong: list[dict[str, Any]] = [{"certificate": text, "key": text}, {"trust": text}]
+    for arguments in wrong:
+        with pytest.raises(ValueError, match="must be bytes or a URL") as caught:
+            CertificateCredentials(**arguments)
+        assert "BEGIN" not in str(caught.value)

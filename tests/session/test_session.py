@@ -1175,7 +1175,8 @@ PEM = LOCALHOST_PEM
         (lambda: CertificateCredentials(b"", b""), GnuTLSError, "certificate and key"),
         (lambda: CertificateCredentials(PEM, LOCALHOST_KEY, password=5), TypeError, "password"),  # type: ignore[arg-type]
         (lambda: CertificateCredentials(PEM, LOCALHOST_KEY, password="\0"), ValueError, "password"),
-        (lambda: CertificateCredentials(trust="x"), ValueError, "trust is not a URL"),
+        (lambda: CertificateCredentials(trust="x"), ValueError, "trust must be bytes"),
+        (lambda: CertificateCredentials(trust="a\0b"), ValueError, "trust must not contain NUL"),
         (lambda: CertificateCredentials(trust=b"x"), GnuTLSError, "trust"),
         (lambda: CertificateCredentials(trust=b""), GnuTLSError, "trust"),
         (lambda: CertificateCredentials(trust=LOCALHOST_KEY), ValueError, "trust"),

@@ -23,6 +23,7 @@ from gnutls_cookie.blocking import connect
 from gnutls_cookie.cli.console import complain, print_out, reason
 from gnutls_cookie.cli.credentials import psk_credentials
 from gnutls_cookie.cli.options import add_psk_arguments, number_in, real
+from gnutls_cookie.errors import naming
 from gnutls_cookie.reference.wire import RANDOM_SIZE
 
 from .judging import Finding, Verdict, assess
@@ -170,7 +171,8 @@ class _Target:
 
 
 def _resolve(host: str, port: int) -> _Target:
-    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+    with naming(host):
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
     assert isinstance(address[0], str)  # else a Python without IPv6
     return _Target(family, address)
 
