@@ -94,7 +94,7 @@ class Settings:
 
     Attributes:
         role: "client" or "server".
-        lookup: of a server: asked for pre-shared keys; None without PSK.
+        lookup: of a server: asked for pre-shared keys; None without PSK, and where C has the key.
         number: an int that was never given before; C asks `lookup` by it.
         native: the pointer.
     """
@@ -130,7 +130,7 @@ class Settings:
         listed = _listed(credentials)
         warn_of_faults()
         self.role: Role = role
-        self.lookup = _lookup(listed) if is_server else None
+        self.lookup: Callable[[str], bytes | None] | None = None
         self._box = ffi.new(_SETTINGS)
         check(lib.gcookie_settings_new(self._box))
         self._owner = ffi.gc(self._box, lib.gcookie_settings_release)
@@ -195,6 +195,12 @@ class Settings:
         if isinstance(one, CertificateCredentials):
             for key in one.peer_keys:
                 check(lib.gcookie_settings_add_peer_key(self._box[0], key, len(key)), "peer_keys")
+        elif isinstance(one, PSKCredentials) and self.role == "server":
+            if one._pair is None:
+                self.lookup = one.lookup
+            else:
+                name, key = one._pair
+                check(lib.gcookie_settings_set_psk(self._box[0], name, len(name), key, len(key)))
         return next(int(kind) for made, (kind, _) in _KINDS.items() if isinstance(one, made))
 
     def _add_priority(self, text: str, kinds: list[int]) -> None:
@@ -428,10 +434,6 @@ def _listed(credentials: Credentials | Sequence[Credentials]) -> list[Credential
     if not listed or len({type(one) for one in listed}) != len(listed):
         raise ValueError("credentials must be one, or one of each kind")
     return listed
-
-
-def _lookup(listed: list[Credentials]) -> Callable[[str], bytes | None] | None:
-    return next((one.lookup for one in listed if isinstance(one, PSKCredentials)), None)
 
 
 def _is_ip_address(name: str) -> bool:

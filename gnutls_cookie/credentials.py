@@ -317,6 +317,7 @@ class PSKCredentials:
             raise ValueError("either identity and key or lookup is needed")
         self.identity: str | None = None
         self._client: tuple[bytes, bytes] | None = None
+        self._own: _Asking | None = None  # what knows them, and nobody else
         self._meets = b"", b""  # as of CertificateCredentials
         if identity is not None and key is not None:
             raw = _identity(identity)
@@ -324,7 +325,7 @@ class PSKCredentials:
             self._client = (raw, psk_key("key", key))
             self._meets = b"", digest_of(raw)
             if lookup is None:
-                lookup = dict([self._client])
+                lookup = self._own = _Asking(dict([self._client]))
         if isinstance(lookup, Mapping):
             self.lookup: PSKLookup = _Asking(lookup)
         elif callable(lookup):
@@ -335,6 +336,11 @@ class PSKCredentials:
 
     def __repr__(self) -> str:
         return f"<PSKCredentials identity={self.identity!r}>"
+
+    @property
+    def _pair(self) -> tuple[bytes, bytes] | None:
+        """Identity and key of a server's only client; None where `lookup` is to be asked."""
+        return self._client if self.lookup is self._own else None
 
     def _of_role(self, role: str) -> tuple[Any, Any]:
         """A box with what C's settings hold, and the box's owner; new ones each time."""

@@ -213,6 +213,18 @@ int gcookie_settings_set_resume(struct gcookie_settings *settings, const unsigne
     return gcookie_datum_copy(&settings->resume, data, (unsigned int)size);
 }
 
+int gcookie_settings_set_psk(struct gcookie_settings *settings, const unsigned char *identity,
+                             size_t identity_size, const unsigned char *key, size_t key_size) {
+    int code;
+    if (identity_size == 0 || identity_size > UINT16_MAX || key_size == 0 ||
+        key_size > UINT16_MAX || settings->psk_identity.data != NULL)
+        return GNUTLS_E_INVALID_REQUEST;
+    code = gcookie_datum_copy(&settings->psk_identity, identity, (unsigned int)identity_size);
+    if (code >= 0)
+        code = gcookie_datum_copy(&settings->psk_key, key, (unsigned int)key_size);
+    return code;
+}
+
 void gcookie_settings_renew_ticket_key(struct gcookie_settings *settings, double now) {
     if (!settings->has_ticket_key || settings->ticket_seconds <= 0 || now < settings->ticket_until)
         return;
@@ -239,6 +251,12 @@ void gcookie_settings_hold(struct gcookie_settings *settings) {
     hold(&settings->holders);
 }
 
+static void wipe(gnutls_datum_t *secret) {
+    if (secret->data != NULL)
+        gnutls_memset(secret->data, 0, secret->size);
+    gcookie_free(secret->data);
+}
+
 void gcookie_settings_release(struct gcookie_settings **box) {
     struct gcookie_settings *settings = *box;
     *box = NULL;
@@ -252,9 +270,9 @@ void gcookie_settings_release(struct gcookie_settings **box) {
     for (size_t at = 0; at < settings->peer_keys_count; at++)
         gcookie_free(settings->peer_keys[at].data);
     free(settings->peer_keys);
-    if (settings->resume.data != NULL)
-        gnutls_memset(settings->resume.data, 0, settings->resume.size);
-    gcookie_free(settings->resume.data);
+    wipe(&settings->resume);
+    wipe(&settings->psk_key);
+    gcookie_free(settings->psk_identity.data);
     gnutls_memset(settings->ticket_key, 0, sizeof settings->ticket_key);
     for (unsigned int at = 0; at < GCOOKIE_TEXTS; at++)
         free(settings->texts[at].data);

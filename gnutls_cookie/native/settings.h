@@ -8,7 +8,7 @@
 
 enum gcookie_shared_kind {
     GCOOKIE_CERTIFICATES = 1, /* gnutls_certificate_credentials_t */
-    GCOOKIE_PSK_SERVER = 2,   /* gnutls_psk_server_credentials_t; lookups go to Python */
+    GCOOKIE_PSK_SERVER = 2,   /* gnutls_psk_server_credentials_t; see gcookie_psk_lookup */
     GCOOKIE_PSK_CLIENT = 3,   /* gnutls_psk_client_credentials_t */
     GCOOKIE_PRIORITY = 4,     /* gnutls_priority_t */
     GCOOKIE_ANON_SERVER = 5,  /* gnutls_anon_server_credentials_t */
@@ -74,6 +74,8 @@ struct gcookie_settings {
     gnutls_datum_t *peer_keys; /* SubjectPublicKeyInfo in DER that a peer may prove itself with */
     size_t peer_keys_count;
     gnutls_datum_t resume; /* of a client: what gnutls_session_get_data2 gave; ours */
+    /* Of a server that shares one key, and asks nobody: NULL where lookups go to Python. Ours. */
+    gnutls_datum_t psk_identity, psk_key;
     struct gcookie_shared *priority;
     struct gcookie_shared *credentials[GCOOKIE_CREDENTIALS];
     size_t holders;
@@ -97,6 +99,10 @@ int gcookie_settings_add_peer_key(struct gcookie_settings *settings, const unsig
 int gcookie_settings_set_resume(struct gcookie_settings *settings, const unsigned char *data,
                                 size_t size);
 
+/* The one client that a server shares a key with. 0, or GNUTLS_E_MEMORY_ERROR. */
+int gcookie_settings_set_psk(struct gcookie_settings *settings, const unsigned char *identity,
+                             size_t identity_size, const unsigned char *key, size_t key_size);
+
 /* A new random ticket key where the life of the one before is over. Where there is none to be had
  * tickets end. */
 void gcookie_settings_renew_ticket_key(struct gcookie_settings *settings, double now);
@@ -107,7 +113,8 @@ void gcookie_settings_add(struct gcookie_settings *settings, struct gcookie_shar
 void gcookie_settings_hold(struct gcookie_settings *settings);
 void gcookie_settings_release(struct gcookie_settings **box);
 
-/* For gnutls_psk_set_server_credentials_function2: wire.c asks Python by the handle of the call. */
+/* For gnutls_psk_set_server_credentials_function2: in wire.c. Where the settings have no key it
+ * asks Python, by the handle of the call. */
 int gcookie_psk_lookup(gnutls_session_t session, const gnutls_datum_t *username,
                        gnutls_datum_t *key);
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from gnutls_cookie import GnuTLSError, KeyRing, aio
+from gnutls_cookie import GnuTLSError, KeyRing, PSKCredentials, aio
 from gnutls_cookie.aio import Connection, DTLSServer
 from gnutls_cookie.aio.waiter import Steps
 from gnutls_cookie.client_endpoint import ClientEndpoint
@@ -32,7 +32,16 @@ from tests.support.common import (
     python_peer,
     udp_socket,
 )
-from tests.support.peers import SocketClient, certificate, client_of, drive, psk, trusting
+from tests.support.peers import (
+    IDENTITY,
+    PSK_KEY,
+    SocketClient,
+    certificate,
+    client_of,
+    drive,
+    psk,
+    trusting,
+)
 from tests.support.servers import (
     asynchronous,
     client_options,
@@ -458,9 +467,10 @@ async def test_a_turn_lends_lookups_only_while_a_handshake_is_under_way() -> Non
         return lend(table, value, function, *arguments)
 
     lend = HandleTable.lending
+    asked = PSKCredentials(lookup={IDENTITY: PSK_KEY})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(HandleTable, "lending", lending)
-        async with await start() as server, await connect(server) as client:
+        async with await start(credentials=asked) as server, await connect(server) as client:
             handshake = lent.count("gcookie_serve_turn")
             for _ in range(5):
                 assert await echoes(client)

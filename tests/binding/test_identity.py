@@ -99,6 +99,13 @@ def test_one_pair_serves_both_sides(given: str | bytes) -> None:
     assert both.identity == server.psk_identity == text(raw)
 
 
+def test_lookup_that_was_replaced_is_asked() -> None:
+    """Of credentials that were made with a pair as well; who is known by the pair is not, then."""
+    served = PSKCredentials("sensor-2", b"another key")
+    served.lookup = {"sensor-1": KEY}.get
+    assert shaken(PSKCredentials("sensor-1", KEY), served).psk_identity == "sensor-1"
+
+
 def test_identity_differs_in_what_follows_a_zero() -> None:
     """Two devices whose identities begin alike get their own keys."""
     keys = {b"\0one": KEY, b"\0two": b"another key here"}

@@ -875,12 +875,22 @@ def test_lookup_gives_the_key_of_an_identity(lookup: Any) -> None:
     assert echoes(client, server)
 
 
-@pytest.mark.parametrize("lookup", [{}, lambda _: None, {IDENTITY: b"another key"}])
-def test_stranger_and_wrong_key_look_the_same(lookup: Any) -> None:
+@pytest.mark.parametrize(
+    "credentials",
+    [
+        PSKCredentials(lookup=lambda _: None),
+        PSKCredentials(lookup={IDENTITY: b"another key"}),
+        PSKCredentials(IDENTITY + "\0", PSK_KEY),
+        PSKCredentials("another-" + IDENTITY[8:], PSK_KEY),
+        PSKCredentials(IDENTITY, b"another key"),
+    ],
+    ids=["none", "mapping", "longer pair", "another pair", "pair"],
+)
+def test_stranger_and_wrong_key_look_the_same(credentials: PSKCredentials) -> None:
     """Neither ends in an alert: nobody can ask which identities there are. Both sides time out."""
     options: Options = {"retransmit_timeout": 0.02, "handshake_timeout": 0.2}
     client = client_of("PSK", **options)
-    server = Session("server", PSKCredentials(lookup=lookup), **options)
+    server = Session("server", credentials, **options)
     raised: dict[str, BaseException] = {}
     while len(raised) < 2:
         for sender, receiver in ((client, server), (server, client)):
