@@ -183,7 +183,7 @@ def test_fault_of_libcoap_is_found(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"after hello, hello: {OTHER_NUMBER!r}" in said
 
 
-@pytest.mark.slow
+@pytest.mark.long  # gnutls-serv spins meanwhile; test_a_server_that_is_not_started_again_is_told
 @pytest.mark.peer
 def test_fault_of_gnutls_serv_is_found(capsys: pytest.CaptureFixture[str]) -> None:
     """It peeks at what it does not consume, and answers nobody again; several are asked at once."""
