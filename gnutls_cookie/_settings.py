@@ -196,10 +196,10 @@ class Settings:
             for key in one.peer_keys:
                 check(lib.gcookie_settings_add_peer_key(self._box[0], key, len(key)), "peer_keys")
         elif isinstance(one, PSKCredentials) and self.role == "server":
-            if one._pair is None:
+            if one._client is None or one.lookup is not one._own:
                 self.lookup = one.lookup
             else:
-                name, key = one._pair
+                name, key = one._client
                 check(lib.gcookie_settings_set_psk(self._box[0], name, len(name), key, len(key)))
         return next(int(kind) for made, (kind, _) in _KINDS.items() if isinstance(one, made))
 

@@ -317,7 +317,7 @@ class PSKCredentials:
             raise ValueError("either identity and key or lookup is needed")
         self.identity: str | None = None
         self._client: tuple[bytes, bytes] | None = None
-        self._own: _Asking | None = None  # what knows them, and nobody else
+        self._own: _Asking | None = None  # the lookup that knows them alone
         self._meets = b"", b""  # as of CertificateCredentials
         if identity is not None and key is not None:
             raw = _identity(identity)
@@ -336,11 +336,6 @@ class PSKCredentials:
 
     def __repr__(self) -> str:
         return f"<PSKCredentials identity={self.identity!r}>"
-
-    @property
-    def _pair(self) -> tuple[bytes, bytes] | None:
-        """Identity and key of a server's only client; None where `lookup` is to be asked."""
-        return self._client if self.lookup is self._own else None
 
     def _of_role(self, role: str) -> tuple[Any, Any]:
         """A box with what C's settings hold, and the box's owner; new ones each time."""
@@ -428,8 +423,7 @@ def _pair_error(
 @contextmanager
 def _certificates(chain: _datum, form: int) -> Iterator[list[Any]]:
     """The certificates (gnutls_x509_crt_t) of a chain, for a with block."""
-    certificates = ffi.new("gnutls_x509_crt_t **")
-    size = ffi.new("unsigned int *")
+    certificates, size = ffi.new("gnutls_x509_crt_t **"), ffi.new("unsigned int *")
     check(lib.gnutls_x509_crt_list_import2(certificates, size, chain.pointer, form, 0))
     listed = [certificates[0][index] for index in range(size[0])]
     try:
