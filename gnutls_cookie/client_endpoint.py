@@ -139,11 +139,13 @@ class ClientEndpoint:
         """Send what the session has to send. What the kernel does not take (ENOBUFS, EPERM, ...) is
         lost, as the network may lose it, and sent again where that is due."""
         for datagram in self.client.datagrams_to_send():
-            try:
-                self.sock.send(datagram)
-            except OSError as error:
-                if error.errno in _UNREACHABLE and not self.client.session.established:
-                    self._unreachable = error.with_traceback(None)  # which has this object
+            for _ in range(2):  # an error may be of an earlier datagram, and this one was not sent
+                try:
+                    self.sock.send(datagram)
+                    break
+                except OSError as error:
+                    if error.errno in _UNREACHABLE and not self.client.session.established:
+                        self._unreachable = error.with_traceback(None)  # which has this object
 
     def send(self, connection: Connection, data: Buffer, now: float) -> int:
         """Send a message to the server.

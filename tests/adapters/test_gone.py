@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -12,16 +13,17 @@ from typing import Any
 
 import pytest
 
-from gnutls_cookie import aio, blocking
+from gnutls_cookie import Client, aio, blocking
+from gnutls_cookie.client_endpoint import ClientEndpoint
 from gnutls_cookie.errors import TimedOutError
-from tests.support.common import free_udp_port, running
+from tests.support.common import free_udp_port, running, udp_socket
 from tests.support.interop import (
     SERVERS,
     TRUST,
     TRUST_KEY,
     Server,
 )
-from tests.support.peers import drive, trusting
+from tests.support.peers import drive, psk, server_of, trusting
 
 LINE = b"hello, cookie\n"
 SILENCE = 1.0  # seconds; servers answer within milliseconds
@@ -119,3 +121,29 @@ def test_a_server_that_speaks_now_and_then_is_not_gone() -> None:
             assert connection.receive(20) == LINE
             time.sleep(0.05)
         assert connection.is_open
+
+
+def test_an_error_of_an_earlier_message_costs_a_client_no_other_one() -> None:
+    """The kernel tells what ICMP said in the place of sending the next one (udp(7))."""
+    with udp_socket() as sock, contextlib.ExitStack() as stack:
+        there = sock.getsockname()
+        server, client = server_of("PSK"), Client(psk())
+        own = stack.enter_context(udp_socket())
+        own.connect(there)
+        own.setblocking(False)
+        endpoint = ClientEndpoint(own, client)
+        endpoint.connect(0.0)
+        while not (client.session.established and server.established):
+            server.receive_datagram(sock.recv(2000))
+            server.handshake()
+            for datagram in server.datagrams_to_send():
+                sock.sendto(datagram, own.getsockname())
+            endpoint.turn(0.0)
+        sock.close()
+        endpoint.send(client, b"to nobody", 0.0)
+        again = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        again.bind(there)
+        again.settimeout(20)
+        endpoint.send(client, b"to somebody", 0.0)
+        server.receive_datagram(again.recv(2000))
+        assert server.receive() == b"to somebody"
