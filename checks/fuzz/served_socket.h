@@ -83,6 +83,11 @@ int fuzz_setsockopt(int fd, int level, int option, const void *value, socklen_t 
 }
 
 int fuzz_poll(struct pollfd *polled, nfds_t count, int milliseconds) {
+    if (count == 1 && polled->events == POLLOUT) { /* whether its buffer has room again */
+        MUST((polled->fd == IN || polled->fd == OUT) && milliseconds > 0 && milliseconds <= 10);
+        clock_us += milliseconds * INT64_C(1000);
+        return ++faults % 3 > 0;
+    }
     MUST(count == 1 && polled->fd == IN);
     if (fails(RECEIVING_FAILS)) {
         errno = EINTR;

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <netinet/udp.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/uio.h>
 
@@ -21,6 +22,9 @@ enum {
     SENT_AT_ONCE = 64,  /* messages, and datagrams, in one system call */
     MOST_SEGMENTS = 64, /* UDP_MAX_SEGMENTS of Linux before 6.9 */
     MOST_BYTES = 65000, /* of a message: with its headers a packet of IP */
+    /* For room in the socket's buffer, which a burst fills on a slow link. */
+    MOST_WAITS = 3,
+    WAIT_MS = 10,
 };
 
 #if GCOOKIE_UDP_PORTABLE
@@ -85,23 +89,39 @@ static void lay_out(struct msghdr *header, struct iovec *vectors, union gcookie_
 #endif
 }
 
-static int send_message(int fd, const struct msghdr *header) {
+/* Whether it is worth another try: the call was interrupted, or the buffer, which was full, has
+ * room again. In a link that takes nothing one wait is the last. */
+static int can_go_on(int fd, unsigned int *waits) {
+    struct pollfd polled = {fd, POLLOUT, 0};
+    if (errno == EINTR)
+        return 1;
+    if ((errno != EAGAIN && errno != EWOULDBLOCK) || *waits == 0)
+        return 0;
+    --*waits;
+    if (poll(&polled, 1, WAIT_MS) > 0)
+        return 1;
+    *waits = 0;
+    return 0;
+}
+
+static int send_message(int fd, const struct msghdr *header, unsigned int *waits) {
     ssize_t sent;
     do {
         sent = sendmsg(fd, header, MSG_DONTWAIT | MSG_NOSIGNAL);
-    } while (sent < 0 && errno == EINTR);
+    } while (sent < 0 && can_go_on(fd, waits));
     return sent >= 0;
 }
 
 /* The datagrams of a message that was not taken, one by one. */
-static unsigned int send_apart(int fd, const struct gcookie_datagram *datagrams, size_t run) {
+static unsigned int send_apart(int fd, const struct gcookie_datagram *datagrams, size_t run,
+                               unsigned int *waits) {
     unsigned int lost = 0;
     for (size_t at = 0; at < run; at++) {
         union gcookie_control_out room;
         struct iovec vector;
         struct msghdr header;
         lay_out(&header, &vector, &room, datagrams + at, 1);
-        lost += !send_message(fd, &header);
+        lost += !send_message(fd, &header, waits);
     }
     return lost;
 }
@@ -109,7 +129,7 @@ static unsigned int send_apart(int fd, const struct gcookie_datagram *datagrams,
 static int send_messages(int fd, struct message *messages, unsigned int count) {
 #if GCOOKIE_UDP_PORTABLE
     (void)count;
-    return send_message(fd, &messages->msg_hdr) ? 1 : -1;
+    return sendmsg(fd, &messages->msg_hdr, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -1 : 1;
 #else
     return sendmmsg(fd, messages, count, MSG_DONTWAIT | MSG_NOSIGNAL);
 #endif
@@ -118,7 +138,8 @@ static int send_messages(int fd, struct message *messages, unsigned int count) {
 /* The messages of one system call, all of them. `first` says which datagram each begins with, and
  * behind the last one, with which the next would. */
 static unsigned int send_all(int fd, struct message *messages, unsigned int count,
-                             const struct gcookie_datagram *datagrams, const size_t *first) {
+                             const struct gcookie_datagram *datagrams, const size_t *first,
+                             unsigned int *waits) {
     unsigned int lost = 0;
     for (unsigned int at = 0; at < count;) {
         const int sent = send_messages(fd, messages + at, count - at);
@@ -127,13 +148,13 @@ static unsigned int send_all(int fd, struct message *messages, unsigned int coun
             at += (unsigned int)sent;
             continue;
         }
-        if (sent < 0 && errno == EINTR)
+        if (sent < 0 && can_go_on(fd, waits))
             continue;
         if (run > 1) {
             /* Not EINVAL: it may be of this path alone, whose MTU is less (net/ipv4/udp.c). */
             if (errno == EIO || errno == EOPNOTSUPP || errno == ENOPROTOOPT)
                 __atomic_store_n(&cuts_nothing, 1, __ATOMIC_RELAXED);
-            lost += send_apart(fd, datagrams + first[at], run);
+            lost += send_apart(fd, datagrams + first[at], run, waits);
         } else {
             lost++;
         }
@@ -147,7 +168,7 @@ unsigned int gcookie_send_each(int fd, const struct gcookie_datagram *datagrams,
     struct iovec vectors[SENT_AT_ONCE];
     union gcookie_control_out rooms[SENT_AT_ONCE];
     size_t first[SENT_AT_ONCE + 1];
-    unsigned int lost = 0;
+    unsigned int lost = 0, waits = MOST_WAITS;
 
     for (size_t at = 0; at < count;) {
         unsigned int number = 0;
@@ -162,7 +183,7 @@ unsigned int gcookie_send_each(int fd, const struct gcookie_datagram *datagrams,
             at += run;
         }
         first[number] = at;
-        lost += send_all(fd, messages, number, datagrams, first);
+        lost += send_all(fd, messages, number, datagrams, first, &waits);
     }
     return lost;
 }

@@ -117,6 +117,51 @@ def test_a_client_passes_a_path_that_drops_large_datagrams_in_silence(
         hears_its_echo([*black_hole.client, *our_connect(black_hole.host, PORT, CERT, *own)])
 
 
+# --- a link that is slower than its server --------------------------------------------------------
+
+BURST = """
+import asyncio, sys
+from gnutls_cookie import PSKCredentials, aio
+
+options = {"credentials": PSKCredentials("sensor", b"0123456789abcdef")}
+
+async def send_all(connection):
+    async for _ in connection:
+        for _ in range(1000):
+            await connection.send(bytes(1000))
+
+async def main():
+    async with await aio.start_server(send_all, sys.argv[1], 5684, **options) as server:
+        print("ready", flush=True)
+        while server.counters.server.messages_sent < 1000:
+            await asyncio.sleep(0.01)
+        print("lost:", server.counters.send_errors, flush=True)
+
+asyncio.run(main())
+"""
+ASKS = """
+import sys
+from gnutls_cookie import PSKCredentials, blocking
+
+credentials = PSKCredentials("sensor", b"0123456789abcdef")
+with blocking.connect(sys.argv[1], 5684, credentials=credentials) as connection:
+    connection.send(b"all of them")
+    sys.stdin.read()
+"""
+
+
+def test_a_burst_waits_for_a_link_that_is_slower(network: Network) -> None:
+    """A megabyte, of which a socket's buffer has room for a fifth: the rest is not lost at once."""
+    there, path = network.addresses[0], {"PYTHONPATH": str(ROOT)}
+    said = bytearray()
+    serves = [*network.server, sys.executable, "-c", BURST, there]
+    with network.slowed("100mbit"), running(serves, env=path) as server:
+        drive([], lambda: b"ready" in said, server, said)
+        with running([*network.client, sys.executable, "-c", ASKS, there], env=path):
+            drive([], lambda: b"lost: " in said and said.endswith(b"\n"), server, said)
+    assert int(said.split()[-1]) < 100
+
+
 # --- a server that is started again ---------------------------------------------------------------
 
 STAYS = """

@@ -70,6 +70,18 @@ class Network:
         if done.returncode != 0:
             pytest.skip(f"this kernel's nftables cannot drop ICMP: {done.stderr.strip()}")
 
+    @contextmanager
+    def slowed(self, rate: str) -> Iterator[None]:
+        """The server's link takes no more than that, as tc(8) has it; what is more waits there."""
+        tc = peer_required("tc", "apt install iproute2")
+        queue = [tc, "-n", self._names[0], "qdisc"]
+        shape = ["root", "tbf", "rate", rate, "burst", "16kb", "latency", "2s"]
+        tried("no tbf in this kernel", [*queue, "add", "dev", "wan", *shape])
+        try:
+            yield
+        finally:
+            tried("it was made", [*queue, "del", "dev", "wan", "root"])
+
     def close(self) -> None:
         for namespace in self._made:
             ip("netns", "del", namespace)
