@@ -194,7 +194,7 @@ class Serving:
             number, data = entries
             code = lib.gcookie_serve_send_one(self._native, out, turn, number, data, len(data), now)
         else:
-            numbers = array("Q", entries[::2])
+            numbers = array("q", entries[::2])
             messages = entries[1::2]
             sizes = array("I", map(len, messages))
             data = b"".join(messages)

@@ -10,7 +10,6 @@ them are run or none.
 from __future__ import annotations
 
 import itertools
-import operator
 from collections import deque
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -49,7 +48,7 @@ _WORKING: int = lib.GCOOKIE_TURN_WORKING
 _DONE: int = lib.GCOOKIE_TURN_DONE
 _PACKAGE = __name__.partition(".")[0]
 
-_Part = tuple[Connection | None, Any]  # an event: see Noted.rest
+_Part = tuple[Connection | None, Any, int]  # an event: see Noted.rest
 
 _new_turn = ffi.new_allocator(should_clear_after_alloc=False)
 
@@ -90,8 +89,9 @@ class Noted:
         rows: its events, four numbers for each, where they stood last.
         rows_at: the address of that place.
         text: the messages, one behind the other.
-        rest: the events that were not taken over: a connection and a message for it, or None and
-            an event's place and numbers. None where nobody has looked yet.
+        rest: the events that were not taken over: a connection, and where a message for it begins
+            and ends in the text; or None, an event's place and numbers, and 0. None where nobody
+            has looked yet.
         held: the one that is being taken over; None: none is.
         outgoing, failures: how many of these were taken over.
     """
@@ -224,16 +224,17 @@ class Turns:
         if noted.held is not None:
             self._take_held(noted, at_once)
         # A signal handler or a receiver may call this server, which then goes on with the rest.
-        for connection, what in rest:
+        text = noted.text
+        for connection, start, end in rest:
             if (
                 connection is not None
                 and connection._first is None
                 and at_once
                 and (receiver := connection.receiver) is not None
             ):
-                receiver.on_message(what)
+                receiver.on_message(text[start:end])
             else:
-                noted.held = connection, what  # before anything is called
+                noted.held = connection, start, end  # before anything is called
                 self._take_held(noted, at_once)
 
     def _read(self, noted: Noted, counts: list[int]) -> Iterator[_Part]:
@@ -243,17 +244,14 @@ class Turns:
             memory = ffi.buffer(noted.turn.events, count * _EVENT_SIZE)
             noted.rows_at, noted.rows = counts[_MEMORY_AT], memoryview(memory).cast("q")
             view = noted.rows
-        noted.text = text = ffi.buffer(noted.turn.text, text_size)[:] if text_size else b""
-        if count == counts[_MESSAGES_AT]:  # the usual turn, at the speed of C
+        noted.text = ffi.buffer(noted.turn.text, text_size)[:] if text_size else b""
+        if count == counts[_MESSAGES_AT]:  # the usual turn
             if count == 1:
-                return iter(((self.connections.get(view[0]), text),))
+                return iter(((self.connections.get(view[0]), 0, text_size),))
             # Each message begins where the last one ends.
             starts = view[3 : 4 * count : 4].tolist()
-            cuts = map(slice, starts, [*starts[1:], text_size])
             connections = map(self.connections.get, view[: 4 * count : 4].tolist())
-            return zip(
-                connections, map(operator.getitem, itertools.repeat(text), cuts), strict=True
-            )
+            return zip(connections, starts, [*starts[1:], text_size], strict=True)
         numbers = iter(view[: 4 * count].tolist())
         rows = [*zip(itertools.count(), numbers, numbers, numbers, numbers, strict=False)]
         if counts[_CLOSED_AT]:  # before a receiver takes a connection for open that is not
@@ -261,19 +259,19 @@ class Turns:
                 if kind == _CLOSED and (connection := self.connections.get(number)) is not None:
                     connection._open = False
                     connection._most = 0
-        return zip(itertools.repeat(None), rows, strict=False)
+        return zip(itertools.repeat(None), rows, itertools.repeat(0), strict=False)
 
     def _take_held(self, noted: Noted, at_once: bool) -> None:
         """Take over the event that is held. One that there is no use for is left out."""
         held = noted.held
         if held is None:
             return
-        connection, what = held
-        if type(what) is bytes:
+        connection, what, end = held
+        if type(what) is int:
             if connection is None:  # the last message was answered by its end
                 noted.held = None
             else:
-                self._queue(noted, held, connection, what)
+                self._queue(noted, held, connection, noted.text[what:end])
             return
         at, number, kind, value, detail = what
         connection = self.connections.get(number)
@@ -290,12 +288,13 @@ class Turns:
             error = _error_of(detail)
             closed = Closed(connection, REASONS[value], error)
             self._note(error)
-            if noted.held is held and number in self.connections:
-                del self.connections[number]
-                connection._open = False
-                connection._most = 0
-                connection._ready = None  # they hold one another
-                self.events += (closed,)
+            if noted.held is held:
+                if number in self.connections:
+                    del self.connections[number]
+                    connection._open = False
+                    connection._most = 0
+                    connection._ready = None  # they hold one another
+                    self.events += (closed,)
                 noted.held = None
         else:
             message = noted.text[detail : detail + value]
@@ -305,7 +304,6 @@ class Turns:
                     noted.held = None
                     receiver.on_message(message)
             else:
-                noted.held = held = connection, message
                 self._queue(noted, held, connection, message)
 
     def _queue(self, noted: Noted, held: _Part, connection: Connection, message: bytes) -> None:
