@@ -96,6 +96,7 @@ def sessions(mode: str, kind: str, one: str, two: str, priority: str, mtu: str) 
     )
     sock = bound_socket()
     options = {"sock": sock, "credentials": credentials, "priority": priority, "mtu": int(mtu)}
+    options["tickets"] = False  # peers/echo.c gives none
     if mode == "blocking":
         server = blocking.start_server(echo_in_thread, **options)  # type: ignore[arg-type]
         signal.signal(signal.SIGTERM, stop)

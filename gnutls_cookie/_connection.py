@@ -8,6 +8,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ._owned import not_copied
+from ._paths import own_text, peer_text
 from .session import Session
 
 if TYPE_CHECKING:
@@ -70,9 +71,11 @@ class Connection:
 
     __slots__ = (
         "__weakref__",
+        "_address",
         "_box",
         "_first",
         "_id",
+        "_local",
         "_most",
         "_open",
         "_owner",
@@ -80,8 +83,6 @@ class Connection:
         "_rest",
         "_rest_bytes",
         "_session",
-        "address",
-        "local",
         "receiver",
     )
     __reduce__ = not_copied
@@ -91,9 +92,9 @@ class Connection:
     _id: int  # there; 0: of a client
     _most: int  # bytes of a message that may be sent without looking at the session; 0: look
 
-    def __init__(self, address: SocketAddress, local: str | None = None) -> None:
-        self.address = address
-        self.local = local
+    def __init__(self, address: SocketAddress | None, local: str | None = None) -> None:
+        self._address = address  # None: of a server; made when it is asked for
+        self._local = local
         self._id = 0
         self._most = 0
         self._session: Session | None = None  # made when it is asked for
@@ -105,23 +106,30 @@ class Connection:
         self._open = True
 
     @classmethod
-    def _of_server(
-        cls,
-        address: SocketAddress,
-        local: str | None,
-        number: int,
-        box: Any,
-        owner: Any,
-        data_mtu: int,
-    ) -> Connection:
+    def _of_server(cls, number: int, box: Any, owner: Any, data_mtu: int) -> Connection:
         """Of a server's native core: its number there, and a hold on the session."""
         connection = cls.__new__(cls)
-        Connection.__init__(connection, address, local)
+        Connection.__init__(connection, None)
         connection._id = number
         connection._box = box
         connection._owner = owner
         connection._most = data_mtu
         return connection
+
+    @property
+    def address(self) -> SocketAddress:
+        address = self._address
+        if address is None:
+            address = self._address = peer_text(self._box)
+        return address
+
+    @address.setter
+    def address(self, address: SocketAddress) -> None:
+        self._address = address
+
+    @property
+    def local(self) -> str | None:
+        return own_text(self._box) if self._id else self._local
 
     @property
     def session(self) -> Session:

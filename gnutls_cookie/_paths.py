@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from ._check import UINT_MAX, fits
 from ._ffi import ffi, lib
+from .errors import error_from_code
 
 if TYPE_CHECKING:
     from .address import SocketAddress
 
-__all__ = ["address_text", "native_address", "native_path", "source_text"]
+__all__ = ["address_text", "native_address", "native_path", "own_text", "peer_text", "source_text"]
+
+_TEXT = ffi.typeof("struct gcookie_address_text *")
 
 
 def native_address(address: Any) -> Any:
@@ -70,17 +73,38 @@ _known_address = functools.lru_cache(maxsize=128)(_address)
 _known_path = functools.lru_cache(maxsize=128)(_path)
 
 
+def peer_text(box: Any) -> SocketAddress:
+    """Whose connection of a server it is whose wire is in a box.
+
+    Raises:
+        GnuTLSError: the garbage collector has freed it.
+    """
+    return address_text(ffi.addressof(_path_of(box), "address"))
+
+
+def own_text(box: Any) -> str | None:
+    """Our address that the peer asked; raises as peer_text()."""
+    return source_text(_path_of(box))
+
+
+def _path_of(box: Any) -> Any:
+    if not box[0]:
+        what = "the garbage collector has freed the connection"
+        raise error_from_code(lib.GNUTLS_E_INVALID_SESSION, what)
+    return lib.gcookie_connection_path(box[0])
+
+
 def source_text(path: Any) -> str | None:
     if path.source.size == 0:
         return None
-    text = ffi.new("struct gcookie_address_text *")
+    text = ffi.new(_TEXT)
     lib.gcookie_source_text(ffi.addressof(path, "source"), text)
     return ffi.string(text.host).decode("ascii")
 
 
 def address_text(native: Any) -> SocketAddress:
     """The address as Python's socket module gives it."""
-    text = ffi.new("struct gcookie_address_text *")
+    text = ffi.new(_TEXT)
     lib.gcookie_address_write(native, text)
     host = ffi.string(text.host).decode("ascii")
     if text.is_long:

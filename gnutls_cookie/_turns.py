@@ -376,9 +376,7 @@ def _connection_of(turn: Any, at: int, number: int, data_mtu: int) -> Connection
     box = ffi.new(_WIRE)
     owner = ffi.gc(box, lib.gcookie_wire_release)
     lib.gcookie_turn_hold_wire(turn, at, box)
-    path = lib.gcookie_connection_path(box[0])
-    address, local = address_text(ffi.addressof(path, "address")), source_text(path)
-    return Connection._of_server(address, local, number, box, owner, data_mtu)
+    return Connection._of_server(number, box, owner, data_mtu)
 
 
 def _error_of(detail: int) -> Exception | None:

@@ -40,15 +40,16 @@ class ConnectionBase:
     """
 
     # A user may keep something of his own with it: __dict__ is made when that is done.
-    __slots__ = ("__dict__", "__weakref__", "_core", "_endpoint", "address")
+    __slots__ = ("__dict__", "__weakref__", "_core", "_endpoint")
     __reduce__ = not_copied
 
-    def __init__(
-        self, address: SocketAddress, core: Connection, endpoint: Endpoint | ClientEndpoint
-    ) -> None:
-        self.address = address
+    def __init__(self, core: Connection, endpoint: Endpoint | ClientEndpoint) -> None:
         self._core = core
         self._endpoint = endpoint
+
+    @property
+    def address(self) -> SocketAddress:
+        return self._core.address  # of a server's: made when it is asked for
 
     @property
     def session(self) -> Session:

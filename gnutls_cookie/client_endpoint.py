@@ -54,6 +54,7 @@ class ClientEndpoint:
         self.sock = sock
         self.client = client
         self.peer: SocketAddress = sock.getpeername()
+        client.address = self.peer
         self._silent_until = silent_until
         self._unreachable: OSError | None = None  # what a send was told during the handshake
 

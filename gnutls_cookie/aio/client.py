@@ -172,7 +172,7 @@ class ClientDriver(SocketDriver):
     async def shake(self) -> Connection:
         """Begin the handshake, and wait for its end."""
         endpoint = self.endpoint
-        connection = Connection(endpoint.peer, endpoint.client, self)
+        connection = Connection(endpoint.client, self)
         self._connection = weakref.ref(connection)
         del endpoint
         self._reader.kept.add(connection)

@@ -13,7 +13,6 @@ from gnutls_cookie.errors import connection_closed, fresh
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from gnutls_cookie.address import SocketAddress
     from gnutls_cookie.server import Connection as CoreConnection
 
     from .driver import SocketDriver
@@ -38,8 +37,8 @@ class Connection(ConnectionBase):
 
     __slots__ = ("_driver", "_ended", "_error", "_others", "_sends", "_waiter")
 
-    def __init__(self, address: SocketAddress, core: CoreConnection, driver: SocketDriver) -> None:
-        super().__init__(address, core, driver.endpoint)
+    def __init__(self, core: CoreConnection, driver: SocketDriver) -> None:
+        super().__init__(core, driver.endpoint)
         self._driver = driver
         self._waiter: Waiter | None = None  # of the first task that waits, and of the next ones
         self._others: list[Waiter] | None = None  # of those that wait beside it

@@ -9,7 +9,6 @@ from gnutls_cookie.errors import GnuTLSError
 from .connection import Connection
 
 if TYPE_CHECKING:
-    from gnutls_cookie.address import SocketAddress
     from gnutls_cookie.server import Connection as CoreConnection
 
     from .server import ServerDriver
@@ -58,10 +57,8 @@ class ProtocolConnection(Connection):
 
     _driver: ServerDriver
 
-    def __init__(
-        self, address: SocketAddress, core: CoreConnection, driver: ServerDriver, protocol: Protocol
-    ) -> None:
-        super().__init__(address, core, driver)
+    def __init__(self, core: CoreConnection, driver: ServerDriver, protocol: Protocol) -> None:
+        super().__init__(core, driver)
         self._is_silent = False  # after close() no message is handed over
         self._protocol = protocol
 

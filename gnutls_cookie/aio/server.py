@@ -250,7 +250,7 @@ class DTLSServer(ServerBase, asyncio.AbstractServer):
     def on_connected(self, core: CoreConnection, driver: ServerDriver) -> None:
         """A handshake is complete: call the handler in a task of its own, or a protocol."""
         if self._handler is not None:
-            core.receiver = connection = Connection(core.address, core, driver)
+            core.receiver = connection = Connection(core, driver)
             self._start_handler(self._handler, connection)
             return
         assert self._protocol_factory is not None
@@ -260,7 +260,7 @@ class DTLSServer(ServerBase, asyncio.AbstractServer):
             self.report("unhandled exception in protocol_factory", error, None)
             driver.end(core)
             return
-        called = ProtocolConnection(core.address, core, driver, protocol)
+        called = ProtocolConnection(core, driver, protocol)
         core.receiver = called
         called.on_connected()
 

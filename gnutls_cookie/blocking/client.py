@@ -111,7 +111,7 @@ class ClientConnection(Connection):
     _endpoint: ClientEndpoint
 
     def __init__(self, endpoint: ClientEndpoint) -> None:
-        super().__init__(endpoint.peer, endpoint.client, endpoint)
+        super().__init__(endpoint.client, endpoint)
         self._pid = os.getpid()
         self._guard = OwnedLock()  # of the session
         self._reader = OwnedLock()  # who has it waits at the socket

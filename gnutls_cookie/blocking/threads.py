@@ -489,7 +489,7 @@ class ServerConnection(Connection):
     __slots__ = ("_driver", "_error", "_handed", "news")
 
     def __init__(self, core: CoreConnection, driver: ServerDriver) -> None:
-        super().__init__(core.address, core, driver.endpoint)
+        super().__init__(core, driver.endpoint)
         self._driver = driver
         self._error: Exception | None = None
         self._handed: deque[bytes] = deque()  # messages that came while a thread waited

@@ -20,7 +20,7 @@ from gnutls_cookie import (
     Server,
     Session,
 )
-from gnutls_cookie._ffi import ffi
+from gnutls_cookie._ffi import ffi, lib
 from gnutls_cookie.errors import FatalAlertError, LargePacketError
 from gnutls_cookie.server import Closed, CloseReason, Connected, HandshakeFailure, MessageReady
 from tests.support.common import seeded
@@ -997,7 +997,22 @@ def test_session_of_a_connection_outlives_connection_and_server() -> None:
     assert one.session.version == "DTLS1.2"
     assert other.session.psk_identity == "sensor-1"
     assert (other.session.closed, other.session.established) == (True, True)
+    assert (other.address, other.local) == (asked_after.address, None)
     assert "closed" in repr(other)
+
+
+def test_connection_whose_memory_the_collector_has_freed() -> None:
+    """As a finalizer may find it: an error, unless the address was asked before."""
+    bench = Bench()
+    client = bench.connected()
+    connection = bench.connection(client)
+    lib.gcookie_wire_release(connection._box)
+    assert connection.address == client.address
+    connection._address = None
+    with pytest.raises(GnuTLSError, match="freed the connection"):
+        _ = connection.address
+    with pytest.raises(GnuTLSError, match="freed the connection"):
+        _ = connection.local
 
 
 def test_connection_of_another_server_is_not_taken_for_one_of_its_own() -> None:
