@@ -343,7 +343,8 @@ def test_nothing_is_logged_for_strangers() -> None:
             sock.send(b"junk")
         assert served.end() == 0
         new = served.said[len(before) :].decode()
-    assert [line for line in new.splitlines() if "elector" not in line] == []  # asyncio's own
+    asyncios_own = re.compile("Selector|selector|WARNING Executing .* took ")  # a slow machine
+    assert [line for line in new.splitlines() if not asyncios_own.search(line)] == []
 
 
 @pytest.mark.parametrize("workers", [1, 2])
