@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import subprocess
+import sysconfig
 from pathlib import Path
 
 from cffi import FFI
@@ -83,6 +84,12 @@ def find_libgnutls() -> tuple[list[str], list[str]]:
         _flags("GNUTLS_CFLAGS", "--cflags", default=[]),
         _flags("GNUTLS_LIBS", "--libs", default=["-lgnutls"]),
     )
+
+
+def bpf_flags() -> list[str]:
+    """What clang needs to compile for the kernel."""
+    headers = sysconfig.get_config_var("MULTIARCH")  # asm/types.h is there on Debian and Ubuntu
+    return ["-target", "bpf", "-ffreestanding", f"-I/usr/include/{headers}"]
 
 
 def _flags(variable: str, option: str, default: list[str]) -> list[str]:

@@ -13,7 +13,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import nox
@@ -127,7 +126,7 @@ def ci(session: nox.Session) -> None:
 def checks() -> dict[str, list[str]]:
     """The commands of `check`, by name."""
     sys.path.insert(0, str(ROOT))
-    from build_ffi import find_libgnutls
+    from build_ffi import bpf_flags, find_libgnutls
 
     folders = ["gnutls_cookie/native", "tests", "checks", "benchmarks", "examples"]
     files = [str(path) for folder in folders for path in sorted(Path(folder).rglob("*.[ch]"))]
@@ -153,17 +152,11 @@ def checks() -> dict[str, list[str]]:
     }
     found["C warnings"] += ["-Ignutls_cookie/native", *compiled]
     if shutil.which("clang") and includes("bpf/bpf_helpers.h"):
-        bpf = ["-target", "bpf", "-ffreestanding", f"-I{multiarch_headers()}"]
-        found["C warnings of xdp"] = ["clang", *bpf, *warnings, "-fsyntax-only", xdp]
+        found["C warnings of xdp"] = ["clang", *bpf_flags(), *warnings, "-fsyntax-only", xdp]
     if shutil.which("shellcheck"):
         scripts = sorted(map(str, Path("checks").rglob("*.sh")))
         found["shellcheck"] = ["shellcheck", "dev", ".ci/run", *scripts]
     return found
-
-
-def multiarch_headers() -> str:
-    """Where asm/types.h is on Debian and Ubuntu."""
-    return f"/usr/include/{sysconfig.get_config_var('MULTIARCH')}"
 
 
 def includes(header: str) -> bool:

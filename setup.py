@@ -136,9 +136,8 @@ def build_for_the_kernel(to: Path) -> None:
         CompileError: clang is missing, or libbpf's headers (libbpf-dev) or the kernel's.
     """
     clang = os.environ.get("BPF_CLANG", "clang")
-    headers = sysconfig.get_config_var("MULTIARCH")  # asm/types.h is there on Debian and Ubuntu
-    command = [clang, "-target", "bpf", "-mcpu=v3", "-O2", "-g", "-ffreestanding", "-Wall"]
-    command += ["-fdebug-compilation-dir=.", f"-I/usr/include/{headers}"]
+    command = [clang, *build_ffi["bpf_flags"](), "-mcpu=v3", "-O2", "-g", "-Wall"]
+    command += ["-fdebug-compilation-dir=."]
     to.parent.mkdir(parents=True, exist_ok=True)
     try:
         subprocess.run([*command, "-c", XDP_SOURCE, "-o", str(to)], check=True)
@@ -152,7 +151,7 @@ def build_for_the_kernel(to: Path) -> None:
 
 # A plain shared library with no Python in it, where there is LD_PRELOAD. What of gate.c it does not
 # use is left out: it must not ask for a symbol of libgnutls in a process that has none.
-find_libgnutls = runpy.run_path("build_ffi.py", run_name="__cffi__")["find_libgnutls"]
+build_ffi = runpy.run_path("build_ffi.py", run_name="__cffi__")
 preload = Extension(
     "gnutls_cookie._preload",
     sources=[
@@ -167,7 +166,7 @@ preload = Extension(
         "-ffunction-sections",
         "-fdata-sections",
         "-ftls-model=initial-exec",
-        *find_libgnutls()[0],
+        *build_ffi["find_libgnutls"]()[0],
     ],
     extra_link_args=["-Wl,--gc-sections", "-ldl"],
 )

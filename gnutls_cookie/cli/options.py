@@ -13,12 +13,14 @@ from pathlib import Path
 from gnutls_cookie import Session, __version__, library_version
 
 __all__ = [
+    "add_counters_file",
+    "add_key_life",
+    "add_metrics",
     "add_psk_arguments",
     "add_session_arguments",
     "file_or_url",
     "file_path",
     "folder_of",
-    "key_life",
     "key_material",
     "number_in",
     "plain_formatter",
@@ -30,6 +32,34 @@ _LABEL_MAX_BYTES = 128
 _URLS = ("pkcs11:", "system:", "tpmkey:")
 _WHOLE, _SPACES = re.compile(r"[+-]?[0-9]{1,1000}"), re.compile(r"[_\s]")
 _KEY_LIFE_MIN_S, _KEY_LIFE_MAX_S = 1, 0x7FFFFFFF
+
+
+def add_key_life(parser: argparse.ArgumentParser, default: float | None = None) -> None:
+    """--rotate."""
+    parser.add_argument(
+        "--rotate",
+        metavar="SECONDS",
+        type=key_life,
+        default=default,
+        help="a cookie key's life (3600)",
+    )
+
+
+def add_metrics(parser: argparse.ArgumentParser) -> None:
+    """--metrics."""
+    parser.add_argument(
+        "--metrics", metavar="HOST:PORT", help="serve counters to Prometheus there, over HTTP"
+    )
+
+
+def add_counters_file(parser: argparse.ArgumentParser) -> None:
+    """--stats of a command beside servers."""
+    parser.add_argument(
+        "--stats",
+        metavar="FILE",
+        type=file_path,
+        help="write counters to it once a second: JSON, or NAME.prom",
+    )
 
 
 def add_psk_arguments(parser: argparse.ArgumentParser) -> None:

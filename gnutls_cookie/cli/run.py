@@ -25,7 +25,7 @@ from gnutls_cookie.keys import key_material
 from . import writer
 from .console import complain, reason
 from .credentials import secret_file
-from .options import file_path, folder_of, key_life
+from .options import add_counters_file, add_key_life, file_path, folder_of
 
 __all__ = ["Handed", "add_arguments", "find_preload", "hand_over", "run"]
 
@@ -62,13 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     add = parser.add_argument
     add("--cookie-secret-file", metavar="FILE", type=file_path, help="cookie keys of a fleet")
-    add("--rotate", metavar="SECONDS", type=key_life, help="a cookie key's life (3600)")
-    add(
-        "--stats",
-        metavar="FILE",
-        type=file_path,
-        help="write counters to it once a second: JSON, or NAME.prom",
-    )
+    add_key_life(parser)
+    add_counters_file(parser)
     add("--record", metavar="FILE", type=file_path, help="write each call to it; keys are in it")
     add("--children", action="store_true", help="programs that the server starts have it too")
     add("command_line", metavar="COMMAND", nargs=argparse.REMAINDER, help="the server")

@@ -7,7 +7,16 @@ import math
 from typing import Any
 
 from .gnutls_options import SERV, add_others
-from .options import add_session_arguments, file_or_url, file_path, key_life, number_in, real, whole
+from .options import (
+    add_key_life,
+    add_metrics,
+    add_session_arguments,
+    file_or_url,
+    file_path,
+    number_in,
+    real,
+    whole,
+)
 
 __all__ = ["Unusable", "add_arguments", "check_numbers", "server_options"]
 
@@ -118,13 +127,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--noticket", action="store_true", help="let no session be resumed")
     add("--ticket-secret-file", metavar="FILE", type=file_path, help="ticket key of a fleet")
     add("--cookie-secret-file", metavar="FILE", type=file_path, help="cookie keys of a fleet")
-    add(
-        "--rotate",
-        metavar="SECONDS",
-        type=key_life,
-        default=3600.0,
-        help="a cookie key's life (3600)",
-    )
+    add_key_life(parser, 3600.0)
     add(
         "--workers",
         metavar="N",
@@ -138,7 +141,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--handshake-timeout", metavar="SECONDS", type=real, default=30.0, help="(30)")
     add("--idle-timeout", metavar="SECONDS", type=real, default=300.0, help="inf: none (300)")
     add("--stats", metavar="SECONDS", type=real, help="print counters every SECONDS")
-    add("--metrics", metavar="HOST:PORT", help="serve counters to Prometheus there, over HTTP")
+    add_metrics(parser)
     add("--json", action="store_true", help="print and log JSON, an object a line")
     add("-q", "--quiet", action="store_true", help="log warnings only")
     add_others(parser, SERV)

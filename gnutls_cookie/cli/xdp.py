@@ -37,7 +37,14 @@ from .console import (
 from .counters import counters_text, xdp_families, xdp_json
 from .credentials import secret_file
 from .exporter import Exporter, exporter_at
-from .options import file_path, folder_of, key_life, number_in
+from .options import (
+    add_counters_file,
+    add_key_life,
+    add_metrics,
+    file_path,
+    folder_of,
+    number_in,
+)
 from .serve_options import Unusable
 from .systemd import Notifier
 from .workers import Signals
@@ -88,7 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="UDP port to guard; may be repeated",
     )
     add("--cookie-secret-file", metavar="FILE", type=file_path, help="cookie keys of a fleet")
-    add("--rotate", metavar="SECONDS", type=key_life, help="a cookie key's life (3600)")
+    add_key_life(parser)
     add(
         "--address",
         metavar="IP",
@@ -108,13 +115,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=["auto", "native", "generic"],
         help="in the driver or behind it; auto: native where the driver can (auto)",
     )
-    add("--metrics", metavar="HOST:PORT", help="serve counters to Prometheus there, over HTTP")
-    add(
-        "--stats",
-        metavar="FILE",
-        type=file_path,
-        help="write counters to it once a second: JSON, or NAME.prom",
-    )
+    add_metrics(parser)
+    add_counters_file(parser)
     add("--json", action="store_true", help="status: print JSON")
 
 
