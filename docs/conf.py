@@ -27,6 +27,8 @@ nitpicky = True
 
 html_theme = "furo"
 html_title = f"gnutls-cookie {release}"
+html_static_path = ["style.css"]
+html_css_files = ["style.css"]
 html_copy_source = False
 html_show_sphinx = False
 pygments_style = "friendly"

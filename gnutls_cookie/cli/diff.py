@@ -286,7 +286,8 @@ def _summary(options: argparse.Namespace, report: Report) -> str:
     more = f", and {report.repeated} more cases of these kinds" if report.repeated else ""
     return (
         f"{report.target} against {report.oracle} (libgnutls {library_version()}): "
-        f"{report.compared} cases of seed {report.seed} compared in {report.seconds:.1f} s "
+        f"{report.compared} case{'s' if report.compared != 1 else ''} of seed {report.seed} "
+        f"compared in {report.seconds:.1f} s "
         f"({rate:.0f} a second), {found or 'no'} disagreement{'s' if found > 1 else ''}{more}"
     )
 
