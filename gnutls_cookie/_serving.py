@@ -56,6 +56,7 @@ class Serving:
 
     Attributes:
         is_busy: whether C is at work in turn(), or asks for a pre-shared key.
+        asks: whether the next turn may ask for a pre-shared key.
         outbox: what send() has put off. A caller that knows better than send() may add to it.
         due: after a turn, the time at which the next one is wanted; infinity: no timer runs.
             Minus infinity: the turn has not done all.
@@ -72,7 +73,7 @@ class Serving:
         # C finds them empty once a finalizer has freed what they held.
         self._boxes = listener._opened()[1], server._box
         self._native.udp_box, self._native.server_box = self._boxes
-        self._asks = False  # whether the next turn may ask for a pre-shared key
+        self.asks = False
         self._doubles = memoryview(ffi.buffer(self._native)).cast("d")
         self.due = math.inf
         self.outbox = Outbox()
@@ -133,7 +134,7 @@ class Serving:
         # Clients' ClientKeyExchange asks for a key, and no turn both begins a session and reads
         # what comes after the server's hello: what a client says before that breaks RFC 5246 7.3,
         # and fails.
-        asks, self._asks = self._asks and self._lookups.by_settings, True
+        asks, self.asks = self.asks and self._lookups.by_settings, True
         self.is_busy = True
         try:
             if asks:
@@ -150,7 +151,7 @@ class Serving:
         del udp
         if code < 0:
             self._check(code)
-        self._asks = code >= _ASKS
+        self.asks = code >= _ASKS
         self.due = self._doubles[_DUE_AT]
         has_news = code & _NEWS
         turns.take_over_one(noted, has_news)

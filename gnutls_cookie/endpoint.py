@@ -216,6 +216,16 @@ class Endpoint:
         return self._serving.is_busy
 
     @property
+    def is_asking(self) -> bool:
+        """Whether the next turn() may ask for a pre-shared key."""
+        return self._serving.asks
+
+    @property
+    def has_more(self) -> bool:
+        """Whether turn() would have something to do, after a wait()."""
+        return self._serving.has_more
+
+    @property
     def send_errors(self) -> int:
         """Datagrams of sessions that the kernel did not take."""
         return self._send_errors + self._serving.send_errors

@@ -18,10 +18,12 @@ which ends before a handler can run and does nothing if the number is not the ow
 from __future__ import annotations
 
 import errno
+import os
 import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from threading import get_ident
 from typing import Any
 
 from ._ffi import ffi, lib
@@ -32,8 +34,11 @@ _MAIN_WAIT_MS = 100  # longest wait in C in the main thread, which runs the sign
 _WAIT_MS = 10_000  # longest wait in C in the other threads
 
 _BOX = ffi.typeof("struct gcookie_lock **")
+_NO_BOX = ffi.NULL
+_main_ident = threading.main_thread().ident
 
 _now = time.monotonic
+_change_places = lib.gcookie_lock_notify_and_await
 
 
 class OwnedLock:
@@ -128,7 +133,7 @@ class OwnedLock:
         self.give(token)
         told = False
         while not told and (wait := _slice(deadline)) > 0:
-            told = bool(self._await(news, wait))
+            told = self._await(news, wait) != news
         self.take(token)
         return told
 
@@ -165,35 +170,51 @@ class News:
         self.seen: Callable[[], int] = partial(lib.gcookie_lock_news, box)
         self.tell: Callable[[], None] = partial(lib.gcookie_lock_notify, box)
 
-    def wait(self, seen: int, timeout: float | None = None, first: News | None = None) -> bool:
+    def wait(self, seen: int, timeout: float | None = None, first: News | None = None) -> int:
         """Wait until it was told more often than `seen` times.
 
         Args:
-            seen: what seen() returned.
+            seen: what seen() or a wait() before returned.
             timeout: seconds to wait at most; None: no limit.
             first: is told before, by the same call into C: so two threads change places.
 
         Returns:
-            Whether it was told; False after the timeout.
+            How often it was told so far: `seen` after the timeout.
         """
+        box = _NO_BOX if first is None else first._box
+        told: int
+        if timeout is None and get_ident() != _main_ident:  # as a rule, in as few steps
+            told = _change_places(box, self._box, seen, _WAIT_MS)
+            if told != seen:
+                return told
+            box = _NO_BOX
         deadline = None if timeout is None else _now() + timeout
-        box = ffi.NULL if first is None else first._box
-        wait = _slice(deadline)
-        while not lib.gcookie_lock_notify_and_await(box, self._box, seen, wait):
-            box = ffi.NULL
-            if (wait := _slice(deadline)) == 0:
-                return False
-        return True
+        wait_ms = _slice(deadline)
+        while True:
+            told = _change_places(box, self._box, seen, wait_ms)
+            if told != seen or (wait_ms := _slice(deadline)) == 0:
+                return told
+            box = _NO_BOX
 
 
 def is_main_thread() -> bool:
     """Whether the caller's thread is the one that runs signal handlers."""
-    return threading.get_ident() == threading.main_thread().ident
+    return get_ident() == _main_ident
+
+
+def _note_main_thread() -> None:
+    global _main_ident
+    _main_ident = threading.main_thread().ident
+
+
+if hasattr(os, "register_at_fork"):
+    # The thread that forked is the main one of the child; threading has noted that before.
+    os.register_at_fork(after_in_child=_note_main_thread)
 
 
 def _slice(deadline: float | None) -> int:
     """Milliseconds to wait in C; 0 once the time is over."""
-    most = _MAIN_WAIT_MS if is_main_thread() else _WAIT_MS
+    most = _MAIN_WAIT_MS if get_ident() == _main_ident else _WAIT_MS
     if deadline is None:
         return most
     left = deadline - _now()

@@ -127,8 +127,7 @@ class Connection(ConnectionBase):
         return not self.is_open
 
     def __iter__(self) -> Iterator[bytes]:
-        while (message := self.receive()) is not None:
-            yield message
+        return iter(self.receive, None)
 
     def __enter__(self) -> Connection:
         return self

@@ -18,7 +18,8 @@ from gnutls_cookie.options import ServerOptions
 from gnutls_cookie.plans import ServerPlan
 from gnutls_cookie.session import Credentials
 
-from .threads import Handler, ServerDriver, ServerThreads
+from .driver import ServerDriver
+from .threads import Handler, ServerThreads
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

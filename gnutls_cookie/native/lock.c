@@ -195,19 +195,19 @@ uint64_t gcookie_lock_news(struct gcookie_lock **box) {
     return news;
 }
 
-int gcookie_lock_await(struct gcookie_lock **box, uint64_t news, unsigned int wait_ms) {
+uint64_t gcookie_lock_await(struct gcookie_lock **box, uint64_t news, unsigned int wait_ms) {
     const struct timespec end = later(wait_ms);
     struct gcookie_lock *lock = *box;
-    int changed;
+    uint64_t told;
 
     if (lock == NULL)
-        return 1;
+        return news + 1;
     pthread_mutex_lock(&guard);
     while (lock->news == news && wait_until(&lock->changed, &end) == 0)
         ;
-    changed = lock->news != news;
+    told = lock->news;
     pthread_mutex_unlock(&guard);
-    return changed;
+    return told;
 }
 
 void gcookie_lock_notify(struct gcookie_lock **box) {
@@ -223,8 +223,8 @@ void gcookie_lock_notify(struct gcookie_lock **box) {
     pthread_cond_broadcast(&lock->changed);
 }
 
-int gcookie_lock_notify_and_await(struct gcookie_lock **first, struct gcookie_lock **box,
-                                  uint64_t news, unsigned int wait_ms) {
+uint64_t gcookie_lock_notify_and_await(struct gcookie_lock **first, struct gcookie_lock **box,
+                                       uint64_t news, unsigned int wait_ms) {
     if (first != NULL)
         gcookie_lock_notify(first);
     return gcookie_lock_await(box, news, wait_ms);

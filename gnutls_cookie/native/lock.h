@@ -24,13 +24,14 @@ int gcookie_lock_take(struct gcookie_lock **box, uint64_t token, unsigned int wa
 void gcookie_lock_give(struct gcookie_lock **box, uint64_t token);
 
 /* How often gcookie_lock_notify was called. Who holds the lock reads it, gives the lock, and calls
- * gcookie_lock_await, which waits for at most wait_ms until the number is another one: 1, or 0. */
+ * gcookie_lock_await, which waits for at most wait_ms until the number is another one, and returns
+ * it. */
 uint64_t gcookie_lock_news(struct gcookie_lock **box);
-int gcookie_lock_await(struct gcookie_lock **box, uint64_t news, unsigned int wait_ms);
+uint64_t gcookie_lock_await(struct gcookie_lock **box, uint64_t news, unsigned int wait_ms);
 void gcookie_lock_notify(struct gcookie_lock **box);
 
 /* gcookie_lock_notify of `first`, where that is not NULL, and gcookie_lock_await. */
-int gcookie_lock_notify_and_await(struct gcookie_lock **first, struct gcookie_lock **box,
-                                  uint64_t news, unsigned int wait_ms);
+uint64_t gcookie_lock_notify_and_await(struct gcookie_lock **first, struct gcookie_lock **box,
+                                       uint64_t news, unsigned int wait_ms);
 
 #endif

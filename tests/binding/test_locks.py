@@ -481,10 +481,11 @@ def test_news_between_the_look_and_the_wait_are_not_missed() -> None:
     """Nor are older ones taken for new ones."""
     news = News()
     seen = news.seen()
-    assert not news.wait(seen, 0.001)
+    assert news.wait(seen, 0.001) == seen
     news.tell()
-    assert news.wait(seen)
-    assert not news.wait(news.seen(), 0.001)
+    told = news.wait(seen)
+    assert told > seen
+    assert news.wait(told, 0.001) == told == news.seen()
 
 
 def test_two_threads_change_places() -> None:
@@ -499,7 +500,7 @@ def test_two_threads_change_places() -> None:
             if turn[0] == number:
                 order.append(number)
                 turn[0], first = 1 - number, other
-            if not mine.wait(seen, BOUND, first):
+            if mine.wait(seen, BOUND, first) == seen:
                 break
         other.tell()
 
