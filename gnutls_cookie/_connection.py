@@ -108,8 +108,7 @@ class Connection:
     @classmethod
     def _of_server(cls, number: int, box: Any, owner: Any, data_mtu: int) -> Connection:
         """Of a server's native core: its number there, and a hold on the session."""
-        connection = cls.__new__(cls)
-        Connection.__init__(connection, None)
+        connection = cls(None)
         connection._id = number
         connection._box = box
         connection._owner = owner
