@@ -102,6 +102,8 @@ class OwnedLock:
                 interrupted it) and would wait for itself. Not with timeout 0.
         """
         taken = self._take(token, 0)
+        if taken == 1:  # as a rule
+            return True
         if timeout == 0 and taken == -errno.EDEADLK:
             return False
         if taken == 0 and timeout != 0:

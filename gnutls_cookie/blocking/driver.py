@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from gnutls_cookie.endpoint import Endpoint
 from gnutls_cookie.errors import GnuTLSError, connection_closed
-from gnutls_cookie.locks import News, OwnedLock, is_main_thread
+from gnutls_cookie.locks import News, OwnedLock
 from gnutls_cookie.log import LOG
 from gnutls_cookie.server import Closed, Connected, Event
 from gnutls_cookie.server import Connection as CoreConnection
@@ -142,8 +142,8 @@ class ServerDriver:
             events = self.endpoint.turn(now)
             for event in events:  # before anybody sees that a connection is no longer open
                 self._note(event)
-            timer = self.endpoint.timeout(now)
-            self._wait_seconds = _TURN_SECONDS if timer is None else min(timer, _TURN_SECONDS)
+            left = self.endpoint.due - now
+            self._wait_seconds = _TURN_SECONDS if left > _TURN_SECONDS else max(left, 0.0)
         finally:
             self._lock.give(token)
         for event in events:
@@ -252,9 +252,9 @@ class ServerDriver:
             pass
 
     def next_in_line(self) -> News | None:
-        """What a thread is to tell as it stops working: each time it does, whichever it is."""
-        # In the main thread a signal handler could strike before that.
-        if not self.is_relaying or is_main_thread():
+        """What a thread is to tell as it stops working: each time it does, whichever it is. Not in
+        the main thread: a signal handler could strike before that."""
+        if not self.is_relaying:
             return None
         self._steps += 1
         try:
@@ -374,7 +374,13 @@ class ServerDriver:
             if not self.serves(core):
                 raise connection_closed("the connection has ended", error)
             self._take_put_off()
-            sent = self.endpoint.send(core, data, time.monotonic())
+            if type(data) is bytes and 0 < len(data) <= core._most:  # as of Outbox
+                outbox = self.endpoint.outbox
+                outbox.now = time.monotonic()
+                outbox.entries += (core._id, data)
+                sent = len(data)
+            else:
+                sent = self.endpoint.send(core, data, time.monotonic())
             self.endpoint.flush()
             return sent
         finally:

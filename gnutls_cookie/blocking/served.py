@@ -94,7 +94,8 @@ class ServerConnection(Connection):
             if not self.is_open:
                 return
             left = deadline.left("the connection has not ended")
-            self._seen = self.news.wait(seen, left, self._driver.next_in_line())
+            first = None if is_main_thread() else self._driver.next_in_line()
+            self._seen = self.news.wait(seen, left, first)
 
     def send(self, data: Buffer) -> int:
         """As of Connection."""
