@@ -25,6 +25,9 @@ __all__ = ["ClientEndpoint"]
 
 _DATAGRAMS = 64  # taken from a socket before others have their turn
 _FOREVER_MS = 24 * 3600 * 1000  # at a time, where a wait has no end
+_ROOM_MS = 10  # a wait for room in the socket's buffer
+_VAIN_WAITS = 5  # in a row, before nothing waits until something was sent again
+_TRIES = 8  # to send a datagram
 
 # What ICMP said of an earlier datagram; the kernel tells it once, to recv() or to send() (udp(7)).
 _UNREACHABLE = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.EACCES)
@@ -57,6 +60,7 @@ class ClientEndpoint:
         client.address = self.peer
         self._silent_until = silent_until
         self._unreachable: OSError | None = None  # what a send was told during the handshake
+        self._vain_waits = 0  # since something was sent
 
     def connect(self, now: float) -> None:
         """Begin the handshake.
@@ -140,11 +144,15 @@ class ClientEndpoint:
         """Send what the session has to send. What the kernel does not take (ENOBUFS, EPERM, ...) is
         lost, as the network may lose it, and sent again where that is due."""
         for datagram in self.client.datagrams_to_send():
-            for _ in range(2):  # an error may be of an earlier datagram, and this one was not sent
+            for _ in range(_TRIES):
                 try:
                     self.sock.send(datagram)
+                    self._vain_waits = 0
                     break
-                except OSError as error:
+                except BlockingIOError:
+                    if not self._has_room():
+                        break
+                except OSError as error:  # it may be of an earlier datagram: this one was not sent
                     if error.errno in _UNREACHABLE and not self.client.session.established:
                         self._unreachable = error.with_traceback(None)  # which has this object
 
@@ -173,6 +181,16 @@ class ClientEndpoint:
     def close(self) -> None:
         """Close the socket. The goodbye has been said: end()."""
         self.sock.close()
+
+    def _has_room(self) -> bool:
+        """Whether the socket's buffer, which a burst filled, has room again within a moment."""
+        poll = select.poll()
+        poll.register(self.sock.fileno(), select.POLLOUT)
+        while self._vain_waits < _VAIN_WAITS:
+            if poll.poll(_ROOM_MS):
+                return True
+            self._vain_waits += 1
+        return False
 
     def _check_reachable(self) -> None:
         """Raise what a send was told, unless the session knows better."""

@@ -47,6 +47,6 @@ echo "the overread planted in Python was found"
 [ $# -gt 0 ] || set -- tests/binding/test_cookie.py tests/gate/test_gate.py tests/gate/test_keys.py tests/binding/test_locks.py \
     tests/gate/test_gate_property.py tests/gate/test_listener.py tests/session/test_session.py tests/binding/test_identity.py \
     tests/session/test_tickets.py tests/session/test_agreed.py tests/session/test_raw_keys.py tests/session/test_revocation.py \
-    tests/session/test_session_hostile.py tests/session/test_guard.py tests/server/test_server.py tests/server/test_fair.py \
+    tests/session/test_session_hostile.py tests/session/test_guard.py tests/session/test_costs.py tests/server/test_server.py tests/server/test_fair.py \
     tests/server/test_attack.py tests/adapters/test_aio_protocol.py -m "not slow and not long and not peer"
 watched -m pytest -q -p no:cacheprovider "$@"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tests.support import interop
 from tests.support.common import ROOT, running
 from tests.support.network import (
     PORT,
+    SECONDS,
     Network,
     hears_its_echo,
     our_connect,
@@ -149,17 +151,77 @@ with blocking.connect(sys.argv[1], 5684, credentials=credentials) as connection:
     sys.stdin.read()
 """
 
+SINK = """
+import sys
+from gnutls_cookie import PSKCredentials, blocking
+
+def take(connection):
+    for _ in connection:
+        pass
+
+credentials = PSKCredentials("sensor", b"0123456789abcdef")
+with blocking.start_server(take, sys.argv[1], 5684, credentials=credentials) as server:
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+UPLOAD = {
+    "blocking": """
+import sys
+from gnutls_cookie import PSKCredentials, blocking
+
+credentials = PSKCredentials("sensor", b"0123456789abcdef")
+with blocking.connect(sys.argv[1], 5684, credentials=credentials) as connection:
+    for _ in range(1000):
+        connection.send(bytes(1000))
+    print("all of them", flush=True)
+    sys.stdin.read()
+""",
+    "aio": """
+import asyncio, sys
+from gnutls_cookie import PSKCredentials, aio
+
+credentials = PSKCredentials("sensor", b"0123456789abcdef")
+
+async def main():
+    async with aio.connect(sys.argv[1], 5684, credentials=credentials) as connection:
+        for _ in range(1000):
+            await connection.send(bytes(1000))
+        print("all of them", flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+
+asyncio.run(main())
+""",
+}
+
 
 def test_a_burst_waits_for_a_link_that_is_slower(network: Network) -> None:
     """A megabyte, of which a socket's buffer has room for a fifth: the rest is not lost at once."""
     there, path = network.addresses[0], {"PYTHONPATH": str(ROOT)}
     said = bytearray()
     serves = [*network.server, sys.executable, "-c", BURST, there]
-    with network.slowed("100mbit"), running(serves, env=path) as server:
+    with network.slowed("100mbit", network.server), running(serves, env=path) as server:
         drive([], lambda: b"ready" in said, server, said)
         with running([*network.client, sys.executable, "-c", ASKS, there], env=path):
             drive([], lambda: b"lost: " in said and said.endswith(b"\n"), server, said)
     assert int(said.split()[-1]) < 100
+
+
+@pytest.mark.parametrize("adapter", ["blocking", "aio"])
+def test_a_clients_burst_waits_as_well(network: Network, adapter: str) -> None:
+    """Nine tenths of a megabyte at least leave its host."""
+    there = network.addresses[0]
+    serves = [*network.server, sys.executable, "-c", SINK, there]
+    sends = [*network.client, sys.executable, "-c", UPLOAD[adapter], there]
+    said, told, path = bytearray(), bytearray(), {"PYTHONPATH": str(ROOT)}
+    with running(serves, env=path) as server:
+        drive([], lambda: b"ready" in said, server, said)
+        slowed = network.slowed("100mbit", network.client)
+        with slowed as count, running(sends, env=path) as client:
+            drive([], lambda: b"all of them" in told, client, told)
+            deadline = time.monotonic() + SECONDS
+            while count() < 900:
+                assert time.monotonic() < deadline, count()
+                time.sleep(0.05)
 
 
 # --- a server that is started again ---------------------------------------------------------------

@@ -71,14 +71,27 @@ class Network:
             pytest.skip(f"this kernel's nftables cannot drop ICMP: {done.stderr.strip()}")
 
     @contextmanager
-    def slowed(self, rate: str) -> Iterator[None]:
-        """The server's link takes no more than that, as tc(8) has it; what is more waits there."""
+    def slowed(self, rate: str, prefix: Sequence[str]) -> Iterator[Callable[[], int]]:
+        """A host's link takes no more than that, as tc(8) has it; what is more waits there.
+
+        Args:
+            rate: the link's.
+            prefix: of commands at the host.
+
+        Returns:
+            How many packets it has taken since.
+        """
         tc = peer_required("tc", "apt install iproute2")
-        queue = [tc, "-n", self._names[0], "qdisc"]
+        queue = [*prefix, tc, "-s", "-j", "qdisc"]
         shape = ["root", "tbf", "rate", rate, "burst", "16kb", "latency", "2s"]
         tried("no tbf in this kernel", [*queue, "add", "dev", "wan", *shape])
+
+        def count() -> int:
+            done = subprocess.run([*queue, "show", "dev", "wan"], capture_output=True, check=True)
+            return int(json.loads(done.stdout)[0]["packets"])
+
         try:
-            yield
+            yield count
         finally:
             tried("it was made", [*queue, "del", "dev", "wan", "root"])
 
