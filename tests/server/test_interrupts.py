@@ -7,8 +7,10 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+import pytest
+
 from gnutls_cookie import Arrival, PSKCredentials
-from gnutls_cookie.server import Closed, CloseReason, Connected, MessageReady
+from gnutls_cookie.server import Closed, CloseReason, Connected, Connection, MessageReady
 from tests.support.peers import psk
 from tests.support.servers import Bench, Client
 
@@ -109,6 +111,51 @@ def test_events_of_a_call_that_was_struck_are_told_by_the_next() -> None:
     while struck(after):
         after += 1
     assert after > 60
+
+
+class Heard(list[bytes]):
+    """A receiver."""
+
+    def on_message(self, message: bytes) -> None:
+        """Keep it."""
+        self.append(message)
+
+
+class Answering(Heard):
+    """One that calls the server, which then takes over what is left of the turn."""
+
+    def __init__(self, bench: Bench, connection: Connection) -> None:
+        super().__init__()
+        self.bench, self.connection = bench, connection
+
+    def on_message(self, message: bytes) -> None:
+        """Keep it, and answer."""
+        super().on_message(message)
+        self.bench.server.send(self.connection, message, self.bench.now())
+
+
+@pytest.mark.parametrize("answers", [False, True])
+def test_messages_for_a_receiver_come_once_each_wherever_a_call_is_struck(answers: bool) -> None:
+    """In order; those that it was not given wait."""
+    after, was_struck = 0, True
+    while was_struck:
+        bench = Bench(psk())
+        client = bench.connected()
+        connection = bench.connection(client)
+        heard = Answering(bench, connection) if answers else Heard()
+        connection.receiver = heard
+        for message in MESSAGES:
+            client.session.send(message)
+        arrival = Arrival(client.address, b"".join(client.session.datagrams_to_send()), None)
+        strikes, was_struck = Strikes(after), False
+        for _ in range(2):
+            was_struck |= strikes.call(bench.server.receive, arrival, bench.now())
+        bench.server.events()
+        while (message_or_none := connection.receive()) is not None:
+            heard.append(message_or_none)
+        assert heard == MESSAGES
+        after += 1
+    assert after > 20
 
 
 def test_failure_of_a_call_that_was_struck_is_told_with_what_its_lookup_raised() -> None:
