@@ -152,6 +152,11 @@ print("done")
 SERVE = (
     COMMON
     + """
+def unraisable(found):
+    # A signal may strike as a thread leaves the WeakSet of threading, from where nothing comes out.
+    if "WeakSet" not in repr(found.object):
+        sys.__unraisablehook__(found)
+sys.unraisablehook = unraisable
 before = threading.active_count()
 for turn in range(number):
     over, clients = threading.Event(), []
