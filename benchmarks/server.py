@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 import sys
@@ -83,6 +84,7 @@ async def serve(handlers: dict[str, Any], options: dict[str, Any]) -> None:
     server = await aio.start_server(**handlers, **options)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.close)
     async with server:
+        gc.collect()  # what the imports left, which is not the sessions'
         print(server.address[1], flush=True)
         await server.serve_forever()
 

@@ -20,17 +20,19 @@ from tests.support.servers import SECONDS
 @pytest.mark.parametrize("kind", [Aio, Blocking])
 @pytest.mark.parametrize("shared", ["gate", "key ring"])
 def test_servers_of_one_process_share_a_gate(kind: type[Blocking], shared: str) -> None:
-    """Three of them, clients of several threads, keys that are rotated meanwhile."""
+    """Three of them, clients of several threads, keys that are rotated meanwhile: less often than a
+    client of libgnutls bears, which gives up at its fifth HelloVerifyRequest."""
     ring = KeyRing.random()
     gate = CookieGate(ring)
     good: list[bool] = []
 
-    def talk() -> None:
+    def talk(rotates: bool) -> None:
         for turn in range(5):
             with blocking.connect(*address, credentials=psk(), retransmit_timeout=0.2) as client:
                 client.send(b"%d" % turn)
                 good.append(client.receive(SECONDS) == b"%d" % turn)
-            ring.rotate()
+            if rotates:
+                ring.rotate()
 
     with contextlib.ExitStack() as ends:
         servers, address = [], ("127.0.0.1", 0)
@@ -41,7 +43,7 @@ def test_servers_of_one_process_share_a_gate(kind: type[Blocking], shared: str) 
             options = {"reuse_port": True, "keys": keys}
             servers.append(ends.enter_context(adapter.serving(*address, **options)))
             address = servers[0].address
-        threads = [threading.Thread(target=talk) for _ in range(6)]
+        threads = [threading.Thread(target=talk, args=(number == 0,)) for number in range(6)]
         for thread in threads:
             thread.start()
         for thread in threads:
