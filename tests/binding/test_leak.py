@@ -1,4 +1,4 @@
-"""A million calls leave no memory and no loan behind, whichever way they end."""
+"""Calls leave no memory and no loan behind, whichever way they end."""
 
 from __future__ import annotations
 
@@ -101,10 +101,11 @@ def python_in_plain_memory(how: str, turns: int, planted: int) -> str:
     return python_in_silence(CALLS, how, str(turns), str(planted), env=env, timeout=500, dev=False)
 
 
+@pytest.mark.parametrize("turns", [150_000, pytest.param(1_000_000, marks=pytest.mark.long)])
 @pytest.mark.parametrize("how", ["fine", "mixed"])
-def test_a_million_sends_and_verifies_leave_rss_within_1_mib(how: str) -> None:
-    """A million of each; the one run all successes, the other mostly failures of every kind."""
-    assert grown(how, 1_000_000) < MIB
+def test_many_sends_and_verifies_leave_rss_within_1_mib(how: str, turns: int) -> None:
+    """7 bytes lost in each would show. All successes, and mostly failures of every kind."""
+    assert grown(how, turns) < MIB
 
 
 @pytest.mark.parametrize("how", ["views", "raising", "refused", "wrong"])

@@ -52,9 +52,9 @@ def compared(shows: Callable[[bytes, bytes], bool], seed: int, count: int, guide
 
 @pytest.mark.slow
 def test_guidance_finds_what_chance_does_not() -> None:
-    """In 300,000 cases."""
-    assert compared(deep, 1, 300_000, False).findings == []
-    (finding,) = compared(deep, 1, 300_000, True).findings
+    """In 120,000 cases of this seed, where chance needs sixteen million."""
+    assert compared(deep, 7, 120_000, False).findings == []
+    (finding,) = compared(deep, 7, 120_000, True).findings
     assert finding.alone
     assert deep(finding.case.key, finding.case.client_data or b"")
 
