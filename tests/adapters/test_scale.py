@@ -198,9 +198,9 @@ def test_50_sessions_at_once() -> None:
 
 @pytest.mark.slow
 def test_1000_sessions_at_once() -> None:
-    """100 echoes each; some 17 KiB a session, and a second thousand needs no more."""
-    before, during, after = waves(1000, 100)
-    check(1000, 100, before, during, after)
+    """10 echoes each; some 17 KiB a session, and a second thousand needs no more."""
+    before, during, after = waves(1000, 10)
+    check(1000, 10, before, during, after)
     if before["memory"] == 0:
         pytest.skip("no /proc/self/statm here: all but memory was looked at")
     each = (during[0]["memory"] - before["memory"]) / 1000
