@@ -6,6 +6,7 @@
 - Session, Server, Client: DTLS without sockets and clocks, with PSKCredentials or
   CertificateCredentials.
 - gnutls_cookie.aio, gnutls_cookie.blocking: start_server() and connect(), for asyncio and threads.
+- gnutls_cookie.xdp: the gate in the kernel. gnutls_cookie.metrics: counters for Prometheus.
 - gnutls_cookie.reference, gnutls_cookie.differential: the functions in pure Python, and what tells
   an implementation of yours apart from libgnutls.
 
