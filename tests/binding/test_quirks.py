@@ -84,7 +84,7 @@ def test_case_runs_by_the_command_of_the_page(capsys: pytest.CaptureFixture[str]
         line = next(line for line in LINES if case_of_json(line).operation == operation)
         target = targets.get(operation, "gnutls_cookie.reference.cookie")
         assert main(["diff", target, "--case", line]) == 0
-        assert " 1 cases " in capsys.readouterr().out
+        assert " 1 case " in capsys.readouterr().out
 
 
 # --- numbers --------------------------------------------------------------------------------------
