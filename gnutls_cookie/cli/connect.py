@@ -42,7 +42,7 @@ from .options import (
     number_in,
     real,
 )
-from .report import Report, wait_for, write_all
+from .report import Report, wait_for
 
 __all__ = ["add_arguments", "run"]
 
@@ -304,8 +304,7 @@ def _talk(connection: Connection, wait: float, crlf: bool, report: Report) -> in
             report.say("- Peer has closed the GnuTLS connection", log="the server said goodbye")
             break
         last = time.monotonic()
-        report.received(len(message))
-        write_all(1, message)
+        report.received(message)
     if sender.failure is not None:
         complain(_PROGRAM, sender.failure)
     return 0 if sender.failure is None else 1

@@ -20,7 +20,7 @@ from gnutls_cookie.errors import naming
 
 from .options import key_material
 
-__all__ = ["Report", "wait_for", "write_all"]
+__all__ = ["Report", "wait_for"]
 
 _log = logging.getLogger("gnutls_cookie")
 
@@ -145,14 +145,23 @@ class Report:
         if self._options.verbose:
             self.say(f"- Sent: {size} bytes")
 
-    def received(self, size: int) -> None:
-        """A message has come, and is printed after this."""
+    def received(self, message: bytes) -> None:
+        """A message has come: print it.
+
+        Raises:
+            OSError: it cannot be written.
+        """
         if self._options.verbose and self._descriptor is not None:
-            self._write(self._descriptor, f"- Received[{size}]: ")
+            line = f"- Received[{len(message)}]: "
+            if self._descriptor == 1:  # by one call: what the sender says must not come between
+                message = line.encode() + message
+            else:
+                self._write(self._descriptor, line)
+        _write_all(1, message)
 
     def _write(self, descriptor: int, text: str) -> None:
         name = "stdout" if descriptor == 1 else str(self._options.logfile)
-        write_all(descriptor, text.encode("utf-8", "backslashreplace"), name)
+        _write_all(descriptor, text.encode("utf-8", "backslashreplace"), name)
 
 
 def _agreed(session: Session) -> str:
@@ -175,7 +184,7 @@ def _own_size(options: argparse.Namespace) -> int:
     return max(file.read_bytes().count(b"-----BEGIN CERTIFICATE-----"), 1)
 
 
-def write_all(descriptor: int, data: bytes, name: str = "stdout") -> None:
+def _write_all(descriptor: int, data: bytes, name: str = "stdout") -> None:
     """Write all of it, even where the descriptor does not wait by itself.
 
     Raises:

@@ -22,7 +22,7 @@ from gnutls_cookie.endpoint import Endpoint
 from gnutls_cookie.errors import (
     FatalAlertError,
 )
-from tests.support.common import python_in_silence
+from tests.support.common import forking, python_in_silence
 from tests.support.peers import certificate, psk, trusting
 from tests.support.servers import bounded, client_options, needs_proc, open_files
 
@@ -611,9 +611,7 @@ print("done")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_child_that_closes_what_it_inherited_does_not_hang() -> None:
     """Beside threads that send and wait all the time; the peers of the parent hear nothing."""
-    # From 3.12 on Python warns of every fork in a process with threads: that is the case here.
-    env = {"PYTHONWARNINGS": "ignore::DeprecationWarning"}
-    assert python_in_silence(FORK, env=env, timeout=120) == "done\n"
+    assert python_in_silence(FORK, env=forking(), timeout=120) == "done\n"
 
 
 # --- how it is started ----------------------------------------------------------------------------

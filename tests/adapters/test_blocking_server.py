@@ -13,7 +13,7 @@ import pytest
 from gnutls_cookie import GnuTLSError, PSKCredentials, blocking
 from gnutls_cookie.blocking import Connection, DTLSServer
 from gnutls_cookie.endpoint import Endpoint
-from tests.support.common import python_in_silence
+from tests.support.common import forking, python_in_silence
 from tests.support.peers import PSK_KEY, psk
 from tests.support.servers import SECONDS, bounded, open_files
 
@@ -152,8 +152,7 @@ with blocking.start_server(echo, "127.0.0.1", credentials=credentials) as server
         assert client.receive(20) == b"still there"
 print("done")
 """
-    env = {"PYTHONWARNINGS": "ignore::DeprecationWarning"}  # of a fork beside threads, which it is
-    assert python_in_silence(program, env=env, timeout=60) == "done\n"
+    assert python_in_silence(program, env=forking(), timeout=60) == "done\n"
 
 
 def test_ctrl_c_in_serve_forever_says_goodbye() -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.common import python_in_silence, seeded
+from tests.support.common import ignoring, python_in_silence, seeded
 
 COMMON = """
 import contextlib, gc, os, random, signal, sys, threading, time
@@ -197,7 +197,7 @@ print("done")
 def run(program: str, number: int) -> str:
     """Run a program with a seed and its number of turns; it must not hang, nor say a word."""
     seed = str(seeded().getrandbits(32))
-    env = {"PYTHONWARNINGS": "ignore::ResourceWarning"}  # a socket that was struck as it was made
+    env = ignoring("ResourceWarning")  # a socket that was struck as it was made
     return python_in_silence(program, seed, str(number), env=env, timeout=120)
 
 

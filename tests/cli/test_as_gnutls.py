@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import signal
 import socket
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from gnutls_cookie import library_version
+from gnutls_cookie.cli.report import Report
 from tests.support.authority import pki
 from tests.support.common import free_udp_port, gnutls_cli
 from tests.support.peers import CERTS
@@ -176,6 +178,23 @@ def test_verbose_lines(port: int) -> None:
     assert f"- Sent: {len(LINE)} bytes\n" in said
     assert f"- Received[{len(LINE)}]: {LINE.decode()}" in said
     assert (CERTS / "localhost.pem").read_text().strip() in said
+
+
+def test_message_and_its_line_are_written_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sender's thread may say something at any moment."""
+    written: list[tuple[int, bytes]] = []
+
+    def write(descriptor: int, data: memoryview) -> int:
+        written.append((descriptor, bytes(data)))
+        return len(data)
+
+    options = argparse.Namespace(
+        udp=True, verbose=True, logfile=None, insecure=False, ca_verification=True
+    )
+    with Report(options) as report, monkeypatch.context() as patched:
+        patched.setattr("os.write", write)
+        report.received(LINE)
+    assert written == [(1, b"- Received[%d]: %s" % (len(LINE), LINE))]
 
 
 def test_certificate_that_is_not_trusted(port: int) -> None:

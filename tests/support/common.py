@@ -157,10 +157,15 @@ def running(
         child.communicate()
 
 
+def ignoring(warning: str) -> dict[str, str]:
+    """The environment of Python code that may warn so, beside what this process ignores."""
+    told = [os.environ.get("PYTHONWARNINGS"), f"ignore::{warning}"]
+    return {"PYTHONWARNINGS": ",".join(filter(None, told))}
+
+
 def forking() -> dict[str, str]:
     """The environment of Python code that forks beside threads: from 3.12 on Python warns of it."""
-    told = [os.environ.get("PYTHONWARNINGS"), "ignore::DeprecationWarning"]
-    return {"PYTHONWARNINGS": ",".join(filter(None, told))}
+    return ignoring("DeprecationWarning")
 
 
 def python(
