@@ -192,10 +192,9 @@ class Turns:
         if len(self.noted) > 1:
             self.take_over(at_once=True)
             return
-        counts = noted.counts.tolist()
         if has_news:
             self._take(noted, at_once=True)
-        elif counts[_EVENTS_AT]:
+        elif (counts := noted.counts.tolist())[_EVENTS_AT]:
             self._take_events(noted, counts, at_once=True)
         self.noted.pop(noted, None)
 
