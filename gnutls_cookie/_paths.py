@@ -84,7 +84,7 @@ def peer_text(box: Any) -> SocketAddress:
 
 def own_text(box: Any) -> str | None:
     """Our address that the peer asked; raises as peer_text()."""
-    return source_text(_path_of(box))
+    return source_text(ffi.addressof(_path_of(box), "source"))
 
 
 def _path_of(box: Any) -> Any:
@@ -94,11 +94,12 @@ def _path_of(box: Any) -> Any:
     return lib.gcookie_connection_path(box[0])
 
 
-def source_text(path: Any) -> str | None:
-    if path.source.size == 0:
+def source_text(source: Any) -> str | None:
+    """What a struct gcookie_source * has, as text; None: it is not known."""
+    if source.size == 0:
         return None
     text = ffi.new(_TEXT)
-    lib.gcookie_source_text(ffi.addressof(path, "source"), text)
+    lib.gcookie_source_text(source, text)
     return ffi.string(text.host).decode("ascii")
 
 

@@ -337,7 +337,10 @@ class Turns:
             one = turn.outgoing[at]
             connection = self.connections.get(one.id)
             if connection is None:
-                way = address_text(ffi.addressof(one.path, "address")), source_text(one.path)
+                way = (
+                    address_text(ffi.addressof(one.path, "address")),
+                    source_text(ffi.addressof(one.path, "source")),
+                )
             else:
                 way = connection.address, connection.local
             datagram = (ffi.buffer(turn.seat.out + one.at, one.size)[:], *way)

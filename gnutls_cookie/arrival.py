@@ -24,8 +24,8 @@ class Arrival:
         prestate: of a verified client: open a session with it, `Session(prestate=...)`, whose first
             datagram is this one. None: a datagram for the session of an admitted peer.
         local: the IP address that it was sent to, where the socket is bound to the wildcard
-            address: answers must come from there. None: the socket has but one, or the system does
-            not tell.
+            address: answers must come from there. A link-local IPv6 address has its interface with
+            it, "fe80::1%2". None: the socket has but one, or the system does not tell.
     """
 
     address: SocketAddress

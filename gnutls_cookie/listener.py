@@ -18,6 +18,7 @@ from typing import Any
 from ._check import integer, seconds_to_wait
 from ._ffi import ffi, lib
 from ._owned import not_copied
+from ._paths import source_text
 from .address import SocketAddress, client_data
 from .arrival import Arrival
 from .cookie import Prestate
@@ -326,11 +327,19 @@ def send_each(
 def _sources(family: int, sources: Sequence[str | None]) -> Any:
     if not any(sources):
         return ffi.NULL
-    packed = [b"" if one is None else _pton(family, one) for one in sources]
-    return ffi.new("struct gcookie_source[]", [(len(one), one) for one in packed])
+    packed = [_NO_SOURCE if one is None else _source(family, one) for one in sources]
+    return ffi.new("struct gcookie_source[]", packed)
 
 
-_pton = functools.lru_cache(maxsize=256)(socket.inet_pton)  # of addresses that this machine has
+_NO_SOURCE = (0, 0, b"")
+
+
+@functools.lru_cache(maxsize=256)
+def _source(family: int, local: str) -> tuple[int, int, bytes]:
+    """An address that this machine has, as a struct gcookie_source."""
+    ip, _, zone = local.partition("%")
+    packed = socket.inet_pton(family, ip)
+    return len(packed), int(zone or 0), packed
 
 
 def _arrival(found: Any) -> Arrival:
@@ -342,10 +351,7 @@ def _arrival(found: Any) -> Arrival:
         host = socket.inet_ntop(socket.AF_INET6, ip)
         address = (host, found.port, found.flowinfo, found.scope_id)
     prestate = Prestate.from_struct(found.prestate) if found.verified else None
-    local = None
-    if found.local_size:
-        family = socket.AF_INET if found.local_size == 4 else socket.AF_INET6
-        local = socket.inet_ntop(family, ffi.buffer(found.local, found.local_size))
+    local = source_text(found.local)
     return Arrival(address, ffi.buffer(found.datagram, found.size)[:], prestate, local)
 
 

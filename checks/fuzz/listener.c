@@ -269,47 +269,58 @@ static size_t add_control(uint8_t *at, int level, int type, const void *data, si
 }
 
 /* What the kernel puts beside a datagram, by its number: nothing; an address of either kind; one
- * behind something else; one that is cut off; a group's; both. Gives the bytes of the address that
- * an answer must leave from, which are its number. */
-static unsigned int control_of(const struct waiting *one, uint8_t *at, size_t *size) {
+ * behind something else; one that is cut off; a group's; both; a link-local one. Gives its size,
+ * and where an answer must leave from: the bytes of the address are its number. */
+static size_t control_of(const struct waiting *one, uint8_t *at, struct gcookie_source *from) {
     const unsigned int number = (unsigned int)(one - queue);
-    const unsigned int kind = wildcard == 0 ? 0 : (number + wildcard) % 7;
+    const unsigned int kind = wildcard == 0 ? 0 : (number + wildcard) % 8;
+    size_t size = 0;
     const int tos = 4;
     struct in_pktinfo four;
     struct in6_pktinfo six;
     memset(&four, (int)number, sizeof four);
     memset(&six, (int)number, sizeof six);
     four.ipi_addr.s_addr = INADDR_BROADCAST;
-    six.ipi6_addr.s6_addr[0] = kind == 5 ? 0xff : 0x20;
+    six.ipi6_addr.s6_addr[0] = kind == 5 ? 0xff : kind == 7 ? 0xfe : 0x20;
+    six.ipi6_addr.s6_addr[1] = kind == 7 ? 0x80 : six.ipi6_addr.s6_addr[1];
+    memset(from, 0, sizeof *from);
+    from->size = kind == 1 ? 4 : kind == 2 || kind == 3 || kind > 5 ? 16 : 0;
+    memset(from->ip, (int)number, from->size);
+    if (from->size == 16) {
+        memcpy(from->ip, &six.ipi6_addr, 2);
+    }
+    from->zone = kind == 7 ? (unsigned int)six.ipi6_ifindex : 0;
     if (kind == 6) {
         memset(six.ipi6_addr.s6_addr + 12, 0xff, 4); /* broadcast, where it is a mapped one */
     }
-    *size = 0;
     if (kind == 3) {
-        *size = add_control(at, IPPROTO_IP, IP_TOS, &tos, sizeof tos);
+        size = add_control(at, IPPROTO_IP, IP_TOS, &tos, sizeof tos);
     }
     if (kind == 1) {
-        *size += add_control(at, IPPROTO_IP, IP_PKTINFO, &four, sizeof four);
+        size += add_control(at, IPPROTO_IP, IP_PKTINFO, &four, sizeof four);
     } else if (kind > 1) {
-        *size += add_control(at + *size, IPPROTO_IPV6, IPV6_PKTINFO, &six, sizeof six);
+        size += add_control(at + size, IPPROTO_IPV6, IPV6_PKTINFO, &six, sizeof six);
     }
     if (kind == 6) {
-        *size += add_control(at + *size, IPPROTO_IP, IP_PKTINFO, &four, sizeof four);
+        size += add_control(at + size, IPPROTO_IP, IP_PKTINFO, &four, sizeof four);
     }
     if (kind == 4) {
         ((struct cmsghdr *)at)->cmsg_len -= 5;
-        *size -= 5;
+        size -= 5;
     }
-    return kind == 1 ? 4 : kind == 2 || kind == 3 || kind == 6 ? 16 : 0;
+    return size;
 }
 
 static void check_source(const struct outgoing *due, const struct msghdr *header) {
     union gcookie_control_in given;
-    unsigned int size = due->source != NULL ? due->source->size : 0;
-    size_t given_size;
+    struct gcookie_source expected;
+    memset(&expected, 0, sizeof expected);
     if (due->answered != NULL) {
-        size = control_of(due->answered, given.bytes, &given_size);
+        (void)control_of(due->answered, given.bytes, &expected);
+    } else if (due->source != NULL) {
+        expected = *due->source;
     }
+    const unsigned int size = expected.size;
     if (size != 4 && size != 16) {
         MUST(header->msg_control == NULL && header->msg_controllen == 0);
         return;
@@ -318,23 +329,16 @@ static void check_source(const struct outgoing *due, const struct msghdr *header
     MUST(one != NULL &&
          header->msg_controllen ==
              CMSG_SPACE(size == 4 ? sizeof(struct in_pktinfo) : sizeof(struct in6_pktinfo)));
-    uint8_t expected[16];
-    if (due->answered != NULL) {
-        memset(expected, (int)(due->answered - queue), sizeof expected);
-        expected[0] = size == 4 ? expected[0] : 0x20;
-    } else {
-        memcpy(expected, due->source->ip, sizeof expected);
-    }
     if (size == 4) {
         struct in_pktinfo info;
         MUST(one->cmsg_level == IPPROTO_IP && one->cmsg_type == IP_PKTINFO);
         memcpy(&info, CMSG_DATA(one), sizeof info);
-        MUST(memcmp(&info.ipi_spec_dst, expected, 4) == 0 && info.ipi_ifindex == 0);
+        MUST(memcmp(&info.ipi_spec_dst, expected.ip, 4) == 0 && info.ipi_ifindex == 0);
     } else {
         struct in6_pktinfo info;
         MUST(one->cmsg_level == IPPROTO_IPV6 && one->cmsg_type == IPV6_PKTINFO);
         memcpy(&info, CMSG_DATA(one), sizeof info);
-        MUST(memcmp(&info.ipi6_addr, expected, 16) == 0 && info.ipi6_ifindex == 0);
+        MUST(memcmp(&info.ipi6_addr, expected.ip, 16) == 0 && info.ipi6_ifindex == expected.zone);
     }
 }
 
@@ -394,9 +398,8 @@ static void deliver(struct msghdr *header, const struct waiting *one) {
     header->msg_namelen = one->name_size;
     header->msg_flags = one->size > capacity ? MSG_TRUNC : 0;
     if (wildcard != 0) {
-        size_t control_size;
-        (void)control_of(one, header->msg_control, &control_size);
-        header->msg_controllen = control_size;
+        struct gcookie_source from;
+        header->msg_controllen = control_of(one, header->msg_control, &from);
     }
     poisoned[in_batch] = buffer + size;
     poisoned_size[in_batch] = capacity - size;
@@ -637,9 +640,9 @@ static void check_arrivals(int result) {
         MUST(arrival->verified == (in[at].verdict.kind == GCOOKIE_VERIFIED));
         MUST(memcmp(&arrival->prestate, &in[at].verdict.prestate, sizeof arrival->prestate) == 0);
         union gcookie_control_in given;
-        size_t given_size;
-        MUST(arrival->local_size == control_of(datagram, given.bytes, &given_size));
-        MUST(arrival->local_size == 0 || arrival->local[3] == (uint8_t)(datagram - queue));
+        struct gcookie_source asked;
+        (void)control_of(datagram, given.bytes, &asked);
+        MUST(memcmp(arrival->local, &asked, sizeof asked) == 0);
         MUST(arrival->ip_size == (is_ipv4 ? 4u : 16u));
         MUST(memcmp(arrival->ip,
                     is_ipv4 ? (const void *)&from->ipv4.sin_addr : &from->ipv6.sin6_addr,

@@ -113,7 +113,7 @@ static void receive_one(struct mmsghdr *message) {
     header->msg_flags = one.size > CAPACITY ? MSG_TRUNC : 0;
     header->msg_namelen = gcookie_address_size(&path->address);
     memcpy(header->msg_name, &path->address, sizeof path->address); /* of both families here */
-    gcookie_source_write(&control, &room, path->source.ip, path->source.size);
+    gcookie_source_write(&control, &room, &path->source);
     MUST(control.msg_controllen <= header->msg_controllen);
     if (control.msg_controllen > 0)
         memcpy(header->msg_control, control.msg_control, control.msg_controllen);

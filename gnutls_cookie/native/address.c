@@ -2,6 +2,8 @@
 #include "address.h"
 
 #include <arpa/inet.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 int gcookie_address_key(unsigned char key[GCOOKIE_ADDRESS_KEY_SIZE],
@@ -72,14 +74,19 @@ void gcookie_address_write(const union gcookie_address *address, struct gcookie_
 }
 
 void gcookie_source_parse(struct gcookie_source *out, const char *host) {
+    char ip[INET6_ADDRSTRLEN];
     memset(out, 0, sizeof *out);
-    if (host == NULL) {
+    const size_t size = host == NULL ? 0 : strcspn(host, "%");
+    if (size == 0 || size >= sizeof ip) {
         return;
     }
-    if (inet_pton(AF_INET, host, out->ip) == 1) {
+    memcpy(ip, host, size);
+    ip[size] = '\0';
+    if (inet_pton(AF_INET, ip, out->ip) == 1) {
         out->size = sizeof(struct in_addr);
-    } else if (inet_pton(AF_INET6, host, out->ip) == 1) {
+    } else if (inet_pton(AF_INET6, ip, out->ip) == 1) {
         out->size = sizeof(struct in6_addr);
+        out->zone = host[size] == '\0' ? 0 : (unsigned int)strtoul(host + size + 1, NULL, 10);
     }
 }
 
@@ -88,5 +95,9 @@ void gcookie_source_text(const struct gcookie_source *source, struct gcookie_add
     if (source->size > 0) {
         (void)inet_ntop(source->size == sizeof(struct in_addr) ? AF_INET : AF_INET6, source->ip,
                         out->host, sizeof out->host);
+    }
+    if (source->zone > 0) {
+        const size_t size = strlen(out->host);
+        (void)snprintf(out->host + size, sizeof out->host - size, "%%%u", source->zone);
     }
 }

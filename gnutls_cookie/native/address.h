@@ -34,8 +34,8 @@ socklen_t gcookie_address_size(const union gcookie_address *address);
 int gcookie_address_parse(union gcookie_address *out, const char *host, unsigned int port,
                           uint32_t flowinfo, uint32_t scope_id, int is_long);
 
-/* An IP address alone, that answers come from. NULL or "": not known, and size is 0 then; so it is
- * where the text is not numeric. */
+/* An IP address alone, that answers come from; with its zone as a number, fe80::1%2. NULL or "":
+ * not known, and size is 0 then; so it is where the text is not numeric. */
 void gcookie_source_parse(struct gcookie_source *out, const char *host);
 
 struct gcookie_address_text {

@@ -68,7 +68,7 @@ static void lay_out(struct msghdr *header, struct iovec *vectors, union gcookie_
         vectors[at].iov_len = datagrams[at].size;
     }
     memset(header, 0, sizeof *header);
-    gcookie_source_write(header, room, path->source.ip, path->source.size);
+    gcookie_source_write(header, room, &path->source);
     header->msg_iov = vectors;
     header->msg_iovlen = run;
     header->msg_name = (void *)&path->address;

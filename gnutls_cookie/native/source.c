@@ -80,6 +80,12 @@ void gcookie_source_read(const struct msghdr *message, struct gcookie_source *ou
             memcpy(&info, CMSG_DATA(one), sizeof info);
             if (!IN6_IS_ADDR_MULTICAST(&info.ipi6_addr)) {
                 set(out, &info.ipi6_addr, sizeof info.ipi6_addr);
+                /* Without it Linux sends nothing from such an address to one that is not link-local
+                 * as well (net/ipv6/datagram.c). Of others the routes decide, as for a reply they
+                 * may name another interface. */
+                if (IN6_IS_ADDR_LINKLOCAL(&info.ipi6_addr)) {
+                    out->zone = (unsigned int)info.ipi6_ifindex;
+                }
             }
         }
 #endif
@@ -87,8 +93,9 @@ void gcookie_source_read(const struct msghdr *message, struct gcookie_source *ou
 }
 
 void gcookie_source_write(struct msghdr *message, union gcookie_control_out *room,
-                          const unsigned char *ip, size_t size) {
+                          const struct gcookie_source *source) {
     struct cmsghdr *one = &room->first;
+    const unsigned int size = source->size;
     size_t written = 0;
 
     message->msg_control = NULL;
@@ -101,7 +108,7 @@ void gcookie_source_write(struct msghdr *message, union gcookie_control_out *roo
     if (size == sizeof(struct in_addr)) {
         struct in_pktinfo info;
         memset(&info, 0, sizeof info); /* the interface is for the kernel to choose */
-        memcpy(&info.ipi_spec_dst, ip, size);
+        memcpy(&info.ipi_spec_dst, source->ip, size);
         one->cmsg_level = IPPROTO_IP;
         one->cmsg_type = IP_PKTINFO;
         written = sizeof info;
@@ -112,14 +119,15 @@ void gcookie_source_write(struct msghdr *message, union gcookie_control_out *roo
         one->cmsg_level = IPPROTO_IP;
         one->cmsg_type = IP_SENDSRCADDR;
         written = size;
-        memcpy(CMSG_DATA(one), ip, written);
+        memcpy(CMSG_DATA(one), source->ip, written);
     }
 #endif
 #ifdef IPV6_RECVPKTINFO
     if (size == sizeof(struct in6_addr)) {
         struct in6_pktinfo info;
         memset(&info, 0, sizeof info);
-        memcpy(&info.ipi6_addr, ip, size);
+        memcpy(&info.ipi6_addr, source->ip, size);
+        info.ipi6_ifindex = source->zone;
         one->cmsg_level = IPPROTO_IPV6;
         one->cmsg_type = IPV6_PKTINFO;
         written = sizeof info;

@@ -15,6 +15,7 @@ enum {
 
 struct gcookie_source {
     unsigned int size; /* 4 or 16, as the socket's family has it; 0: unknown, the kernel chooses */
+    unsigned int zone; /* the interface of a link-local IPv6 address (RFC 4007 6); of others 0 */
     unsigned char ip[16];
 };
 
@@ -37,6 +38,6 @@ void gcookie_source_read(const struct msghdr *message, struct gcookie_source *ou
 
 /* Have a message sent from there. `room` lives as long as the message. */
 void gcookie_source_write(struct msghdr *message, union gcookie_control_out *room,
-                          const unsigned char *ip, size_t size);
+                          const struct gcookie_source *source);
 
 #endif

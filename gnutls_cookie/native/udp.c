@@ -272,7 +272,7 @@ static unsigned int pass_gate(struct gcookie_udp *udp, const struct gcookie_keys
             out->msg_name = &slot->address;
             out->msg_namelen = message->msg_hdr.msg_namelen;
             out->msg_iov = &slot->reply;
-            gcookie_source_write(out, &slot->control_out, slot->source.ip, slot->source.size);
+            gcookie_source_write(out, &slot->control_out, &slot->source);
             challenges++;
             seen->presented += (uint64_t)verdict->presented;
         }
@@ -337,8 +337,7 @@ static void arrive(struct gcookie_udp *udp, unsigned int at, unsigned int number
     arrival->prestate = slot->verdict.prestate;
     arrival->reason = slot->verdict.reason;
     arrival->slot = at;
-    arrival->local = slot->source.ip;
-    arrival->local_size = slot->source.size;
+    arrival->local = &slot->source;
     if (slot->address.any.sa_family == AF_INET) {
         arrival->ip = (const unsigned char *)&slot->address.ipv4.sin_addr;
         arrival->ip_size = sizeof slot->address.ipv4.sin_addr;
@@ -495,8 +494,7 @@ unsigned int gcookie_udp_send(int fd, const void *names, size_t names_size, size
     memset(messages, 0, sizeof messages);
     while (at < count && name_size > 0 && name_size <= names_size && sizes[at] <= data_size) {
         if (sources != NULL) {
-            gcookie_source_write(&messages[batch].msg_hdr, &controls[batch], sources[at].ip,
-                                 sources[at].size);
+            gcookie_source_write(&messages[batch].msg_hdr, &controls[batch], &sources[at]);
         }
         /* sendmsg reads through these pointers to non-const. */
         vectors[batch].iov_base = (void *)datagram;

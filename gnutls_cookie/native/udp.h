@@ -30,10 +30,9 @@ struct gcookie_arrival {
     unsigned int port;
     uint32_t flowinfo; /* this and scope_id: 0 with IPv4 */
     uint32_t scope_id;
-    int reason;                 /* enum gcookie_reason: why it is no verified ClientHello */
-    unsigned int slot;          /* for gcookie_udp_path */
-    const unsigned char *local; /* the address that it was sent to: as gcookie_udp_send wants it */
-    unsigned int local_size;    /* 4 or 16; 0: not known */
+    int reason;                         /* enum gcookie_reason: why it is no verified ClientHello */
+    unsigned int slot;                  /* for gcookie_udp_path */
+    const struct gcookie_source *local; /* the address that it was sent to */
 };
 
 struct gcookie_udp_counters {

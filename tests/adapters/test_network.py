@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -58,6 +59,31 @@ def test_a_wildcard_answers_from_the_address_that_was_asked(
         for client in CLIENTS.values():
             there = network.addresses[number]
             hears_its_echo([*network.client, *client(there, PORT, "X.509")])
+
+
+LINK_LOCAL = """
+import sys
+from gnutls_cookie import CertificateCredentials, blocking
+
+there, port, trust, *here = sys.argv[1:]
+options = {
+    "credentials": CertificateCredentials.from_files(trust=trust),
+    "server_name": "localhost",
+    "local_address": (here[0], 0) if here else None,
+}
+with blocking.connect(there, int(port), **options) as connection:
+    connection.send(b"hello")
+    assert connection.receive(60) == b"hello"
+"""
+
+
+def test_a_wildcard_answers_from_its_link_local_address(network: Network) -> None:
+    """To a global address on the same link as well: Linux wants the interface with it."""
+    with serving(network.server, "::", *LOCALHOST):
+        asks = [*network.router, sys.executable, "-c", LINK_LOCAL, network.link_local]
+        for here in ([], [network.on_link]):
+            command = [*asks, str(PORT), str(CERT), *here]
+            subprocess.run(command, check=True, cwd=ROOT, timeout=SECONDS)
 
 
 class BlackHole(Network):

@@ -19,6 +19,7 @@ from gnutls_cookie import (
     aio,
     client_data,
 )
+from gnutls_cookie.address import SocketAddress
 from gnutls_cookie.listener import CookieListener, send_each
 from gnutls_cookie.reference import wire
 from tests.support.common import hello_with, udp_socket
@@ -148,10 +149,18 @@ def test_send_each_sends_from_where_it_is_told(host: str) -> None:
         ]
 
 
-def test_sessions_answer_from_where_their_hello_was_sent_to() -> None:
+@pytest.mark.parametrize(
+    ("address", "asked", "other"),
+    [
+        (("192.0.2.1", 1), "192.0.2.77", "192.0.2.99"),
+        (("2001:db8::1", 1, 0, 0), "fe80::77%4294967295", "fe80::77%2"),
+    ],
+)
+def test_sessions_answer_from_where_their_hello_was_sent_to(
+    address: SocketAddress, asked: str, other: str
+) -> None:
     """All that they send; a datagram that a stranger sends to another address changes nothing."""
     server, session = Server(psk()), client_session("PSK")
-    address = ("192.0.2.1", 1)
     gate = CookieGate(b"k" * 16)
     for _ in range(6):
         session.handshake()
@@ -160,15 +169,15 @@ def test_sessions_answer_from_where_their_hello_was_sent_to() -> None:
                 case Challenge(reply):
                     session.receive_datagram(reply)
                 case Verified(prestate):
-                    server.receive(Arrival(address, datagram, prestate, "192.0.2.77"), 0.0)
+                    server.receive(Arrival(address, datagram, prestate, asked), 0.0)
                 case _:
-                    server.receive(Arrival(address, datagram, None, "192.0.2.99"), 0.0)
+                    server.receive(Arrival(address, datagram, None, other), 0.0)
         for datagram, there, source in server.outgoing():
-            assert (there, source) == (address, "192.0.2.77")
+            assert (there, source) == (address, asked)
             session.receive_datagram(datagram)
     assert session.established
     server.close_all()
-    assert [source for _, _, source in server.outgoing()] == ["192.0.2.77"]
+    assert [source for _, _, source in server.outgoing()] == [asked]
 
 
 @pytest.mark.parametrize("host", WILDCARDS)

@@ -35,16 +35,20 @@ class Network:
     Attributes:
         server: the prefix of a command that runs at the server's host.
         client: the same for the client's.
+        router: the same for the router's.
+        link_local: an address of the server, as the router reaches it.
+        on_link: the router's global address beside it.
         addresses: of the server, the first and the second of IPv4, then of IPv6.
     """
 
     addresses = ("10.98.1.1", "10.98.1.7", "fd98:1::1", "fd98:1::7")
+    link_local, on_link = "fe80::98:1%to-server", "fd98:1::fe"
 
     def __init__(self) -> None:
         namespaces_required()
         name = f"net-{os.getpid()}-{next(_numbers)}-"
         self._names = [f"{name}server", f"{name}router", f"{name}client"]
-        self.server, self._router, self.client = (
+        self.server, self.router, self.client = (
             ["ip", "netns", "exec", one] for one in self._names
         )
         self._made: list[str] = []
@@ -65,7 +69,7 @@ class Network:
         )
         nft = peer_required("nft", "apt install nftables")
         done = subprocess.run(
-            [*self._router, nft, "-f", "-"], input=rules, capture_output=True, text=True
+            [*self.router, nft, "-f", "-"], input=rules, capture_output=True, text=True
         )
         if done.returncode != 0:
             pytest.skip(f"this kernel's nftables cannot drop ICMP: {done.stderr.strip()}")
@@ -120,6 +124,7 @@ class Network:
             ip("-n", namespace, "link", "set", "dev", "wan", "up")
             ip("-n", namespace, "route", "add", "default", "via", f"10.98.{number}.254")
             ip("-n", namespace, "-6", "route", "add", "default", "via", f"fd98:{number}::fe")
+        add_address(server, "wan", f"{self.link_local.partition('%')[0]}/64")
         for path in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
             ip("netns", "exec", router, "sh", "-c", f"echo 1 > /proc/sys/net/{path}")
 
