@@ -21,10 +21,11 @@ from gnutls_cookie.server import Connection as CoreConnection
 from gnutls_cookie.session import Credentials
 
 from .connection import Connection
-from .driver import SocketDriver, stop_reading
+from .driver import SocketDriver
 from .names import resolve
 from .opening import Opening
 from .waiter import Waiter
+from .watch import Watch
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -177,7 +178,7 @@ class ClientDriver(SocketDriver):
         del endpoint
         self._reader.kept.add(connection)
         try:
-            self.loop.add_reader(self.endpoint.sock.fileno(), self._reader)
+            self._watch.start(self._reader)
             self.endpoint.connect(time.monotonic())
             self._settle()
             await self._shaken
@@ -227,8 +228,9 @@ class ClientDriver(SocketDriver):
             return
         self.is_open = False
         if os.getpid() != self._pid:
-            self.endpoint.close()  # the session, and the kernel's side of a selector, are the
-            return  # parent's
+            self._watch.close()
+            self.endpoint.close()  # the session is the parent's
+            return
         self.endpoint.end(self.endpoint.client)
         self.endpoint.settle(time.monotonic())
         self._let_go()
@@ -241,15 +243,16 @@ class ClientDriver(SocketDriver):
             connection.on_closed(error, is_direct=False)
 
     def _let_go(self) -> None:
-        stop_reading(self.loop, self.endpoint.sock)
+        self._watch.stop()
         self.endpoint.close()
         self._cancel_timer()
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
         if "_connection" not in vars(self) or not self.is_open:
             return
-        sock, loop = self.endpoint.sock, self.loop
+        sock, loop, watch = self.endpoint.sock, self.loop, self._watch
         if os.getpid() != self._pid:
+            watch.close()
             sock.close()
             return
         # No goodbye: the collector may have freed what the session has in C before.
@@ -260,11 +263,11 @@ class ClientDriver(SocketDriver):
         if loop.is_running() and here is not loop:
             # The collector came by in another thread. Until its turn the loop keeps the socket.
             with contextlib.suppress(RuntimeError):  # closed in this very moment
-                loop.call_soon_threadsafe(_abandon, loop, sock)
+                loop.call_soon_threadsafe(_abandon, watch, sock)
                 return
         self._let_go()
 
 
-def _abandon(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
-    stop_reading(loop, sock)
+def _abandon(watch: Watch, sock: socket.socket) -> None:
+    watch.stop()
     sock.close()

@@ -10,7 +10,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gnutls_cookie.client_endpoint import ClientEndpoint
 from gnutls_cookie.endpoint import Endpoint, Outbox
@@ -19,11 +19,12 @@ from gnutls_cookie.server import Connection as CoreConnection
 from gnutls_cookie.server import Event
 
 from .waiter import Waiter
+from .watch import Watch
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["SocketDriver", "stop_reading"]
+__all__ = ["SocketDriver"]
 
 _TIMER_SECONDS = 3600.0  # at a time: uvloop takes no number without end
 
@@ -51,6 +52,7 @@ class SocketDriver:
         self.outbox = endpoint.outbox if isinstance(endpoint, Endpoint) else Outbox()
         self._has_sent = False  # whether something else than the outbox has is to be sent
         self._pid = os.getpid()
+        self._watch = Watch(loop, endpoint.sock)
         self._events: deque[Event] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = math.inf  # by time.monotonic(); infinity: there is no timer
@@ -179,9 +181,3 @@ class SocketDriver:
             self._timer.cancel()
             self._timer = None
             self._timer_due = math.inf
-
-
-def stop_reading(loop: asyncio.AbstractEventLoop, sock: Any) -> None:
-    """Take a socket out of the loop, unless that is closed."""
-    if not loop.is_closed():
-        loop.remove_reader(sock.fileno())

@@ -26,7 +26,7 @@ from gnutls_cookie.server import Connection as CoreConnection
 from gnutls_cookie.session import TICK, Credentials
 
 from .connection import Connection
-from .driver import SocketDriver, stop_reading
+from .driver import SocketDriver
 from .names import resolve
 from .opening import Opening
 from .protocol import Protocol, ProtocolConnection
@@ -238,8 +238,8 @@ class DTLSServer(ServerBase, asyncio.AbstractServer):
         # call of theirs would crash. So there are no goodbyes.
         if os.getpid() == self._pid:
             _warn(f"unclosed DTLS server on {self.sockets}", ResourceWarning, stacklevel=1)
-        for sock in self.sockets:
-            sock.close()
+        for driver in self._drivers:
+            driver.abandon()
 
     @property
     def _is_closed(self) -> bool:
@@ -354,7 +354,7 @@ class ServerDriver(SocketDriver):
     def start(self) -> None:
         """Let the loop tell of what comes."""
         if not self.is_reading:
-            self.loop.add_reader(self.endpoint.sock.fileno(), self._step, self.endpoint.turn)
+            self._watch.start(self._step, self.endpoint.turn)
             self.is_reading = True
 
     def end_all(self) -> None:
@@ -368,12 +368,17 @@ class ServerDriver(SocketDriver):
             return
         if os.getpid() == self._pid:
             if self.is_reading:
-                stop_reading(self.loop, self.endpoint.sock)
+                self._watch.stop()
             self.end_all()
-        # Else not: the kernel's side of an epoll selector is the parent's, too.
+        self._watch.close()
         self.is_open = False
         self._cancel_timer()
         self.endpoint.close()
+
+    def abandon(self) -> None:
+        """Close the socket without a word."""
+        self._watch.close()
+        self.endpoint.sock.close()
 
     def report(self, message: str, error: BaseException, what: object) -> None:
         """Tell the loop's exception handler."""

@@ -16,7 +16,13 @@ import pytest
 from gnutls_cookie import Client, aio, blocking
 from gnutls_cookie.client_endpoint import ClientEndpoint
 from gnutls_cookie.errors import TimedOutError
-from tests.support.common import free_udp_port, running, udp_socket
+from tests.support.common import (
+    free_udp_port,
+    python_in_silence,
+    python_peer,
+    running,
+    udp_socket,
+)
 from tests.support.interop import (
     SERVERS,
     TRUST,
@@ -147,3 +153,69 @@ def test_an_error_of_an_earlier_message_costs_a_client_no_other_one() -> None:
         endpoint.send(client, b"to somebody", 0.0)
         server.receive_datagram(again.recv(2000))
         assert server.receive() == b"to somebody"
+
+
+LOOPS = """
+import asyncio, socket, sys
+from gnutls_cookie import PSKCredentials, aio
+
+KEY = {"credentials": PSKCredentials("sensor", b"0123456789abcdef")}
+
+async def echo(connection):
+    async for message in connection:
+        await connection.send(message)
+
+class Path:
+    "From a port of this host to the server and back."
+    def __init__(self, there):
+        self.loop, self.there, self.client = asyncio.get_running_loop(), there, None
+        self.front, self.back = (socket.socket(type=socket.SOCK_DGRAM) for _ in range(2))
+        self.front.bind(("127.0.0.1", 0))
+        self.back.bind(("127.0.0.1", 0))
+        self.address = self.front.getsockname()
+        self.loop.add_reader(self.back, self.backwards)
+        self.loop.add_reader(self.front, self.forwards)
+    def forwards(self):
+        datagram, self.client = self.front.recvfrom(2000)
+        self.back.sendto(datagram, self.there)
+    def backwards(self):
+        self.front.sendto(self.back.recv(2000), self.client)
+    def interrupt(self):
+        self.loop.remove_reader(self.front)
+        self.front.close()
+    def go_on(self):
+        self.front = socket.socket(type=socket.SOCK_DGRAM)
+        self.front.bind(self.address)
+        self.loop.add_reader(self.front, self.forwards)
+
+async def main():
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: sys.exit(str(context)))
+    async with aio.start_server(echo, "127.0.0.1", **KEY) as server:
+        path = Path(server.address)
+        async with aio.connect(*path.address, **KEY) as client:
+            for _ in range(3):
+                path.interrupt()
+                await client.send(b"lost")
+                await asyncio.sleep(0.05)  # the loop hears of it
+                path.go_on()
+                await client.send(b"hello")
+                assert await asyncio.wait_for(client.receive(), 20) == b"hello"
+        path.interrupt()
+        path.loop.remove_reader(path.back)
+        path.back.close()
+
+if sys.argv[1] == "uvloop":
+    import uvloop
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
+else:
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_client_outlives_what_icmp_says(loop: str) -> None:
+    """Anybody can forge that nobody listens there. libuv drops a descriptor with an error."""
+    if loop == "uvloop":
+        python_peer("uvloop")
+    python_in_silence(LOOPS, loop, timeout=60, dev=loop == "asyncio")
