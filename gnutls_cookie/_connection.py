@@ -57,6 +57,25 @@ class Receiver(Protocol):
         the message is told by the next one."""
 
 
+class Callbacks(Protocol):
+    """What a PassingReceiver calls."""
+
+    def message_received(self, message: bytes) -> None:
+        """A message has come."""
+
+
+class PassingReceiver(Protocol):
+    """A Receiver that hands each message on to its `protocol`, which a server calls itself: that
+    saves a call for each."""
+
+    @property
+    def protocol(self) -> Callbacks:
+        """What is called."""
+
+    def on_error(self, error: BaseException) -> None:
+        """The protocol has raised it. What this raises comes out of the server's call."""
+
+
 class Connection:
     """One session of a Server, with the messages that wait to be taken.
 
@@ -79,6 +98,7 @@ class Connection:
         "_most",
         "_open",
         "_owner",
+        "_passing",
         "_ready",
         "_rest",
         "_rest_bytes",
@@ -102,6 +122,7 @@ class Connection:
         self._rest: deque[bytes] | None = None  # those behind it: an empty deque has 600 bytes
         self._rest_bytes = 0  # of those
         self.receiver: Receiver | None = None
+        self._passing: PassingReceiver | None = None  # the same, if it is one
         self._ready: MessageReady | None = None
         self._open = True
 

@@ -26,6 +26,7 @@ _WORK_MS = 5  # longest work in C while datagrams keep coming; an event loop wai
 _NEWS: int = lib.GCOOKIE_SERVE_NEWS
 _ASKS: int = lib.GCOOKIE_SERVE_ASKS  # the highest bit
 _BUSY = (lib.GCOOKIE_BUSY, -errno.EBUSY)
+_NUMBERS = "L" if array("L").itemsize == 8 else "Q"  # arrays take longer to make with "Q"
 _IDS, _SIZES = ffi.typeof("uint64_t[]"), ffi.typeof("uint32_t[]")
 _DUE_AT = ffi.offsetof("struct gcookie_serve", "due") // ffi.sizeof("double")
 
@@ -195,7 +196,7 @@ class Serving:
             number, data = entries
             code = lib.gcookie_serve_send_one(self._native, out, turn, number, data, len(data), now)
         else:
-            numbers = array("q", entries[::2])
+            numbers = array(_NUMBERS, entries[::2])
             messages = entries[1::2]
             sizes = array("I", map(len, messages))
             data = b"".join(messages)

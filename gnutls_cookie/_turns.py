@@ -225,16 +225,18 @@ class Turns:
         # A signal handler or a receiver may call this server, which then goes on with the rest.
         text = noted.text
         for connection, start, end in rest:
-            if (
-                connection is not None
-                and connection._first is None
-                and at_once
-                and (receiver := connection.receiver) is not None
-            ):
-                receiver.on_message(text[start:end])
-            else:
-                noted.held = connection, start, end  # before anything is called
-                self._take_held(noted, at_once)
+            if connection is not None and connection._first is None and at_once:
+                if (passing := connection._passing) is not None:
+                    try:
+                        passing.protocol.message_received(text[start:end])
+                    except BaseException as error:
+                        passing.on_error(error)
+                    continue
+                if (receiver := connection.receiver) is not None:
+                    receiver.on_message(text[start:end])
+                    continue
+            noted.held = connection, start, end  # before anything is called
+            self._take_held(noted, at_once)
 
     def _read(self, noted: Noted, counts: list[int]) -> Iterator[_Part]:
         """The events of a turn, as of Noted.rest."""

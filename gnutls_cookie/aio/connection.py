@@ -75,9 +75,9 @@ class Connection(ConnectionBase):
             GnuTLSError: the session failed.
         """
         core, driver = self._core, self._driver
-        if driver.is_settling and type(data) is bytes and 0 < len(data) <= core._most:
+        if driver.is_settling and type(data) is bytes and 0 < (size := len(data)) <= core._most:
             driver.outbox.entries += (core._id, data)  # send_nowait(), without a call: as there
-            sent = len(data)
+            sent = size
         else:
             sent = self.send_nowait(data)
         self._sends += 1
@@ -98,10 +98,10 @@ class Connection(ConnectionBase):
             GnuTLSError: the session failed.
         """
         core, driver = self._core, self._driver
-        if driver.is_settling and type(data) is bytes and 0 < len(data) <= core._most:
+        if driver.is_settling and type(data) is bytes and 0 < (size := len(data)) <= core._most:
             # As a rule, and without a call: what Serving.send() would do.
             driver.outbox.entries += (core._id, data)
-            return len(data)
+            return size
         if self._ended:
             raise connection_closed("the connection has ended", self._error)
         return driver.send(core, data)

@@ -51,55 +51,60 @@ class Protocol:
 
 
 class ProtocolConnection(Connection):
-    """A connection that calls a Protocol."""
+    """A connection that calls a Protocol.
 
-    __slots__ = ("_is_silent", "_protocol")
+    Attributes:
+        protocol: what it calls.
+    """
+
+    __slots__ = ("protocol",)
 
     _driver: ServerDriver
 
     def __init__(self, core: CoreConnection, driver: ServerDriver, protocol: Protocol) -> None:
         super().__init__(core, driver)
-        self._is_silent = False  # after close() no message is handed over
-        self._protocol = protocol
+        self.protocol = protocol
+        core._passing = self  # until close(): then no message is handed over
 
     def on_connected(self) -> None:
         """The handshake is complete."""
         try:
-            self._protocol.connected(self)
+            self.protocol.connected(self)
         except BaseException as error:
-            self._fail(error)
+            self.on_error(error)
 
     def on_message(self, message: bytes) -> None:
         """Hand it over."""
-        if self._is_silent:
+        if self._core._passing is None:
             return
         try:
-            self._protocol.message_received(message)
+            self.protocol.message_received(message)
         except BaseException as error:
-            self._fail(error)
+            self.on_error(error)
 
     def on_news(self, is_direct: bool) -> None:
         """Hand over what waits."""
-        while not self._is_silent and (message := self._core.receive()) is not None:
+        core = self._core
+        while core._passing is not None and (message := core.receive()) is not None:
             self.on_message(message)
 
     def close(self) -> None:
         """As of Connection."""
-        self._is_silent = True
+        self._core._passing = None
         super().close()
 
     def on_closed(self, error: Exception | None, is_direct: bool) -> None:
         """The connection has ended."""
         if self._ended:
             return
-        self._is_silent = True
+        self._core._passing = None  # they hold one another
         super().on_closed(error, is_direct)
         try:
-            self._protocol.closed(error)
+            self.protocol.closed(error)
         except BaseException as raised:
-            self._fail(raised)
+            self.on_error(raised)
 
-    def _fail(self, error: BaseException) -> None:
+    def on_error(self, error: BaseException) -> None:
         """What a callback raised ends this connection alone."""
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             raise error

@@ -10,6 +10,12 @@ enum { GCOOKIE_SIPHASH_KEY_SIZE = 16 }; /* bytes */
 
 static inline uint64_t gcookie_sip_read(const unsigned char *at, size_t size) {
     uint64_t word = 0;
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    if (size == sizeof word) { /* compilers do not find out by themselves */
+        __builtin_memcpy(&word, at, sizeof word);
+        return word;
+    }
+#endif
     for (size_t byte = 0; byte < size; byte++) {
         word |= (uint64_t)at[byte] << (8 * byte);
     }
