@@ -59,6 +59,7 @@ _FIELDS = (
     "event_count",
     "message_count",
     "closed_count",
+    "text",
     "text_size",
     "outgoing_count",
     "forgotten_count",
@@ -73,6 +74,7 @@ _COUNTS = slice(_PLACES[0], _PLACES[-1] + 1)
     _EVENTS_AT,
     _MESSAGES_AT,
     _CLOSED_AT,
+    _LETTERS_AT,
     _TEXT_AT,
     _OUTGOING_AT,
     _FORGOTTEN_AT,
@@ -88,7 +90,9 @@ class Noted:
             freed.
         rows: its events, four numbers for each, where they stood last.
         rows_at: the address of that place.
-        text: the messages, one behind the other.
+        letters: the messages, one behind the other, where they stood last.
+        letters_at: the address of that place.
+        text: the messages, copied.
         rest: the events that were not taken over: a connection, and where a message for it begins
             and ends in the text; or None, an event's place and numbers, and 0. None where nobody
             has looked yet.
@@ -100,6 +104,8 @@ class Noted:
         "counts",
         "failures",
         "held",
+        "letters",
+        "letters_at",
         "outgoing",
         "rest",
         "rows",
@@ -113,13 +119,23 @@ class Noted:
         lib.gcookie_turn_init(turn)
         self.turn = ffi.gc(turn, lib.gcookie_turn_clear)
         self.counts = memoryview(ffi.buffer(self.turn)).cast("P")[_COUNTS]
-        self.rows_at = 0
+        self.rows_at = self.letters_at = 0
         self.rows = self.counts
+        self.letters = b""
         self.text = b""
         self.rest: Iterator[_Part] | None = None
         self.held: _Part | None = None
         self.outgoing = 0
         self.failures = 0
+
+    def look(self, counts: list[int]) -> None:
+        """Set rows and letters, where something stands elsewhere than the last time."""
+        if counts[_MEMORY_AT] != self.rows_at or counts[_EVENTS_AT] > len(self.rows) // 4:
+            memory = ffi.buffer(self.turn.events, counts[_EVENTS_AT] * _EVENT_SIZE)
+            self.rows_at, self.rows = counts[_MEMORY_AT], memoryview(memory).cast("q")
+        if counts[_LETTERS_AT] != self.letters_at or counts[_TEXT_AT] > len(self.letters):
+            self.letters_at = counts[_LETTERS_AT]
+            self.letters = ffi.buffer(self.turn.text, counts[_TEXT_AT])
 
     def reset(self) -> None:
         """All was taken over: it may be used again."""
@@ -189,12 +205,25 @@ class Turns:
         Args:
             has_news: whether it gave anything but messages.
         """
-        if len(self.noted) > 1:
+        if has_news or len(self.noted) > 1:
             self.take_over(at_once=True)
             return
-        if has_news:
-            self._take(noted, at_once=True)
-        elif (counts := noted.counts.tolist())[_EVENTS_AT]:
+        counts = noted.counts.tolist()
+        if counts[_EVENTS_AT] == 1:  # a lone message, as where little comes
+            noted.look(counts)
+            connection = self.connections.get(noted.rows[0])
+            message = noted.letters[: counts[_TEXT_AT]]
+            if (
+                connection is not None
+                and connection._first is None
+                and (receiver := connection.receiver) is not None
+                and noted.rest is None  # else a signal handler has called this server
+                and noted in self.noted
+            ):
+                del self.noted[noted]
+                receiver.on_message(message)
+                return
+        if counts[_EVENTS_AT]:
             self._take_events(noted, counts, at_once=True)
         self.noted.pop(noted, None)
 
@@ -240,15 +269,10 @@ class Turns:
 
     def _read(self, noted: Noted, counts: list[int]) -> Iterator[_Part]:
         """The events of a turn, as of Noted.rest."""
+        noted.look(counts)
         count, text_size, view = counts[_EVENTS_AT], counts[_TEXT_AT], noted.rows
-        if counts[_MEMORY_AT] != noted.rows_at or count > len(view) // 4:
-            memory = ffi.buffer(noted.turn.events, count * _EVENT_SIZE)
-            noted.rows_at, noted.rows = counts[_MEMORY_AT], memoryview(memory).cast("q")
-            view = noted.rows
-        noted.text = ffi.buffer(noted.turn.text, text_size)[:] if text_size else b""
+        noted.text = noted.letters[:text_size]
         if count == counts[_MESSAGES_AT]:  # the usual turn
-            if count == 1:
-                return iter(((self.connections.get(view[0]), 0, text_size),))
             # Each message begins where the last one ends.
             starts = view[3 : 4 * count : 4].tolist()
             connections = map(self.connections.get, view[: 4 * count : 4].tolist())

@@ -62,6 +62,8 @@ class ClientEndpoint:
         self._unreachable: OSError | None = None  # what a send was told during the handshake
         self._vain_waits = 0  # since something was sent
 
+    due = -math.inf  # as of Endpoint: not known, timeout() is to be asked
+
     def connect(self, now: float) -> None:
         """Begin the handshake.
 

@@ -158,7 +158,8 @@ class SocketDriver:
             if not is_done and self.is_open:  # the others are served
                 self.is_settling = True
                 self.loop.call_soon(self._settle)
-            self._set_timer()
+            if self.endpoint.due < self._timer_due:
+                self._set_timer()
 
     def _set_timer(self) -> None:
         """One that goes off too early does no harm, and is cheaper than one anew each time."""

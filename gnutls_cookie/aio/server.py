@@ -396,11 +396,6 @@ class ServerDriver(SocketDriver):
             else:
                 connection.on_news(is_direct)
 
-    def _set_timer(self) -> None:
-        # Nothing but a turn makes a timer due earlier, and one that is set is early enough mostly.
-        if self.endpoint.due < self._timer_due:
-            super()._set_timer()
-
     def _on_failure(self, error: OSError) -> None:
         self._owner.report("a socket of a DTLS server failed", error, self.endpoint.sock)
         self._owner.close()
