@@ -272,7 +272,7 @@ class Session(Agreed):
                 return True
             if code != _AGAIN:
                 raise failure(code, wire.error_detail)
-            if not wire.starved or (not inbox and now < wire.due_at):
+            if not wire.starved or (not inbox and lib.gcookie_wire_timeout(wire, now) != 0):
                 return False
         return False
 

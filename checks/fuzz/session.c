@@ -158,7 +158,7 @@ int gcookie_py_psk(uintptr_t handle, const unsigned char *username, unsigned int
     MUST(gcookie_wire_receive(wire, server->seat, NULL, 0) == GCOOKIE_BUSY);
     MUST(gcookie_wire_close(wire, server->seat) == GCOOKIE_BUSY);
     MUST(gcookie_wire_alert(wire, server->seat, 1, 0) == GCOOKIE_BUSY);
-    MUST(server->seat->out_size == out_size && wire->handle == HANDLE);
+    MUST(server->seat->out_size == out_size && server->seat->handle == HANDLE);
     if (options & LOOKUP_FAILS) {
         return -1;
     }
@@ -195,7 +195,7 @@ static void open_side(struct side *side, int is_server) {
 }
 
 static void close_side(struct side *side) {
-    MUST(side->wire->guard == NULL || side->wire->guard->kept <= GCOOKIE_MOST_KEPT);
+    MUST(gcookie_wire_kept(side->wire) <= GCOOKIE_MOST_KEPT);
     gcookie_wire_release(&side->wire);
     MUST(side->wire == NULL);
     gcookie_seat_clear(side->seat);
@@ -241,9 +241,9 @@ static struct datagram take_first(struct side *from) {
 /* What a call sent: whole datagrams, none above the MTU, and the wire is left as it was found. */
 static void collect(struct side *side) {
     const struct gcookie_seat *seat = side->seat;
-    MUST(side->wire->busy == 0 && side->wire->seat == NULL && side->wire->input.left == 0);
-    MUST(side->wire->handle == 0);
-    MUST((side->wire->guard == NULL) ==
+    MUST(side->wire->busy == 0 && side->wire->seat == NULL);
+    MUST(seat->input.left == 0 && seat->handle == 0);
+    MUST((side->wire->handshake == NULL) ==
          (side->wire->established || side->wire->failed || side->wire->closed));
     MUST(seat->out_size <= seat->out_capacity);
     MUST((seat->out == seat->first) == (seat->out_capacity == sizeof seat->first));
@@ -278,7 +278,9 @@ static void hear(struct side *side, size_t size) {
 static void shake(struct side *side, const uint8_t *in, size_t size) {
     struct gcookie_wire *wire = side->wire;
     const uintptr_t handle = side->is_server ? HANDLE : 0;
-    const int was_due = now >= wire->due_at, is_over = now >= wire->deadline;
+    const struct gcookie_handshake *const handshake = wire->handshake;
+    const int was_due = handshake != NULL && now >= handshake->due_at;
+    const int is_over = handshake != NULL && now >= handshake->deadline;
     const int code = gcookie_wire_handshake(wire, side->seat, handle, in, size, now);
     MUST(was_due || !wire->resent);
     collect(side);
@@ -294,7 +296,7 @@ static void shake(struct side *side, const uint8_t *in, size_t size) {
     } else {
         const double left = gcookie_wire_timeout(wire, now);
         MUST(!is_over && left >= 0 && left <= 60);
-        MUST(was_due || !side->wire->starved || left > 0 || wire->sent_at + 1 <= now);
+        MUST(was_due || !side->wire->starved || left > 0 || wire->handshake->sent_at + 1 <= now);
     }
 }
 

@@ -16,9 +16,9 @@ enum {
 };
 
 /* Whether the last flight is of no more than MOST_RECORDS with this MTU. */
-static int can_be_cut(const struct gcookie_wire *wire, unsigned int mtu) {
+static int can_be_cut(const struct gcookie_handshake *handshake, unsigned int mtu) {
     const size_t piece = mtu - GCOOKIE_RECORD_HEADER_SIZE - GCOOKIE_MESSAGE_HEADER_SIZE;
-    return wire->flight_messages + wire->flight_bytes / piece <= MOST_RECORDS;
+    return handshake->flight_messages + handshake->flight_bytes / piece <= MOST_RECORDS;
 }
 
 /* The last flight is about to be sent again. Where it was lost twice already, the path may not take
@@ -26,17 +26,18 @@ static int can_be_cut(const struct gcookie_wire *wire, unsigned int mtu) {
  * MTU each time that it sends them (lib/dtls.c). A ClientHello stays whole: many servers take no
  * fragment of one before they have verified the client. */
 void gcookie_flight_shrink(struct gcookie_wire *wire) {
+    struct gcookie_handshake *const handshake = wire->handshake;
     const unsigned int mtu = gnutls_dtls_get_mtu(wire->session);
-    unsigned int smaller = wire->resends >= 3 ? MTU_AFTER_FOUR : MTU_AFTER_TWO;
-    if (wire->resends == 0 || !(wire->guard->is_server || wire->guard->greeted))
+    unsigned int smaller = handshake->resends >= 3 ? MTU_AFTER_FOUR : MTU_AFTER_TWO;
+    if (handshake->resends == 0 || !(handshake->guard.is_server || handshake->guard.greeted))
         return;
-    while (smaller < mtu && !can_be_cut(wire, smaller))
+    while (smaller < mtu && !can_be_cut(handshake, smaller))
         smaller++;
     if (smaller >= mtu)
         return;
-    if (wire->mtu == 0)
-        wire->mtu = mtu;
-    wire->small_mtu = smaller;
+    if (handshake->mtu == 0)
+        handshake->mtu = mtu;
+    handshake->small_mtu = smaller;
     gnutls_dtls_set_mtu(wire->session, smaller);
 }
 
@@ -45,59 +46,65 @@ void gcookie_flight_shrink(struct gcookie_wire *wire) {
  * alone, to which it adds what touches it (lib/buffers.c, merge_handshake_packet): from its end
  * back to its start, and then, in the order of the next try, all of it. Others bear any order. */
 void gcookie_flight_order(struct gcookie_wire *wire) {
-    struct gcookie_seat *seat = wire->seat;
-    if (wire->resent && wire->mtu > 0 && wire->resends % 2 == 1)
-        gcookie_seat_reverse(seat);
+    const struct gcookie_handshake *const handshake = wire->handshake;
+    if (wire->resent && handshake->mtu > 0 && handshake->resends % 2 == 1)
+        gcookie_seat_reverse(wire->seat);
 }
 
 /* The losses may have been of another kind, and messages are the application's to cut. */
 static void restore(const struct gcookie_wire *wire) {
-    if (wire->mtu > 0 && gnutls_dtls_get_mtu(wire->session) == wire->small_mtu)
-        gnutls_dtls_set_mtu(wire->session, wire->mtu);
+    const struct gcookie_handshake *const handshake = wire->handshake;
+    if (handshake->mtu > 0 && gnutls_dtls_get_mtu(wire->session) == handshake->small_mtu)
+        gnutls_dtls_set_mtu(wire->session, handshake->mtu);
 }
 
-static void count_resends(struct gcookie_wire *wire) {
-    if (wire->guard->next != wire->answered) {
-        wire->answered = wire->guard->next;
-        wire->resends = 0;
+static void count_resends(const struct gcookie_wire *wire) {
+    struct gcookie_handshake *const handshake = wire->handshake;
+    if (handshake->guard.next != handshake->answered) {
+        handshake->answered = handshake->guard.next;
+        handshake->resends = 0;
     } else if (wire->resent) {
-        wire->resends++;
+        handshake->resends++;
     }
 }
 
 /* How long a flight is, in case that it must be cut into smaller pieces. */
 void gcookie_flight_measure(struct gcookie_wire *wire, const unsigned char *record, size_t size) {
+    struct gcookie_handshake *const handshake = wire->handshake;
     const int is_rest =
         size >= GCOOKIE_RECORD_HEADER_SIZE + GCOOKIE_MESSAGE_HEADER_SIZE &&
         record[0] == GCOOKIE_HANDSHAKE && record[3] == 0 && record[4] == 0 &&
         (record[19] != 0 || record[20] != 0 || record[21] != 0); /* its fragment_offset */
+    if (handshake == NULL)
+        return; /* libgnutls answers a repeated Finished */
     if (wire->seat->out_size == wire->seat->begun)
-        wire->flight_messages = wire->flight_bytes = 0;
-    wire->flight_messages += !is_rest;
-    wire->flight_bytes += size;
+        handshake->flight_messages = handshake->flight_bytes = 0;
+    handshake->flight_messages += !is_rest;
+    handshake->flight_bytes += size;
 }
 
 /* When the flight that was sent last is due again. */
 void gcookie_flight_set_timer(struct gcookie_wire *wire, double now, int was_due, int has_sent) {
+    struct gcookie_handshake *const handshake = wire->handshake;
     const double first = wire->settings->retransmit_seconds;
 
     if (was_due && (wire->resent || !has_sent)) {
-        wire->interval = fmax(first, fmin(2 * wire->interval, LONGEST_INTERVAL_SECONDS));
-        wire->due_at = now + wire->interval;
+        handshake->interval = fmax(first, fmin(2 * handshake->interval, LONGEST_INTERVAL_SECONDS));
+        handshake->due_at = now + handshake->interval;
     } else if (has_sent) {
-        wire->interval = first;
-        wire->due_at = now + wire->interval;
+        handshake->interval = first;
+        handshake->due_at = now + handshake->interval;
     }
     if (has_sent)
-        wire->sent_at = now;
+        handshake->sent_at = now;
     count_resends(wire);
-    if (wire->guard->heard) {
+    if (handshake->guard.heard) {
         /* The way is open again, and what the peer repeats says that it lacks our flight (RFC 6347
          * 4.2.4, 4.2.4.1). A stranger can say it too: no more often than at first. */
-        wire->guard->heard = 0;
-        wire->interval = first;
-        if (!isinf(wire->sent_at))
-            wire->due_at = fmin(wire->due_at, wire->sent_at + wire->interval);
+        handshake->guard.heard = 0;
+        handshake->interval = first;
+        if (!isinf(handshake->sent_at))
+            handshake->due_at = fmin(handshake->due_at, handshake->sent_at + handshake->interval);
     }
 }
 
@@ -108,7 +115,7 @@ void gcookie_flight_keep(struct gcookie_wire *wire, const unsigned char *sent, s
         wire->flight = malloc(size);
     if (wire->flight != NULL) {
         memcpy(wire->flight, sent, size);
-        wire->flight_size = size;
+        wire->flight_size = (uint32_t)size;
     }
 }
 

@@ -205,6 +205,7 @@ static int open_session(struct gcookie_wire *wire, const char **what) {
 int gcookie_wire_new(struct gcookie_wire **box, size_t size, struct gcookie_settings *settings,
                      const char **what) {
     struct gcookie_wire *wire = size < sizeof *wire ? NULL : calloc(1, size);
+    struct gcookie_handshake *handshake;
     int code;
 
     *what = "";
@@ -213,16 +214,16 @@ int gcookie_wire_new(struct gcookie_wire **box, size_t size, struct gcookie_sett
     wire->holders = 1;
     wire->settings = settings;
     gcookie_settings_hold(settings);
-    wire->is_server = settings->is_server;
-    wire->interval = settings->retransmit_seconds;
-    wire->deadline = wire->due_at = INFINITY;
-    wire->sent_at = -INFINITY;
-    wire->guard = calloc(1, sizeof *wire->guard);
-    if (wire->guard == NULL) {
+    wire->is_server = settings->is_server != 0;
+    handshake = wire->handshake = calloc(1, sizeof *handshake);
+    if (handshake == NULL) {
         gcookie_wire_release(&wire);
         return GNUTLS_E_MEMORY_ERROR;
     }
-    wire->guard->is_server = wire->is_server;
+    handshake->guard.is_server = wire->is_server;
+    handshake->interval = settings->retransmit_seconds;
+    handshake->deadline = handshake->due_at = INFINITY;
+    handshake->sent_at = -INFINITY;
     code = open_session(wire, what);
     if (code < 0)
         gcookie_wire_release(&wire);

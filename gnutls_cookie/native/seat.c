@@ -33,6 +33,8 @@ void gcookie_seat_init(struct gcookie_seat *seat) {
     seat->out_size = seat->begun = seat->last = 0;
     seat->gathers = 0;
     seat->written = 0;
+    seat->input = (struct gcookie_input){NULL, 0, NULL, 0};
+    seat->handle = 0;
 }
 
 /* Nothing is sent yet. */

@@ -2,14 +2,15 @@
 #ifndef GNUTLS_COOKIE_SEAT_H
 #define GNUTLS_COOKIE_SEAT_H
 
-#include <stddef.h>
-#include <stdint.h>
+#include "guard.h"
 
 enum { GCOOKIE_FIRST = 1 << 13 }; /* bytes for what a call sends, as a rule */
 
 /* What a call needs for its length, whichever session's: given by the caller, one for each thread
  * that is in a call. */
 struct gcookie_seat {
+    struct gcookie_input input; /* what is to be read of the datagram */
+    uintptr_t handle;           /* what PSK lookups go to; 0: nobody */
     /* The datagrams that were sent, each behind its size (uint32_t): in `first`, or where a flight
      * is longer than that, in memory of its own, which the next call frees. */
     unsigned char *out;

@@ -157,7 +157,7 @@ static void establish(struct gcookie_server *server, struct gcookie_connection *
 }
 
 static uint32_t messages_read(const struct gcookie_connection *one) {
-    return one->wire.guard == NULL ? HANDSHAKE_IS_OVER : one->wire.guard->next;
+    return one->wire.handshake == NULL ? HANDSHAKE_IS_OVER : one->wire.handshake->guard.next;
 }
 
 /* 0: the connection has ended. */
@@ -176,7 +176,7 @@ static int go_on(struct gcookie_server *server, struct gcookie_connection *one,
             *at += *left - wire->left;
         *left = wire->left;
         if (code == GNUTLS_E_AGAIN &&
-            (!wire->starved || (*left == 0 && server->now < wire->due_at)))
+            (!wire->starved || (*left == 0 && server->now < wire->handshake->due_at)))
             break;
     }
     if (code != 0 && code != GNUTLS_E_AGAIN) {
@@ -233,7 +233,7 @@ static int take_messages(struct gcookie_server *server, struct gcookie_connectio
 static void bound_kept(struct gcookie_server *server, struct gcookie_connection *one) {
     struct gcookie_connections *const all = &server->connections;
 
-    gcookie_connections_keep(all, one, one->wire.guard == NULL ? 0 : one->wire.guard->kept);
+    gcookie_connections_keep(all, one, gcookie_wire_kept(&one->wire));
     while (all->kept > server->limits.kept)
         end(server, gcookie_connections_keeping(all), GCOOKIE_CLOSED_DISPLACED, 0);
 }

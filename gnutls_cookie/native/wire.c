@@ -59,7 +59,8 @@ static void turn_timers_off(struct gcookie_wire *wire) {
     if (wire->timers_off)
         return;
     gnutls_dtls_set_timeouts(wire->session, 0, UINT_MAX);
-    wire->began[1] = realtime();
+    if (wire->handshake != NULL)
+        wire->handshake->began[1] = realtime();
     wire->timers_off = 1;
 }
 
@@ -67,9 +68,10 @@ static void turn_timers_off(struct gcookie_wire *wire) {
  * millisecond before the handshake began (a difference of -1 ms, as unsigned int). Where the clock
  * was set back to just before that, let it pass. */
 static void wait_for_another_time(const struct gcookie_wire *wire) {
-    const int64_t left = wire->began[1] - realtime();
+    const int64_t *const began = wire->handshake->began;
+    const int64_t left = began[1] - realtime();
     const struct timespec rest = {0, (long)left};
-    if (left > 0 && left < wire->began[1] - wire->began[0] + 20 * NS_A_MS && left < 1000 * NS_A_MS)
+    if (left > 0 && left < began[1] - began[0] + 20 * NS_A_MS && left < 1000 * NS_A_MS)
         nanosleep(&rest, NULL);
 }
 
@@ -85,7 +87,7 @@ static int before_message(gnutls_session_t session, unsigned int type, unsigned 
  * and some versions what stands behind them in the datagram, too. No ChangeCipherSpec follows one
  * under keys: libgnutls would keep each, in 16 KiB, for a handshake that never comes. */
 static size_t next_record(struct gcookie_wire *wire, unsigned char *out, size_t capacity) {
-    struct gcookie_input *input = &wire->input;
+    struct gcookie_input *input = &wire->seat->input;
     while (input->left > 0) {
         const unsigned char *record = input->at;
         const size_t size = gcookie_record_size(record, input->left);
@@ -114,8 +116,9 @@ static ssize_t pull(gnutls_transport_ptr_t ptr, void *data, size_t size) {
 
     turn_timers_off(wire);
     if (wire->seat != NULL) {
-        if (wire->guard != NULL)
-            record = gcookie_guard_next(wire->guard, wire->session, &wire->input, data, size);
+        if (wire->handshake != NULL)
+            record = gcookie_guard_next(&wire->handshake->guard, wire->session, &wire->seat->input,
+                                        data, size);
         else
             record = next_record(wire, data, size);
     }
@@ -129,14 +132,15 @@ static ssize_t pull(gnutls_transport_ptr_t ptr, void *data, size_t size) {
 }
 
 static int has_more(const struct gcookie_wire *wire) {
-    return wire->input.left > 0 || wire->input.messages_left > 0 ||
-           (wire->guard != NULL && gcookie_guard_has_more(wire->guard));
+    const struct gcookie_input *const input = &wire->seat->input;
+    return input->left > 0 || input->messages_left > 0 ||
+           (wire->handshake != NULL && gcookie_guard_has_more(&wire->handshake->guard));
 }
 
 static int pull_timeout(gnutls_transport_ptr_t ptr, unsigned int milliseconds) {
     struct gcookie_wire *wire = ptr;
     (void)milliseconds;
-    if (has_more(wire) || !wire->due)
+    if (wire->seat == NULL || has_more(wire) || !wire->due)
         return 1; /* "there may be something": pull says whether */
     wire->resending = 1;
     return 0;
@@ -157,8 +161,9 @@ int gcookie_psk_lookup(gnutls_session_t session, const gnutls_datum_t *username,
         return NO_SUCH_USER;
     if (known->data != NULL)
         return gcookie_datum_copy(key, wire->settings->psk_key.data, wire->settings->psk_key.size);
-    code = gcookie_py_psk(wire->handle, whole.data, whole.size, key);
-    wire->lookup_failed |= code < 0;
+    code = gcookie_py_psk(wire->seat == NULL ? 0 : wire->seat->handle, whole.data, whole.size, key);
+    if (code < 0)
+        wire->lookup_failed = 1;
     return code;
 }
 
@@ -187,7 +192,7 @@ int gcookie_wire_begin(struct gcookie_wire *wire) {
     int code;
     if (!wire->is_server)
         return 0;
-    wire->began[0] = realtime();
+    wire->handshake->began[0] = realtime();
     code = gnutls_handshake(wire->session);
     return code == GNUTLS_E_AGAIN ? 0 : code;
 }
@@ -199,27 +204,31 @@ int gcookie_wire_lacks_alpn(gnutls_session_t session) {
 }
 
 void gcookie_wire_begin_at(struct gcookie_wire *wire, unsigned int hsk_read_seq) {
-    if (wire->guard != NULL)
-        wire->guard->next = hsk_read_seq;
+    if (wire->handshake != NULL)
+        wire->handshake->guard.next = hsk_read_seq;
 }
 
 /* The handshake is over. */
-static void drop_guard(struct gcookie_wire *wire) {
-    if (wire->guard == NULL)
+static void end_handshake(struct gcookie_wire *wire) {
+    if (wire->handshake == NULL)
         return;
-    wire->refused += wire->guard->refused;
-    gcookie_guard_clear(wire->guard);
-    free(wire->guard);
-    wire->guard = NULL;
+    wire->refused += wire->handshake->guard.refused;
+    gcookie_guard_clear(&wire->handshake->guard);
+    free(wire->handshake);
+    wire->handshake = NULL;
 }
 
 void gcookie_wire_clear(struct gcookie_wire *wire) {
-    drop_guard(wire);
+    end_handshake(wire);
     gcookie_flight_drop(wire);
 }
 
+uint32_t gcookie_wire_kept(const struct gcookie_wire *wire) {
+    return wire->handshake == NULL ? 0 : wire->handshake->guard.kept;
+}
+
 uint64_t gcookie_wire_refused(const struct gcookie_wire *wire) {
-    return wire->refused + (wire->guard == NULL ? 0 : wire->guard->refused);
+    return wire->refused + (wire->handshake == NULL ? 0 : wire->handshake->guard.refused);
 }
 
 /* --- calls ------------------------------------------------------------------------------------ */
@@ -233,18 +242,16 @@ static int enter(struct gcookie_wire *wire, struct gcookie_seat *seat) {
     return 0;
 }
 
-static void feed(struct gcookie_wire *wire, const unsigned char *in, size_t in_size) {
-    memset(&wire->input, 0, sizeof wire->input);
-    wire->input.at = in;
-    wire->input.left = in_size;
+static void feed(struct gcookie_seat *seat, const unsigned char *in, size_t in_size) {
+    seat->input = (struct gcookie_input){in, in_size, NULL, 0};
 }
 
 static void leave(struct gcookie_wire *wire) {
+    wire->left = wire->seat->input.left;
+    feed(wire->seat, NULL, 0);
+    wire->seat->handle = 0;
     wire->seat = NULL;
-    wire->handle = 0;
     wire->due = wire->resending = wire->in_flight = 0;
-    wire->left = wire->input.left;
-    memset(&wire->input, 0, sizeof wire->input);
     __atomic_store_n(&wire->busy, 0, __ATOMIC_RELEASE);
 }
 
@@ -256,12 +263,12 @@ static int waits(int code) {
  * 6347 4.1.2.7): a server has such a record, a client hears nothing more after its own. */
 int gcookie_wire_clues(const struct gcookie_wire *wire) {
     int clues = 0;
-    if (wire->guard == NULL)
+    if (wire->handshake == NULL)
         return 0;
     if (wire->pulled == GCOOKIE_ALERT && wire->error == GNUTLS_E_UNEXPECTED_PACKET)
         clues |= GCOOKIE_CLUE_GOODBYE;
     if (gnutls_auth_get_type(wire->session) == GNUTLS_CRD_PSK &&
-        (wire->guard->unread ||
+        (wire->handshake->guard.unread ||
          (!wire->is_server && gnutls_handshake_get_last_out(wire->session) ==
                                   (gnutls_handshake_description_t)GNUTLS_HANDSHAKE_FINISHED)))
         clues |= GCOOKIE_CLUE_KEY;
@@ -272,7 +279,7 @@ int gcookie_wire_clues(const struct gcookie_wire *wire) {
 static int fail(struct gcookie_wire *wire, int code) {
     wire->failed = 1;
     wire->error = code;
-    wire->input.left = 0; /* nobody reads it any more */
+    wire->seat->input.left = 0; /* nobody reads it any more */
     wire->in_flight = 0;
     wire->starved = 1;
     if (code == GNUTLS_E_FATAL_ALERT_RECEIVED) {
@@ -287,7 +294,7 @@ static int fail(struct gcookie_wire *wire, int code) {
         else
             (void)gnutls_alert_send_appropriate(wire->session, code);
     }
-    drop_guard(wire);
+    end_handshake(wire);
     gcookie_flight_drop(wire);
     return code;
 }
@@ -300,12 +307,12 @@ static int shake(struct gcookie_wire *wire) {
         const int was_due = wire->due, had_input = has_more(wire);
         wire->starved = 0;
         if (!wire->timers_off)
-            wire->began[0] = realtime();
+            wire->handshake->began[0] = realtime();
         else
             wait_for_another_time(wire);
         code = gnutls_handshake(wire->session);
         if (code == 0 || gnutls_error_is_fatal(code)) {
-            wire->starved |= wire->input.left == 0;
+            wire->starved |= wire->seat->input.left == 0;
             return code;
         }
         /* Where nothing was at hand, that was the time to send again what is due. */
@@ -321,21 +328,21 @@ int gcookie_wire_handshake(struct gcookie_wire *wire, struct gcookie_seat *seat,
 
     if ((code = enter(wire, seat)) != 0)
         return code;
-    was_due = now >= wire->due_at;
-    feed(wire, in, in_size);
-    wire->handle = handle;
+    was_due = wire->handshake != NULL && now >= wire->handshake->due_at;
+    feed(seat, in, in_size);
+    seat->handle = handle;
     wire->in_flight = 1;
-    wire->due = was_due;
+    wire->due = was_due != 0;
     wire->resent = 0;
     if (wire->established)
-        wire->starved = wire->input.left == 0;
-    else if (wire->failed || wire->closed)
+        wire->starved = seat->input.left == 0;
+    else if (wire->handshake == NULL)
         code = GNUTLS_E_INVALID_SESSION;
-    else if (now >= wire->deadline)
+    else if (now >= wire->handshake->deadline)
         code = fail(wire, GNUTLS_E_TIMEDOUT);
     else {
-        if (isinf(wire->deadline))
-            wire->deadline = now + wire->settings->handshake_seconds;
+        if (isinf(wire->handshake->deadline))
+            wire->handshake->deadline = now + wire->settings->handshake_seconds;
         if (was_due)
             gcookie_flight_shrink(wire);
         code = shake(wire);
@@ -343,8 +350,8 @@ int gcookie_wire_handshake(struct gcookie_wire *wire, struct gcookie_seat *seat,
             code = gcookie_wire_lacks_alpn(wire->session);
         if (code == 0) {
             wire->established = 1;
-            drop_guard(wire);
             gcookie_flight_keep(wire, seat->out + seat->begun, seat->out_size - seat->begun);
+            end_handshake(wire);
         } else if (code == GNUTLS_E_AGAIN) {
             gcookie_flight_order(wire);
             gcookie_flight_set_timer(wire, now, was_due, seat->out_size > seat->begun);
@@ -357,20 +364,21 @@ int gcookie_wire_handshake(struct gcookie_wire *wire, struct gcookie_seat *seat,
 }
 
 double gcookie_wire_timeout(const struct gcookie_wire *wire, double now) {
-    if (wire->established || wire->failed || wire->closed || isinf(wire->deadline))
+    const struct gcookie_handshake *const handshake = wire->handshake;
+    if (handshake == NULL || isinf(handshake->deadline))
         return -1;
-    return fmax(0, fmin(wire->deadline, wire->due_at) - now);
+    return fmax(0, fmin(handshake->deadline, handshake->due_at) - now);
 }
 
 /* A ClientHello of an established peer is left in libgnutls' record buffer, where the next
  * gnutls_record_recv_packet would lose its 16 KiB (lib/buffers.c). gnutls_record_recv frees it. */
 static void drop_rehandshake(struct gcookie_wire *wire) {
-    const struct gcookie_input input = wire->input;
-    memset(&wire->input, 0, sizeof wire->input); /* it reads no more than what is there */
+    const struct gcookie_input input = wire->seat->input;
+    feed(wire->seat, NULL, 0); /* it reads no more than what is there */
     if (gnutls_record_check_pending(wire->session) > 0)
         (void)gnutls_record_recv(wire->session, wire->seat->message, sizeof wire->seat->message);
     wire->seat->written = sizeof wire->seat->message;
-    wire->input = input;
+    wire->seat->input = input;
     wire->starved = input.left == 0;
 }
 
@@ -401,7 +409,7 @@ static void say_goodbye(struct gcookie_wire *wire) {
         (void)gnutls_alert_send(wire->session, GNUTLS_AL_WARNING, GNUTLS_A_USER_CANCELED);
         (void)gnutls_alert_send(wire->session, GNUTLS_AL_WARNING, GNUTLS_A_CLOSE_NOTIFY);
     }
-    drop_guard(wire);
+    end_handshake(wire);
 }
 
 /* What gcookie_wire_receive gives, before anything is done about it. */
@@ -418,7 +426,7 @@ static ssize_t listen_once(struct gcookie_wire *wire) {
         wire->pulled = 0;
         code = gnutls_record_recv_packet(wire->session, &packet);
         if (packet != NULL) { /* an empty message too: its code is 0 as that of a goodbye */
-            wire->starved = wire->input.left == 0;
+            wire->starved = wire->seat->input.left == 0;
             return take(packet, seat);
         }
         if (code == 0)
@@ -453,7 +461,7 @@ ssize_t gcookie_wire_receive(struct gcookie_wire *wire, struct gcookie_seat *sea
 
     if ((entered = enter(wire, seat)) != 0)
         return entered;
-    feed(wire, in, in_size);
+    feed(seat, in, in_size);
     if (wire->failed || wire->peer_closed || !wire->established) {
         leave(wire);
         return GNUTLS_E_INVALID_SESSION;
@@ -492,7 +500,7 @@ size_t gcookie_wire_data_mtu(gnutls_session_t session) {
 static size_t most_to_send(struct gcookie_wire *wire) {
     const unsigned int mtu = gnutls_dtls_get_mtu(wire->session);
     if (wire->fits_mtu != mtu) {
-        wire->fits = gcookie_wire_data_mtu(wire->session);
+        wire->fits = (uint32_t)gcookie_wire_data_mtu(wire->session);
         wire->fits_mtu = mtu;
     }
     return wire->fits;

@@ -7,56 +7,59 @@
 #include "seat.h"
 #include "settings.h"
 
-/* One side of a connection: the session, and all that is known about it. Counted by those that hold
- * it. The first member of whatever memory it is part of. */
-struct gcookie_wire {
-    gnutls_session_t session;
-    struct gcookie_settings *settings;
-    size_t holders;
-    struct gcookie_guard *guard; /* of a handshake; NULL once it is over */
-    int is_server;
-    int established; /* 1: the handshake is complete */
-    int failed;      /* 1: with `error` */
-    int closed;      /* 1: we said goodbye */
-    int peer_closed; /* 1: the peer did */
-    int error;
-    int error_detail; /* the alert that came, why a certificate is not trusted, or clues */
-    int timers_off;   /* 1: libgnutls' own timers have no effect any more */
+/* What a session needs until its handshake is over. */
+struct gcookie_handshake {
+    struct gcookie_guard guard;
     int64_t began[2]; /* nanoseconds of CLOCK_REALTIME: the handshake began between these */
-    /* The timers of a handshake, in seconds of the caller's clock; infinity: does not run. */
+    /* The timers, in seconds of the caller's clock; infinity: does not run. */
     double deadline; /* when it has failed */
     double due_at;   /* when the flight that was sent last is to be sent again */
     double sent_at;  /* when it was sent; minus infinity: never */
     double interval; /* seconds from there to the next time */
-    /* With our Finished, where the peer may lack it: datagrams as in a seat. */
-    unsigned char *flight;
-    size_t flight_size;
+    size_t flight_messages;
+    size_t flight_bytes;  /* with headers */
     unsigned int resends; /* of the last flight, with nothing new from the peer */
     uint32_t answered;    /* the guard's `next` when they were counted */
-    size_t flight_messages;
-    size_t flight_bytes; /* with headers */
-    unsigned int mtu;    /* bytes: what it was before losses made it smaller; 0: they have not */
+    unsigned int mtu;     /* bytes: what it was before losses made it smaller; 0: they have not */
     unsigned int small_mtu;
+};
+
+/* One side of a connection: the session, and all that is known about it. Counted by those that hold
+ * it. The first member of whatever memory it is part of. It has as many as there are connections,
+ * so what is 0 or 1 is a byte. */
+struct gcookie_wire {
+    gnutls_session_t session;
+    struct gcookie_settings *settings;
+    size_t holders;
+    struct gcookie_handshake *handshake; /* NULL once it is over */
+    /* With our Finished, where the peer may lack it: datagrams as in a seat. */
+    unsigned char *flight;
+    struct gcookie_seat *seat; /* of the call that is under way; or NULL */
+    uint64_t dropped;          /* records of a length that DTLS does not have */
+    uint64_t refused;          /* by the guard, once the handshake is over */
+    uint32_t flight_size;      /* bytes */
+    uint32_t fits; /* what gcookie_wire_data_mtu gave with this MTU; fits_mtu 0: not asked */
+    uint32_t fits_mtu;
+    size_t left; /* after a call: bytes at the end of the datagram that were not read yet */
+    int error;
+    int error_detail; /* the alert that came, why a certificate is not trusted, or clues */
+    uint8_t is_server;
+    uint8_t established; /* 1: the handshake is complete */
+    uint8_t failed;      /* 1: with `error` */
+    uint8_t closed;      /* 1: we said goodbye */
+    uint8_t peer_closed; /* 1: the peer did */
+    uint8_t timers_off;  /* 1: libgnutls' own timers have no effect any more */
+    uint8_t ever_sent;   /* 1: something was sent, in whichever call */
     /* for the length of a call */
-    int busy;                   /* set and cleared atomically */
-    struct gcookie_seat *seat;  /* where the call writes */
-    uintptr_t handle;           /* what PSK lookups go to; 0: nobody */
-    struct gcookie_input input; /* what is to be read of the datagram */
-    int in_flight;              /* 1: the records that are sent may share datagrams */
-    int due;                    /* 1: the last flight is to be sent again */
-    int resending;              /* 1: that has begun */
-    int resent;                 /* 1: and is done */
-    int pulled;                 /* content type of the record that was read last; 0: none */
-    int lookup_failed;          /* 1: Python could not say a key */
-    /* after it */
-    size_t left;   /* bytes at the end of the datagram that were not read yet */
-    int starved;   /* 1: nothing is left to be read: all further calls wait for a datagram */
-    int ever_sent; /* 1: something was sent, in whichever call */
-    unsigned int
-        fits_mtu; /* with this MTU `fits` is what gcookie_wire_data_mtu gave; 0: not asked */
-    size_t fits;
-    uint64_t dropped; /* records of a length that DTLS does not have */
-    uint64_t refused; /* by the guard, once the handshake is over */
+    uint8_t busy;          /* set and cleared atomically */
+    uint8_t in_flight;     /* 1: the records that are sent may share datagrams */
+    uint8_t due;           /* 1: the last flight is to be sent again */
+    uint8_t resending;     /* 1: that has begun */
+    uint8_t resent;        /* 1: and is done */
+    uint8_t pulled;        /* content type of the record that was read last; 0: none */
+    uint8_t lookup_failed; /* 1: Python could not say a key */
+    uint8_t
+        starved; /* after it, 1: nothing is left to be read: further calls wait for a datagram */
 };
 
 /* Answers that are none of libgnutls'. */
@@ -158,6 +161,9 @@ void gcookie_flight_set_timer(struct gcookie_wire *wire, double now, int was_due
 void gcookie_flight_keep(struct gcookie_wire *wire, const unsigned char *sent, size_t size);
 void gcookie_flight_again(struct gcookie_wire *wire);
 void gcookie_flight_drop(struct gcookie_wire *wire);
+
+/* Bytes of messages that are not whole yet. */
+uint32_t gcookie_wire_kept(const struct gcookie_wire *wire);
 
 /* Records and fragments that the guard refused. */
 uint64_t gcookie_wire_refused(const struct gcookie_wire *wire);

@@ -62,8 +62,7 @@ def resident() -> int:
 
 def kept(session: Session) -> int:
     """Bytes of fragments that a session holds."""
-    guard = session._wire.guard  # NULL once the handshake is over
-    return int(guard.kept) if guard else 0
+    return int(lib.gcookie_wire_kept(session._wire))
 
 
 def records(datagram: bytes) -> Iterator[bytes]:
