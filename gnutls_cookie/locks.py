@@ -31,7 +31,8 @@ from ._ffi import ffi, lib
 __all__ = ["News", "OwnedLock", "is_main_thread"]
 
 _MAIN_WAIT_MS = 100  # longest wait in C in the main thread, which runs the signal handlers
-_WAIT_MS = 10_000  # longest wait in C in the other threads
+_WAIT_MS = 10_000  # longest wait in C in the other threads, where there is a timeout
+_WAIT_ON: int = lib.GCOOKIE_WAIT_ON
 
 _BOX = ffi.typeof("struct gcookie_lock **")
 _NO_BOX = ffi.NULL
@@ -186,7 +187,7 @@ class News:
         box = _NO_BOX if first is None else first._box
         told: int
         if timeout is None and get_ident() != _main_ident:  # as a rule, in as few steps
-            told = _change_places(box, self._box, seen, _WAIT_MS)
+            told = _change_places(box, self._box, seen, _WAIT_ON)
             if told != seen:
                 return told
             box = _NO_BOX

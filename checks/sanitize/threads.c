@@ -190,7 +190,7 @@ static void *take_lock(void *argument) {
     static uint64_t count; /* by the lock's owner alone */
     (void)argument;
     while (goes_on()) {
-        const uint64_t token = gcookie_lock_token();
+        const uint64_t token = gcookie_lock_token(), news = gcookie_lock_news(&lock);
         if (gcookie_lock_take(&lock, token, WAIT_MS) != 1)
             continue;
         locked = ++count;
@@ -200,6 +200,8 @@ static void *take_lock(void *argument) {
 #ifdef GCOOKIE_PLANTED_RACE
         planted++;
 #endif
+        if (token % 16 == 0)
+            (void)gcookie_lock_await(&lock, news, WAIT_MS);
     }
     return NULL;
 }

@@ -8,12 +8,23 @@
 #include <stdlib.h>
 #include <time.h>
 
+#if defined __linux__ && UINTPTR_MAX > UINT32_MAX
+#define HAS_FUTEX 1 /* futex(2), with a struct timespec as the kernel has it */
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 struct gcookie_lock {
     uint64_t owner;   /* 0: free */
     pthread_t thread; /* the owner's; the thread that forks keeps its id in the child */
     uint64_t news;
     pthread_cond_t freed;
+#ifdef HAS_FUTEX
+    uint32_t waiting; /* threads in gcookie_lock_await */
+#else
     pthread_cond_t changed;
+#endif
     struct gcookie_lock *next;
     struct gcookie_lock *previous;
 };
@@ -38,6 +49,9 @@ static void in_child(void) {
         if (lock->owner != 0 && !pthread_equal(lock->thread, pthread_self()))
             lock->owner = 0;
         make_conditions(lock); /* the old ones count threads that the child does not have */
+#ifdef HAS_FUTEX
+        lock->waiting = 0;
+#endif
     }
     pthread_mutex_unlock(&guard);
 }
@@ -60,8 +74,10 @@ static int make_conditions(struct gcookie_lock *lock) {
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
 #endif
     error = pthread_cond_init(&lock->freed, &attributes);
+#ifndef HAS_FUTEX
     if (error == 0)
         error = pthread_cond_init(&lock->changed, &attributes);
+#endif
     pthread_condattr_destroy(&attributes);
     return error;
 }
@@ -100,7 +116,9 @@ void gcookie_lock_free(struct gcookie_lock **box) {
         locks = lock->next;
     pthread_mutex_unlock(&guard);
     pthread_cond_destroy(&lock->freed);
+#ifndef HAS_FUTEX
     pthread_cond_destroy(&lock->changed);
+#endif
     free(lock);
 }
 
@@ -183,6 +201,58 @@ void gcookie_lock_give(struct gcookie_lock **box, uint64_t token) {
     pthread_mutex_unlock(&guard);
 }
 
+/* --- news ------------------------------------------------------------------------------------- */
+
+#ifdef HAS_FUTEX
+
+/* A condition would wake without a bound, and its mutex for nobody: each time the kernel looks
+ * through all threads whose futexes have one hash. Of a thousand threads these are some dozens. */
+
+/* The kernel compares the lower half. */
+static uint32_t *word_of(struct gcookie_lock *lock) {
+    return (uint32_t *)&lock->news + (__BYTE_ORDER__ == __ORDER_BIG_ENDIAN__);
+}
+
+uint64_t gcookie_lock_news(struct gcookie_lock **box) {
+    struct gcookie_lock *lock = *box;
+    return lock == NULL ? 0 : __atomic_load_n(&lock->news, __ATOMIC_SEQ_CST);
+}
+
+uint64_t gcookie_lock_await(struct gcookie_lock **box, uint64_t news, unsigned int wait_ms) {
+    const int ends = wait_ms != GCOOKIE_WAIT_ON;
+    struct gcookie_lock *lock = *box;
+    struct timespec end;
+
+    if (lock == NULL)
+        return news + 1;
+    if (ends)
+        end = later(wait_ms);
+    /* Either its number is seen by who tells, or what was told here. */
+    __atomic_add_fetch(&lock->waiting, 1, __ATOMIC_SEQ_CST);
+    while (__atomic_load_n(&lock->news, __ATOMIC_SEQ_CST) == news) {
+        if (syscall(SYS_futex, word_of(lock), FUTEX_WAIT_BITSET_PRIVATE, (uint32_t)news,
+                    ends ? &end : NULL, NULL, FUTEX_BITSET_MATCH_ANY) != 0 &&
+            errno == ETIMEDOUT)
+            break;
+    }
+    __atomic_sub_fetch(&lock->waiting, 1, __ATOMIC_SEQ_CST);
+    return __atomic_load_n(&lock->news, __ATOMIC_SEQ_CST);
+}
+
+void gcookie_lock_notify(struct gcookie_lock **box) {
+    struct gcookie_lock *lock = *box;
+    uint32_t waiting;
+
+    if (lock == NULL)
+        return;
+    __atomic_add_fetch(&lock->news, 1, __ATOMIC_SEQ_CST);
+    waiting = __atomic_load_n(&lock->waiting, __ATOMIC_SEQ_CST);
+    if (waiting > 0) /* no more of them: the kernel would look for others */
+        syscall(SYS_futex, word_of(lock), FUTEX_WAKE_PRIVATE, waiting, NULL, NULL, 0);
+}
+
+#else
+
 uint64_t gcookie_lock_news(struct gcookie_lock **box) {
     struct gcookie_lock *lock = *box;
     uint64_t news;
@@ -222,6 +292,8 @@ void gcookie_lock_notify(struct gcookie_lock **box) {
      */
     pthread_cond_broadcast(&lock->changed);
 }
+
+#endif
 
 uint64_t gcookie_lock_notify_and_await(struct gcookie_lock **first, struct gcookie_lock **box,
                                        uint64_t news, unsigned int wait_ms) {

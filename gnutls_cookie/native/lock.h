@@ -25,7 +25,8 @@ void gcookie_lock_give(struct gcookie_lock **box, uint64_t token);
 
 /* How often gcookie_lock_notify was called. Who holds the lock reads it, gives the lock, and calls
  * gcookie_lock_await, which waits for at most wait_ms until the number is another one, and returns
- * it. */
+ * it. GCOOKIE_WAIT_ON: without an end, and without a timer. */
+#define GCOOKIE_WAIT_ON UINT32_MAX
 uint64_t gcookie_lock_news(struct gcookie_lock **box);
 uint64_t gcookie_lock_await(struct gcookie_lock **box, uint64_t news, unsigned int wait_ms);
 void gcookie_lock_notify(struct gcookie_lock **box);

@@ -510,3 +510,70 @@ def test_two_threads_change_places() -> None:
     for thread in threads:
         thread.join(BOUND)
     assert order == [0, 1] * 500
+
+
+def test_all_that_wait_for_news_are_woken_each_time() -> None:
+    """No timer would wake one that was missed, and some are told as they begin to wait."""
+    news, turn = News(), [0]
+    reached: list[int] = []
+
+    def wait() -> None:
+        for number in range(1, 301):
+            reached.append(number)
+            seen = news.seen()
+            while turn[0] < number:
+                seen = news.wait(seen)
+
+    threads = [threading.Thread(target=wait, daemon=True) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    end = time.monotonic() + BOUND
+    while turn[0] < 300 and time.monotonic() < end:
+        if len(reached) == 4 * (turn[0] + 1):
+            turn[0] += 1
+            news.tell()
+        time.sleep(0)
+    for thread in threads:
+        thread.join(BOUND)
+    assert sorted(reached) == [number for number in range(1, 301) for _ in threads]
+    assert not any(thread.is_alive() for thread in threads)
+
+
+NEWS_AND_FORKS = """
+import os, signal, threading
+from gnutls_cookie.locks import News
+
+news = News()
+over = threading.Event()
+def wait():
+    seen = news.seen()
+    while not over.is_set():
+        seen = news.wait(seen)
+threads = [threading.Thread(target=wait) for _ in range(3)]
+for thread in threads:
+    thread.start()
+for turn in range(50):
+    news.tell()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        seen = news.seen()
+        told = []
+        thread = threading.Thread(target=lambda: told.append(news.wait(seen)))
+        thread.start()
+        news.tell()
+        thread.join()
+        os._exit(0 if told == [seen + 1] and news.wait(seen + 1, 0.001) == seen + 1 else 1)
+    assert os.waitpid(child, 0)[1] == 0, turn
+over.set()
+news.tell()
+for thread in threads:
+    thread.join()
+print("done")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_child_of_a_fork_is_told_news_of_its_own() -> None:
+    """Threads of the parent wait for them all the time; they are not in the child."""
+    assert python_in_silence(NEWS_AND_FORKS, env=forking(), timeout=120) == "done\n"
