@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 import pytest
 
-from gnutls_cookie import Arrival, PSKCredentials
-from gnutls_cookie.server import Closed, CloseReason, Connected, Connection, MessageReady
+from gnutls_cookie import Arrival, CookieGate, PSKCredentials
+from gnutls_cookie import Client as GnuTLSClient
+from gnutls_cookie.endpoint import Endpoint
+from gnutls_cookie.server import (
+    Closed,
+    CloseReason,
+    Connected,
+    Connection,
+    Event,
+    MessageReady,
+)
+from tests.support.common import udp_socket
 from tests.support.peers import psk
 from tests.support.servers import Bench, Client
 
@@ -156,6 +167,44 @@ def test_messages_for_a_receiver_come_once_each_wherever_a_call_is_struck(answer
         assert heard == MESSAGES
         after += 1
     assert after > 20
+
+
+@pytest.mark.parametrize("count", [1, len(MESSAGES)])
+def test_messages_of_a_turn_that_was_struck_come_once_each(count: int) -> None:
+    """At a served socket, alone and several at once."""
+    after, was_struck = 0, True
+    with udp_socket() as peer, udp_socket() as sock:
+        sock.setblocking(False)
+        endpoint = Endpoint(sock, CookieGate(b"k" * 16), psk())
+        peer.connect(sock.getsockname())
+        peer.settimeout(10)
+        client = GnuTLSClient(psk())
+        client.connect(time.monotonic())
+        events: list[Event] = []
+        while not (client.session.established and events):
+            for datagram in client.datagrams_to_send():
+                peer.send(datagram)
+            endpoint.wait(10)
+            events += endpoint.turn(time.monotonic())
+            if not client.session.established:
+                client.receive_datagram(peer.recv(2048), time.monotonic())
+        assert isinstance(events[0], Connected)
+        connection, messages = events[0].connection, MESSAGES[:count]
+        while was_struck:
+            connection.receiver = heard = Heard()
+            for message in messages:
+                client.send(message)
+            for datagram in client.datagrams_to_send():
+                peer.send(datagram)
+            strikes, was_struck = Strikes(after), False
+            for _ in range(2):
+                was_struck |= strikes.call(endpoint.turn, time.monotonic())
+            while (message_or_none := connection.receive()) is not None:
+                heard.append(message_or_none)
+            assert heard == messages
+            after += 1
+        assert after > 10
+        endpoint.close()
 
 
 def test_failure_of_a_call_that_was_struck_is_told_with_what_its_lookup_raised() -> None:
