@@ -53,6 +53,7 @@ class ServerDriver:
         self.endpoint = endpoint
         self.name = f"server of {endpoint.sock.getsockname()}"
         self.threads: set[threading.Thread] = set()
+        self._returned = News()  # told of handlers that have
         self._work = work
         self._pid = os.getpid()
         self.ident: int | None = None  # of the thread at the socket
@@ -291,20 +292,17 @@ class ServerDriver:
 
     def _wait_for_handlers(self) -> set[threading.Thread]:
         """Give the handlers their time; returns the threads that are left."""
-        news, grace = self._work.news, self._work.grace
+        returned, grace = self._returned, self._work.grace
         deadline = None if grace is None else time.monotonic() + grace
         threads = set(self.threads)
-        token = news.token()
-        try:
-            news.take(token)
-            while self.threads:
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
-                    break
-                news.wait(token, left)
-            remaining = set(self.threads)
-        finally:
-            news.give(token)
+        while True:
+            seen, left = returned.seen(), None
+            if deadline is not None:
+                left = deadline - time.monotonic()
+            if not self.threads or (left is not None and left <= 0):
+                break
+            returned.wait(seen, left)
+        remaining = set(self.threads)
         for thread in threads - remaining:
             thread.join(CLOSING_SECONDS)  # past its handler
         return remaining
@@ -318,11 +316,11 @@ class ServerDriver:
             daemon=True,
             name=f"connection of {connection.address}",
         )
-        self._work.note(self.threads.add, thread)
+        self.threads.add(thread)
         try:
             thread.start()
         except Exception as error:  # the system gives no more threads: the others are served on
-            self._work.note(self.threads.discard, thread)
+            self.leave_out(thread)
             self.forget(connection)
             connection.close()
             self.endpoint.trouble(
@@ -345,7 +343,12 @@ class ServerDriver:
                 self.forget(connection)
                 if (news := self.next_in_line()) is not None:
                     news.tell()
-                self._work.note(self.threads.discard, threading.current_thread())
+                self.leave_out(threading.current_thread())
+
+    def leave_out(self, thread: threading.Thread) -> None:
+        """Nobody is to wait for its handler."""
+        self.threads.discard(thread)
+        self._returned.tell()
 
     def forget(self, connection: ServerConnection) -> None:
         """Its handler has returned: nobody is to be told of it."""

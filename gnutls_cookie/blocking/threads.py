@@ -107,7 +107,7 @@ class ServerThreads:
         present = threading.current_thread()
         for driver in self.drivers:
             if present in driver.threads:
-                self.note(driver.threads.discard, present)
+                driver.leave_out(present)
 
     # --- in the threads of the server
 
@@ -121,16 +121,6 @@ class ServerThreads:
                 self.error = self.error or error
                 self.is_ending = True
             self.is_over = self._left == 0
-            self.news.notify()
-        finally:
-            self.news.give(token)
-
-    def note(self, change: Callable[[threading.Thread], None], thread: threading.Thread) -> None:
-        """Add a handler's thread, or take it out."""
-        token = self.news.token()
-        try:
-            self.news.take(token)
-            change(thread)
             self.news.notify()
         finally:
             self.news.give(token)

@@ -13,6 +13,7 @@ import pytest
 from gnutls_cookie import GnuTLSError, PSKCredentials, blocking
 from gnutls_cookie.blocking import Connection, DTLSServer
 from gnutls_cookie.endpoint import Endpoint
+from gnutls_cookie.locks import OwnedLock
 from tests.support.common import forking, python_in_silence
 from tests.support.peers import PSK_KEY, psk
 from tests.support.servers import SECONDS, bounded, open_files
@@ -63,6 +64,31 @@ def test_serve_forever_returns_when_another_thread_closes() -> None:
     thread.join(SECONDS)
     assert not thread.is_alive()
     server.serve_forever()  # over already
+
+
+def test_who_waits_for_the_end_is_not_woken_by_connections(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each waking is a change of threads, and a fight for the GIL."""
+    woken: list[str] = []
+    wait = OwnedLock.wait
+
+    def counted(lock: OwnedLock, token: int, timeout: float | None = None) -> bool:
+        told = wait(lock, token, timeout)
+        woken.append(threading.current_thread().name)
+        return told
+
+    monkeypatch.setattr(OwnedLock, "wait", counted)
+    server = start()
+    thread = threading.Thread(target=server.serve_forever, name="waits")
+    thread.start()
+    for _ in range(3):
+        with connect(server) as client:
+            client.send(b"hello")
+            assert client.receive(SECONDS) == b"hello"
+    server.close()
+    thread.join(SECONDS)
+    assert woken.count("waits") <= 1
 
 
 def test_handler_may_close_the_server_and_wait() -> None:
