@@ -8,7 +8,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ._owned import not_copied
-from ._paths import own_text, peer_text
+from ._paths import own_text, peer_shown, peer_text
 from .session import Session
 
 if TYPE_CHECKING:
@@ -146,6 +146,11 @@ class Connection:
     @address.setter
     def address(self, address: SocketAddress) -> None:
         self._address = address
+
+    @property
+    def _shown_address(self) -> str:
+        """str(address) of a server's. Neither is kept."""
+        return peer_shown(self._box)
 
     @property
     def local(self) -> str | None:

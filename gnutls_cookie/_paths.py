@@ -12,9 +12,18 @@ from .errors import error_from_code
 if TYPE_CHECKING:
     from .address import SocketAddress
 
-__all__ = ["address_text", "native_address", "native_path", "own_text", "peer_text", "source_text"]
+__all__ = [
+    "address_text",
+    "native_address",
+    "native_path",
+    "own_text",
+    "peer_shown",
+    "peer_text",
+    "source_text",
+]
 
 _TEXT = ffi.typeof("struct gcookie_address_text *")
+_SHOWN = ffi.typeof(f"char[{lib.GCOOKIE_ADDRESS_SHOWN}]")
 
 
 def native_address(address: Any) -> Any:
@@ -82,16 +91,28 @@ def peer_text(box: Any) -> SocketAddress:
     return address_text(ffi.addressof(_path_of(box), "address"))
 
 
+def peer_shown(box: Any) -> str:
+    """str(peer_text(box)), at less cost."""
+    out = ffi.new(_SHOWN)
+    lib.gcookie_connection_show(_wire_of(box), out)
+    return ffi.string(out).decode("ascii")
+
+
 def own_text(box: Any) -> str | None:
     """Our address that the peer asked; raises as peer_text()."""
     return source_text(ffi.addressof(_path_of(box), "source"))
 
 
 def _path_of(box: Any) -> Any:
-    if not box[0]:
+    return lib.gcookie_connection_path(_wire_of(box))
+
+
+def _wire_of(box: Any) -> Any:
+    wire = box[0]
+    if not wire:
         what = "the garbage collector has freed the connection"
         raise error_from_code(lib.GNUTLS_E_INVALID_SESSION, what)
-    return lib.gcookie_connection_path(box[0])
+    return wire
 
 
 def source_text(source: Any) -> str | None:

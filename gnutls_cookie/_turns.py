@@ -176,6 +176,7 @@ class Turns:
         self._max_queue = max_queue
         self._max_queue_bytes = max_queue_bytes
         self._error_of = error_of
+        self._mtu = 0  # of the last connection
         self.noted: dict[Noted, None] = {}
 
     def new(self) -> Any:
@@ -301,6 +302,7 @@ class Turns:
         at, number, kind, value, detail = what
         connection = self.connections.get(number)
         if kind == _CONNECTED:
+            self._mtu = value = self._mtu if value == self._mtu else value  # one int for all
             connection = _connection_of(noted.turn, at, number, value)
             connected = Connected(connection)
             if noted.held is held:

@@ -251,7 +251,7 @@ class DTLSServer(ServerBase, asyncio.AbstractServer):
         """A handshake is complete: call the handler in a task of its own, or a protocol."""
         if self._handler is not None:
             core.receiver = connection = Connection(core, driver)
-            self._start_handler(self._handler, connection)
+            self._start_handler(self._handler, core, connection)
             return
         assert self._protocol_factory is not None
         try:
@@ -270,10 +270,12 @@ class DTLSServer(ServerBase, asyncio.AbstractServer):
             {"message": message, "exception": error, "connection": what}
         )
 
-    def _start_handler(self, handler: Handler, connection: Connection) -> None:
+    def _start_handler(
+        self, handler: Handler, core: CoreConnection, connection: Connection
+    ) -> None:
         running = _Handling(handler, connection, self)
         try:
-            name = f"connection of {connection.address}"
+            name = f"connection of {core._shown_address}"
             task: asyncio.Task[object] = self._loop.create_task(running, name=name)
         except Exception as error:  # of a task factory, or for want of memory
             connection.close()

@@ -73,6 +73,17 @@ void gcookie_address_write(const union gcookie_address *address, struct gcookie_
     }
 }
 
+void gcookie_address_show(const union gcookie_address *address, char out[GCOOKIE_ADDRESS_SHOWN]) {
+    struct gcookie_address_text text;
+    gcookie_address_write(address, &text);
+    if (text.is_long) {
+        (void)snprintf(out, GCOOKIE_ADDRESS_SHOWN, "('%s', %u, %u, %u)", text.host, text.port,
+                       (unsigned int)text.flowinfo, (unsigned int)text.scope_id);
+    } else {
+        (void)snprintf(out, GCOOKIE_ADDRESS_SHOWN, "('%s', %u)", text.host, text.port);
+    }
+}
+
 void gcookie_source_parse(struct gcookie_source *out, const char *host) {
     char ip[INET6_ADDRSTRLEN];
     memset(out, 0, sizeof *out);

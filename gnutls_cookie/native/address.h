@@ -47,6 +47,10 @@ struct gcookie_address_text {
 };
 void gcookie_address_write(const union gcookie_address *address, struct gcookie_address_text *out);
 
+/* The same as one text, as Python shows the tuple of its socket module: ('127.0.0.1', 9). */
+enum { GCOOKIE_ADDRESS_SHOWN = 96 }; /* bytes, with the NUL */
+void gcookie_address_show(const union gcookie_address *address, char out[GCOOKIE_ADDRESS_SHOWN]);
+
 /* The host alone; "" where it is not known. */
 void gcookie_source_text(const struct gcookie_source *source, struct gcookie_address_text *out);
 

@@ -161,7 +161,7 @@ void gcookie_connections_trim(struct gcookie_connections *all) {
 
 /* Room for one more, in the heap as well. 0 where there is no memory. */
 static int make_room(struct gcookie_connections *all) {
-    if (all->heap_capacity <= all->table.count) {
+    if (all->heap_capacity <= all->handshaking_count) { /* only those have a timer */
         const size_t wanted = all->heap_capacity == 0 ? LEAST : 2 * all->heap_capacity;
         void *grown = realloc(all->heap, wanted * sizeof *all->heap);
         if (grown == NULL)
@@ -195,6 +195,10 @@ struct gcookie_connection *gcookie_connections_by_id(const struct gcookie_connec
     if (at >= all->slot_count || all->slots[at].generation != id >> 32)
         return NULL;
     return all->slots[at].connection;
+}
+
+void gcookie_connection_show(const struct gcookie_wire *wire, char out[GCOOKIE_ADDRESS_SHOWN]) {
+    gcookie_address_show(&gcookie_connection_path(wire)->address, out);
 }
 
 const struct gcookie_path *gcookie_connection_path(const struct gcookie_wire *wire) {

@@ -88,6 +88,9 @@ void gcookie_connections_keep(struct gcookie_connections *all, struct gcookie_co
 void gcookie_connections_touch(struct gcookie_connections *all, struct gcookie_connection *one,
                                double now);
 
+/* Whose it is, from its wire: gcookie_address_show. */
+void gcookie_connection_show(const struct gcookie_wire *wire, char out[GCOOKIE_ADDRESS_SHOWN]);
+
 /* Where one leads, from its wire. */
 const struct gcookie_path *gcookie_connection_path(const struct gcookie_wire *wire);
 

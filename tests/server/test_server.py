@@ -983,6 +983,22 @@ def test_many_clients_one_after_another_leave_nothing() -> None:
 # --- what is held in C ----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        ("192.0.2.255", 65535),
+        ("2001:db8::1", 1, 0, 0),
+        ("::ffff:192.0.2.1", 9, 0, 0),
+        ("fe80:1111:2222:3333:4444:5555:6666:7777", 65535, 0xFFFFF, 2**32 - 1),
+    ],
+)
+def test_address_is_shown_as_python_shows_it(address: Any) -> None:
+    """The name of a handler's task, say: made without the tuple."""
+    bench = Bench()
+    connection = bench.connection(bench.connected(address=address))
+    assert connection._shown_address == str(address) == str(connection.address)
+
+
 def test_session_of_a_connection_outlives_connection_and_server() -> None:
     """What was agreed on can be asked first when all is over."""
     bench = Bench()
