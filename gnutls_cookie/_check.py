@@ -9,8 +9,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -19,18 +19,23 @@ __all__ = [
     "INT_MAX",
     "UINT_MAX",
     "bytes_copy",
+    "check_callable",
     "check_key_size",
     "fits",
     "flag",
     "integer",
+    "items",
     "seconds",
     "seconds_to_wait",
+    "shown",
     "text",
     "utf8",
 ]
 
 INT_MAX = 0x7FFFFFFF
 UINT_MAX = 0xFFFFFFFF
+
+T = TypeVar("T")
 
 _FOREVER_SECONDS = 10**9  # thirty years; a longer wait has no end
 _TEXT_MAX_BYTES = 0xFFFF
@@ -72,6 +77,30 @@ def flag(name: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be a bool, not {type(value).__name__}")
     return value
+
+
+def check_callable(name: str, value: object) -> None:
+    """What can be called.
+
+    Raises:
+        TypeError: the argument `name` is something else.
+    """
+    if not callable(value):
+        raise TypeError(f"{name} must be callable, not {type(value).__name__}")
+
+
+def items(name: str, value: Iterable[object], kind: type[T]) -> Iterator[T]:
+    """Things of one kind, each judged as it is taken.
+
+    Raises:
+        TypeError: the argument `name` is not iterable, or one of them is of another kind.
+    """
+    if not isinstance(value, Iterable):
+        raise TypeError(f"{name} must be iterable, not {type(value).__name__}")
+    for one in value:
+        if not isinstance(one, kind):
+            raise TypeError(f"{name} must be of {kind.__name__}s, not {type(one).__name__}")
+        yield one
 
 
 def seconds(name: str, value: object, least: float, most: float) -> float:
@@ -183,8 +212,15 @@ def _seconds(name: str, value: object) -> float:
         return math.inf if value > 0 else -math.inf
 
 
+def shown(value: object) -> str:
+    """The value for an error, unless it is a number that Python refuses to write."""
+    try:
+        return repr(value)
+    except ValueError:
+        return f"that {type(value).__name__}"
+
+
 def _shown(number: int) -> str:
-    """The number, unless it is so long that Python refuses to write it."""
     if abs(number) < 10**300:
         return str(int(number))
     return "a larger number" if number > 0 else "a smaller number"

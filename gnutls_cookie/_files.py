@@ -49,7 +49,11 @@ def file_name(name: str, path: object) -> str:
     text = os.fspath(path) if isinstance(path, os.PathLike) else path
     if not isinstance(text, str):
         raise TypeError(f"{name} must name a file by a str or a path, not {type(text).__name__}")
-    if not text or "\0" in text:
+    try:
+        raw = os.fsencode(text)
+    except UnicodeEncodeError:
+        raw = b""
+    if not raw or b"\0" in raw:
         raise ValueError(f"{name} must name a file, not {text!r}")
     return text
 

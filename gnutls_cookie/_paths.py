@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-from ._check import UINT_MAX, fits
+from ._check import UINT_MAX, fits, shown
 from ._ffi import ffi, lib
 from .errors import error_from_code
 
@@ -48,7 +48,7 @@ def native_path(address: Any, local: Any) -> Any:
 
 def _address(address: Any) -> Any:
     if not isinstance(address, tuple) or len(address) not in (2, 4):
-        raise TypeError(f"address must be a tuple (ip, port, ...), not {address!r}")
+        raise TypeError(f"address must be a tuple (ip, port, ...), not {shown(address)}")
     host, port, *more = address
     if not isinstance(host, str):
         raise TypeError(f"address: the ip must be a str, not {type(host).__name__}")
@@ -73,7 +73,11 @@ def _path(address: Any, local: Any) -> Any:
     if local is not None:
         if not isinstance(local, str):
             raise TypeError(f"local must be a str or None, not {type(local).__name__}")
-        lib.gcookie_source_parse(ffi.addressof(out, "source"), local.encode("ascii", "replace"))
+        ip = local.encode("ascii", "replace")
+        if b"\0" not in ip:
+            lib.gcookie_source_parse(ffi.addressof(out, "source"), ip)
+        if not out.source.size:
+            raise ValueError(f"local: {local!r} is not a numeric IP address")
     return out
 
 

@@ -9,7 +9,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from ._check import bytes_copy, flag, integer, seconds, utf8
+from ._check import bytes_copy, flag, integer, seconds, shown, utf8
 from ._convert import c_text
 from ._ffi import ffi, lib
 from ._library import warn_of_faults
@@ -123,7 +123,7 @@ class Settings:
         resume: Buffer | None = None,
     ) -> None:
         if role not in ("client", "server"):
-            raise ValueError(f"role must be 'client' or 'server', not {role!r}")
+            raise ValueError(f"role must be 'client' or 'server', not {shown(role)}")
         is_server = role == "server"
         if server_name is not None and is_server:
             raise ValueError("server_name is for a client")
@@ -273,7 +273,7 @@ class Settings:
             raise ValueError("client_certificate is for a server")
         if not isinstance(wanted, str) or wanted not in _REQUESTS:
             names = ", ".join(map(repr, _REQUESTS))
-            raise ValueError(f"client_certificate must be one of {names}, not {wanted!r}")
+            raise ValueError(f"client_certificate must be one of {names}, not {shown(wanted)}")
         if wanted != "ignore" and not certificates:
             raise ValueError("client_certificate needs CertificateCredentials")
         if wanted == "ignore" and native.verify_peer and self.role == "server":

@@ -6,7 +6,7 @@ import socket
 import struct
 import sys
 
-from ._check import UINT_MAX, fits
+from ._check import UINT_MAX, fits, shown
 
 __all__ = ["SocketAddress", "client_data"]
 
@@ -71,13 +71,13 @@ class client_data:
 def _parse(address: SocketAddress, family: int | None) -> tuple[bytes, int, int, int]:
     """Packed ip (4 or 16 bytes), port, flowinfo and scope_id of a socket address."""
     if not isinstance(address, tuple) or len(address) not in (2, 3, 4):
-        raise TypeError(f"address must be a tuple (ip, port, ...), not {address!r}")
+        raise TypeError(f"address must be a tuple (ip, port, ...), not {shown(address)}")
     host, port, *more = address
     flowinfo, scope_id = [*more, 0, 0][:2]
     if not isinstance(host, str):
         raise TypeError(f"address: the ip must be a str, not {type(host).__name__}")
     if family not in (None, socket.AF_INET, socket.AF_INET6):
-        raise ValueError(f"family must be AF_INET, AF_INET6 or None, not {family!r}")
+        raise ValueError(f"family must be AF_INET, AF_INET6 or None, not {shown(family)}")
     ip, percent, scope = host.partition("%")
     if percent:
         scope_id = _scope_id(host, scope, fits("address: scope_id", scope_id, UINT_MAX))

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ._check import integer, seconds
+from ._check import integer, seconds, shown
 from .errors import TimedOutError, connection_closed, timed_out
 from .server import Closed, CloseReason, Connected, Connection, Event, MessageReady
 from .session import LATEST, Credentials, Session
@@ -120,6 +120,8 @@ class Client(Connection):
             alpn_required=alpn_required,
             resume=resume,
         )
+        if not isinstance(address, tuple) or len(address) not in (2, 4):
+            raise TypeError(f"address must be a tuple (ip, port, ...), not {shown(address)}")
         super().__init__(address)
         self._session = session
         self.error: Exception | None = None

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ._check import UINT_MAX, fits
+from ._check import UINT_MAX, fits, shown
 from ._convert import c_text, readable, readable_client_data, readable_key
 from ._ffi import ffi, lib
 from .errors import PushError, check
@@ -394,7 +394,7 @@ def _session_address(session: object) -> int:
     if address == 0:
         raise ValueError("session is a NULL pointer")
     if not 0 < address <= _UINTPTR_MAX:
-        raise OverflowError(f"session is not an address: {address}")
+        raise OverflowError(f"session is not an address: {shown(address)}")
     if address < _PAGE_SIZE or address % _ALIGNMENT:
         raise ValueError(f"session is not the address of a gnutls_session_t: {address:#x}")
     return int(address)

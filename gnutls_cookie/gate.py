@@ -8,11 +8,13 @@ bytes are read in native/gate.c; reference/gate.py is the same in Python.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
+from ._check import seconds
 from ._convert import readable, readable_client_data
 from ._ffi import ffi, lib
 from ._owned import not_copied
@@ -193,9 +195,12 @@ class CookieGate:
             Discarded: do nothing.
 
         Raises:
-            TypeError: datagram or client_data is not bytes-like.
-            ValueError: datagram or client_data is not contiguous.
+            TypeError: datagram or client_data is not bytes-like, or now not a number.
+            ValueError: datagram or client_data is not contiguous, or now is NaN.
+            OverflowError: as of KeyRing.keys_at().
         """
+        if now is not None:
+            seconds("now", now, -math.inf, math.inf)
         verdict = ffi.new(_VERDICT)
         c = readable_client_data(client_data)
         d = readable("datagram", datagram)
@@ -219,18 +224,6 @@ class CookieGate:
             native, memory = _native(keys)
             self._made = (keys, native, memory)
         return native
-
-    def _decide(self, keys: Any, client_data: Any, datagram: Any, verdict: Any) -> int:
-        kind: int = lib.gcookie_gate_counted(
-            keys,
-            client_data,
-            len(client_data),
-            datagram,
-            len(datagram),
-            verdict,
-            self.native_counters,
-        )
-        return kind
 
     def __repr__(self) -> str:
         return f"<CookieGate {self._ring!r}>"

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
+from ._check import check_callable, integer
 from ._ffi import ffi, lib
 from ._owned import not_copied
 
@@ -95,11 +96,21 @@ class HandleTable:
         return handle
 
     def get(self, handle: int) -> Any:
-        """The object lent as `handle`; None if it is not lent."""
+        """The object lent as `handle`; None if it is not lent.
+
+        Raises:
+            TypeError: handle is not an int.
+        """
+        integer("handle", handle)
         return self._objects.get(handle)
 
     def reclaim(self, handle: int) -> None:
-        """End the loan; a handle that is not lent is left alone."""
+        """End the loan; a handle that is not lent is left alone.
+
+        Raises:
+            TypeError: handle is not an int.
+        """
+        integer("handle", handle)
         self._objects.pop(handle, None)
 
     def lending(self, value: object, function: Any, *arguments: Any) -> Any:
@@ -112,7 +123,11 @@ class HandleTable:
         C's counter is called several Python calls below this one. Where the stack has room for
         them it also has room for `function` and for C's callback (which CPython 3.11 counts twice):
         a RecursionError comes out here, and not in the callback, where nobody would see it.
+
+        Raises:
+            TypeError: function is not callable.
         """
+        check_callable("function", function)
         handle = _new_handle()
         try:
             self._objects[handle] = value

@@ -134,6 +134,8 @@ class _FixedKeys:
         self.keys: Keys = (current, previous)
 
     def at(self, now: float | None) -> Keys:
+        if now is not None:
+            seconds("now", now, -math.inf, math.inf)
         return self.keys
 
     def prints(self) -> frozenset[bytes]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ._check import flag
+from ._check import flag, items
 from ._version import __version__
 from .cookie import library_version
 from .endpoint import Counters
@@ -108,10 +108,13 @@ def exposition(found: Iterable[Family], *, openmetrics: bool = False) -> str:
         found: what families() gave.
         openmetrics: whether it is to be OpenMetrics 1.0 (OPENMETRICS_CONTENT_TYPE); else it is the
             older format (CONTENT_TYPE), which node_exporter's textfile collector reads.
+
+    Raises:
+        TypeError: an argument is of another type.
     """
     flag("openmetrics", openmetrics)
     lines: list[str] = []
-    for family in found:
+    for family in items("found", found, Family):
         name = family.name if openmetrics else family.sample_name
         kind = "gauge" if family.kind == "info" and not openmetrics else family.kind
         lines += [f"# HELP {name} {_escaped(family.text)}", f"# TYPE {name} {kind}"]

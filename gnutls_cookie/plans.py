@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ._check import flag, seconds_to_wait
+from ._check import check_callable, flag, seconds_to_wait
 from .client import Client
 from .client_endpoint import ClientEndpoint
 from .endpoint import Endpoint, gate_for, refuse_one_secret
@@ -67,8 +67,7 @@ class ServerPlan:
                 raise TypeError(f"only one of {' and '.join(given)} may be given")
             raise TypeError(f"{first} must be callable, not NoneType")
         ((name, handler),) = given.items()
-        if not callable(handler):
-            raise TypeError(f"{name} must be callable, not {type(handler).__name__}")
+        check_callable(name, handler)
         if (sock is None) == (host is None):
             raise ValueError("either host (and port) or sock is needed")
         if host is not None:

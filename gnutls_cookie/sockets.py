@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ._check import integer
-from .errors import GnuTLSError, TimedOutError
+from .errors import GnuTLSError, TimedOutError, naming
 from .session import TICK
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Attempts",
     "bound",
     "host_and_port",
+    "resolved",
     "server_name_for",
 ]
 
@@ -47,9 +48,21 @@ def host_and_port(host: object, port: object, least_port: int = 0, prefix: str =
     integer(f"{prefix}port", port, least_port, 65535)
 
 
+def resolved(host: str, port: int, *, family: int = 0, flags: int = 0) -> list[Any]:
+    """What getaddrinfo finds for UDP.
+
+    Raises:
+        OSError: the name is not known; the text names it.
+    """
+    with naming(host):
+        return socket.getaddrinfo(host, port, family=family, type=socket.SOCK_DGRAM, flags=flags)
+
+
 def server_name_for(host: str, server_name: str | None) -> str:
     """What the server's certificate must name: `server_name`, or else `host`."""
-    return server_name or host.partition("%")[0]  # without the zone (RFC 4007 11)
+    if server_name is not None:
+        return server_name
+    return host.partition("%")[0]  # without the zone (RFC 4007 11)
 
 
 class Attempts:

@@ -98,7 +98,16 @@ class TicketKey:
         return key
 
     def is_of(self, prints: frozenset[bytes]) -> bool:
-        """Whether it is made of one of the secrets with these prints, or is one."""
+        """Whether it is made of one of the secrets with these prints, or is one.
+
+        Args:
+            prints: KeyRing.prints.
+
+        Raises:
+            TypeError: it is not a frozenset.
+        """
+        if not isinstance(prints, frozenset):
+            raise TypeError(f"prints must be a frozenset, not {type(prints).__name__}")
         return self._print in prints or secret_print(self._key) in prints
 
     def bytes_for(self, asked: bytes) -> bytes:
@@ -107,7 +116,11 @@ class TicketKey:
 
         Args:
             asked: what clients are asked for; b"": nothing.
+
+        Raises:
+            TypeError: it is not bytes-like.
         """
+        asked = bytes_copy("asked", asked)
         return hmac.digest(self._key, _ASKS + asked, "sha512") if asked else self._key
 
     def __repr__(self) -> str:

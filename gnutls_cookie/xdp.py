@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from . import _libbpf
-from ._check import bytes_copy, check_key_size, flag, integer
+from ._check import bytes_copy, check_key_size, flag, integer, shown
 from ._check import seconds as seconds_in
 from ._hmac_states import hmac_states
 from ._libbpf import XdpError, ffi
@@ -553,7 +553,7 @@ def _states(name: str, key: Buffer) -> bytes:
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> str:
     if value not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)}, not {value!r}")
+        raise ValueError(f"{name} must be one of {', '.join(known)}, not {shown(value)}")
     return value
 
 

@@ -6,6 +6,8 @@ import asyncio
 import socket
 from typing import Any
 
+from gnutls_cookie.errors import naming
+
 __all__ = ["resolve"]
 
 
@@ -13,8 +15,9 @@ async def resolve(host: str, port: int, *, family: int = 0, flags: int = 0) -> l
     """What getaddrinfo finds for UDP.
 
     Raises:
-        OSError: the name is not known.
+        OSError: the name is not known; the text names it.
     """
-    return await asyncio.get_running_loop().getaddrinfo(
-        host, port, family=family, type=socket.SOCK_DGRAM, flags=flags
-    )
+    with naming(host):
+        return await asyncio.get_running_loop().getaddrinfo(
+            host, port, family=family, type=socket.SOCK_DGRAM, flags=flags
+        )

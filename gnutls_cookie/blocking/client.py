@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from gnutls_cookie.client import Client
 from gnutls_cookie.client_endpoint import ClientEndpoint
@@ -16,6 +15,7 @@ from gnutls_cookie.locks import OwnedLock
 from gnutls_cookie.options import ClientOptions
 from gnutls_cookie.plans import ClientPlan
 from gnutls_cookie.session import Credentials
+from gnutls_cookie.sockets import resolved
 
 from .connection import Connection, Deadline
 
@@ -64,19 +64,15 @@ def connect(
         ValueError, TypeError: an argument is out of range or of another type.
     """
     plan = ClientPlan(host, port, credentials, server_name, local_address, options)
-    attempts = plan.attempts(_resolve(plan.host, plan.port), time.monotonic())
+    attempts = plan.attempts(resolved(plan.host, plan.port), time.monotonic())
     while True:
         try:
             here = []
             if plan.local is not None:
-                here = _resolve(*plan.local, family=attempts.info[0])
+                here = resolved(*plan.local, family=attempts.info[0])
             return _shaken(plan.endpoint(attempts, here, time.monotonic()))
         except Exception as error:
             attempts.failed(error, time.monotonic())
-
-
-def _resolve(host: str, port: int, *, family: int = 0) -> list[Any]:
-    return socket.getaddrinfo(host, port, family=family, type=socket.SOCK_DGRAM)
 
 
 def _shaken(endpoint: ClientEndpoint) -> ClientConnection:

@@ -17,6 +17,7 @@ from gnutls_cookie.keys import KeyRing
 from gnutls_cookie.options import ServerOptions
 from gnutls_cookie.plans import ServerPlan
 from gnutls_cookie.session import Credentials
+from gnutls_cookie.sockets import resolved
 
 from .driver import ServerDriver
 from .threads import Handler, ServerThreads
@@ -142,9 +143,7 @@ def start_server(
 def _bound(plan: ServerPlan) -> list[Endpoint]:
     found: list[Any] = []
     if plan.host is not None:
-        found = socket.getaddrinfo(
-            plan.host, plan.port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE
-        )
+        found = resolved(plan.host, plan.port, flags=socket.AI_PASSIVE)
     return plan.endpoints(found)
 
 

@@ -187,7 +187,7 @@ def _connected(
         "srtp_profiles": options.srtp_profiles,
         "handshake_timeout": options.timeout,
     }
-    name = options.verify_hostname
+    name = options.verify_hostname or None
     try:
         Client(credentials, server_name=name or host.partition("%")[0], **given)
     except (TypeError, ValueError, OverflowError, GnuTLSError) as error:  # libgnutls' word, too
@@ -201,7 +201,8 @@ def _connected(
         end_by(signal.SIGPIPE)
     except (OSError, GnuTLSError) as error:
         report.failed(error)
-        return _failed(1, error, f"{host} port {port}: ")
+        is_named = getattr(error, "filename", None) is not None  # one of looking the name up
+        return _failed(1, error, "" if is_named else f"{host} port {port}: ")
     except (TypeError, ValueError, OverflowError) as error:
         return _failed(2, error)
     finally:

@@ -23,8 +23,9 @@ from gnutls_cookie.cookie import library_version
 from gnutls_cookie.differential import report as reports
 from gnutls_cookie.differential.cases import OPERATIONS, Case, case_of_json
 from gnutls_cookie.differential.corpus import keep, kept
-from gnutls_cookie.differential.harness import Comparison, Finding, Progress, Report, recorded_cases
+from gnutls_cookie.differential.harness import Comparison, Finding, Progress, Report
 from gnutls_cookie.differential.outcomes import described
+from gnutls_cookie.differential.sources import recorded_cases
 from gnutls_cookie.differential.targets import (
     LIBGNUTLS,
     REFERENCE,

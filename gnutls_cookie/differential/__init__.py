@@ -1,10 +1,10 @@
 """Tells an implementation of the cookie functions apart from libgnutls, by the smallest case.
 
-Read cases.py (what is asked), targets.py and python_target.py (who answers), harness.py (the
-comparison), examine.py and shrink.py (what shows a difference again), report.py (what is printed).
-A target runs in a process of its own: processes.py is the bench's side of it, warden.py watches
-over it, runner.py runs in it. strategies.py has the cases for hypothesis, pytest_plugin.py a
-fixture. The command `gnutls-cookie diff` is cli/diff.py.
+Read cases.py (what is asked), sources.py (where cases come from), targets.py and python_target.py
+(who answers), harness.py (the comparison), examine.py and shrink.py (what shows a difference
+again), report.py (what is printed). A target runs in a process of its own: processes.py is the
+bench's side of it, warden.py watches over it, runner.py runs in it. strategies.py has the cases for
+hypothesis, pytest_plugin.py a fixture. The command `gnutls-cookie diff` is cli/diff.py.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from functools import partial
 from itertools import chain, islice, starmap
 from typing import Any, NamedTuple
 
-from gnutls_cookie._check import integer
+from gnutls_cookie._check import integer, shown
 
 from .scenes import SCENE, SCENES, receive_calls, send_calls, verify_calls
 
@@ -29,6 +29,8 @@ __all__ = [
     "case_of_json",
     "case_of_seed",
     "cases",
+    "check_case",
+    "check_seed",
     "named",
     "operation_names",
 ]
@@ -40,6 +42,7 @@ OPERATIONS = ("verify", "send", "receive")
 VECTOR_OPERATIONS = (*OPERATIONS, "client")
 
 UINT_MAX = 2**32 - 1
+_SEED_DIGITS_MAX = 600  # Python writes that many, however it is set (sys.set_int_max_str_digits)
 _SSIZE_MIN, _SSIZE_MAX = -(2**63), 2**63 - 1
 
 
@@ -96,7 +99,10 @@ def case_of_json(text: str | bytes) -> Case:
 
     Raises:
         ValueError: it is none; the text says why.
+        TypeError: text is neither a str nor bytes.
     """
+    if not isinstance(text, (str, bytes, bytearray)):
+        raise TypeError(f"text must be a str or bytes, not {type(text).__name__}")
     try:
         found = json.loads(text)
         operation = found["operation"]
@@ -131,13 +137,36 @@ def case_of_json(text: str | bytes) -> Case:
         raise ValueError(f"not a case: {type(error).__name__}: {error}") from None
 
 
+def check_case(name: str, value: object) -> Case:
+    """The value, which has to be a Case.
+
+    Raises:
+        TypeError: the argument `name` is something else.
+    """
+    if not isinstance(value, Case):
+        raise TypeError(f"{name} must be a Case, not {type(value).__name__}")
+    return value
+
+
+def check_seed(seed: int) -> int:
+    """A seed, which Random is given as text.
+
+    Raises:
+        TypeError: it is not an int.
+        ValueError: it is of more than 600 digits.
+    """
+    if abs(integer("seed", seed)) >= 10**_SEED_DIGITS_MAX:
+        raise ValueError(f"seed must be of at most {_SEED_DIGITS_MAX} digits")
+    return seed
+
+
 def cases(
     seed: int, operations: Sequence[str] = OPERATIONS, count: int | None = None, start: int = 0
 ) -> Iterator[Case]:
     """The cases of a run: a scene of each operation in turn, in the order of OPERATIONS.
 
     Args:
-        seed: any number.
+        seed: any int of at most 600 digits.
         operations: which of OPERATIONS, in any order. The cases of one do not depend on the others.
         count: how many; None: without end.
         start: how many of the run to pass over, 0 or more.
@@ -147,8 +176,8 @@ def cases(
         ValueError: one is out of range.
     """
     asked = _in_order(operations)
-    integer("seed", seed)
-    integer("start", start, 0)
+    check_seed(seed)
+    integer("start", start, 0, sys.maxsize)
     if count is not None:
         integer("count", count, 0, sys.maxsize)
 
@@ -179,8 +208,8 @@ def case_of_seed(seed: int, operation: str, number: int) -> Case:
         ValueError: `operation` is not one, or `number` below 0.
     """
     (operation,) = _in_order([operation])
-    place, skip = divmod(integer("number", number, 0), BLOCK)
-    return next(islice(_of_block(integer("seed", seed), place, operation), skip, None))
+    place, skip = divmod(integer("number", number, 0, sys.maxsize), BLOCK)
+    return next(islice(_of_block(check_seed(seed), place, operation), skip, None))
 
 
 def operation_names(operations: object) -> tuple[str, ...]:
@@ -198,7 +227,7 @@ def _in_order(operations: Sequence[str]) -> tuple[str, ...]:
     operations = operation_names(operations)
     for name in operations:
         if name not in OPERATIONS:
-            raise ValueError(f"operations must be of {OPERATIONS}, not {name!r}")
+            raise ValueError(f"operations must be of {OPERATIONS}, not {shown(name)}")
     if not operations:
         raise ValueError("operations must not be empty")
     return tuple(one for one in OPERATIONS if one in operations)

@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 
 from .cases import Case, case_of_json
-from .harness import Finding, recorded_cases
+from .harness import Finding
 from .outcomes import described
+from .sources import recorded_cases
 
 __all__ = ["keep", "kept"]
 

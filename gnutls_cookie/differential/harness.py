@@ -14,16 +14,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
 
-from gnutls_cookie._check import flag, integer
-from gnutls_cookie.errors import naming
+from gnutls_cookie._check import check_callable, flag, integer, items, shown
+from gnutls_cookie._files import StrPath, file_name
 
-from .cases import OPERATIONS, Case, case_of_json, cases, named, operation_names
+from .cases import OPERATIONS, VECTOR_OPERATIONS, Case, check_seed, operation_names
 from .examine import Asker, Examined, difference, examined, same, shape
 from .guided import ROUND, Guided
 from .outcomes import Outcome, Target, TargetDied, TargetHangs, Unusable, described
 from .processes import Batched, Forked, check_limits
+from .sources import Listed, Recorded, Seeded, Source
 
 __all__ = [
     "Comparison",
@@ -32,7 +32,6 @@ __all__ = [
     "Report",
     "compare",
     "compare_cases",
-    "recorded_cases",
     "same",
 ]
 
@@ -40,7 +39,6 @@ Progress = Callable[[int], None]
 
 _BATCH_MAX = 512  # cases that are asked for in one go
 _BATCH_SECONDS = 0.05  # that a batch should take: long enough for speed, short enough to be seen
-_LINE_SIZE_MAX = 1 << 20  # bytes of a line in a file of cases
 
 # How many cases that differ in one way are examined, in the search for findings of another cause.
 _EXAMINED_MAX = 8
@@ -114,7 +112,7 @@ def compare(
     *,
     operations: Sequence[str] | None = None,
     corpus: Iterable[Case] = (),
-    replay: Path | None = None,
+    replay: StrPath | None = None,
     most: int = 1,
     timeout: float = 10.0,
     progress: Progress | None = None,
@@ -152,7 +150,7 @@ def compare(
         seed,
         count,
         operations=operations,
-        corpus=[list(corpus)],
+        corpus=[list(items("corpus", corpus, Case))],
         replay=replay,
         most=most,
         timeout=timeout,
@@ -169,11 +167,14 @@ def compare_cases(
     """The cases in which target and oracle differ, one after the other.
 
     A PythonTarget is called in this process.
+
+    Raises:
+        TypeError: an argument is of another type.
     """
     _check_target("target", target)
     _check_target("oracle", oracle)
-    for case in which:
-        asked = _known(target, _checked("which", case))
+    for case in items("which", which, Case):
+        asked = _known(target, case)
         try:
             answer = target.answer(asked)
         except TargetDied as error:
@@ -191,112 +192,22 @@ def _check_target(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a target, as of {made_by}, not {type(value).__name__}")
 
 
-def _checked(name: str, value: object) -> Case:
-    if not isinstance(value, Case):
-        raise TypeError(f"{name} must be of Cases, not {type(value).__name__}")
-    return value
-
-
 def _known(target: Target | Asker, case: Case) -> Case:
     return case._replace(previous=None) if target.one_key and case.previous else case
 
 
-# --- where the cases come from --------------------------------------------------------------------
-
-
-class _Source(Protocol):
-    """Cases in an order, that can be had again from any place on."""
-
-    count: int
-
-    @property
-    def seed(self) -> int | None:
-        """Of the cases; None: they are of a file."""
-
-    def number(self, place: int) -> int:
-        """The number by which the case at a place is named; -1: it has none."""
-
-    def cases(self, start: int) -> Iterator[Case]:
-        """Those from a place on."""
-
-
-class _Listed:
-    """Cases of a corpus."""
-
-    seed = None
-
-    def __init__(self, found: list[Case]) -> None:
-        self._found = found
-        self.count = len(found)
-
-    def number(self, place: int) -> int:
-        return -1
-
-    def cases(self, start: int) -> Iterator[Case]:
-        return islice(self._found, start, None)
-
-
-class _Recorded:
-    """Cases of a file, read again for each run.
-
-    Raises:
-        ValueError: a line is not a case; the text names file and line.
-    """
-
-    seed = None
-
-    def __init__(self, path: Path, operations: tuple[str, ...]) -> None:
-        self._path = path
-        self._operations = operations
-        self.count = sum(1 for _ in self.cases(0))
-
-    def number(self, place: int) -> int:
-        return -1
-
-    def cases(self, start: int) -> Iterator[Case]:
-        found = (one for one in recorded_cases(self._path) if one.operation in self._operations)
-        return islice(found, start, None)
-
-
-class _Seeded:
-    """Cases of a seed."""
-
-    def __init__(self, seed: int, operations: tuple[str, ...], count: int) -> None:
-        self.seed = seed
-        self.count = count
-        self._operations = operations
-
-    def number(self, place: int) -> int:
-        return named(self._operations, place)[1]
-
-    def cases(self, start: int) -> Iterator[Case]:
-        return cases(self.seed, self._operations, self.count - start, start)
-
-
-def recorded_cases(path: Path) -> Iterator[Case]:
-    """The cases of a file of JSON lines. A last line without its end may still be being written.
-
-    Raises:
-        ValueError: a line is not a case, or it is not a file; the text names file and line.
-        OSError: the file cannot be read.
-    """
-    if path.exists() and not path.is_file() and not path.is_dir():
-        raise ValueError(f"{path} is not a regular file")
-    with open(path, "rb") as file, naming(path):
-        number = 0
-        while line := file.readline(_LINE_SIZE_MAX + 1):
-            number += 1
-            if not line.strip():
-                continue
-            try:
-                if len(line) > _LINE_SIZE_MAX:
-                    raise ValueError(f"more than {_LINE_SIZE_MAX} bytes")
-                case = case_of_json(line)
-            except ValueError as error:
-                if not line.endswith(b"\n") and len(line) <= _LINE_SIZE_MAX:
-                    return
-                raise ValueError(f"{path}, line {number}: {error}") from None
-            yield case
+def _asked(target: Target, operations: Sequence[str]) -> tuple[str, ...]:
+    """Those that are to be compared."""
+    asked = operation_names(operations)
+    for name in asked:
+        if name not in target.operations or name not in VECTOR_OPERATIONS:
+            had = ", ".join(map(str, target.operations))
+            raise ValueError(
+                f"operations must be of those of the target ({had}), not {shown(name)}"
+            )
+    if not asked:
+        raise ValueError("operations must not be empty")
+    return asked
 
 
 # --- running --------------------------------------------------------------------------------------
@@ -321,7 +232,7 @@ class Comparison:
         *,
         operations: Sequence[str] | None = None,
         corpus: Iterable[list[Case]] = (),
-        replay: Path | None = None,
+        replay: StrPath | None = None,
         most: int = 1,
         timeout: float = 10.0,
         progress: Progress | None = None,
@@ -330,12 +241,14 @@ class Comparison:
     ) -> None:
         for name, one in (("target", target), ("oracle", oracle)):
             _check_target(name, one)
-        integer("seed", seed)
+        check_seed(seed)
         integer("count", count, 0, sys.maxsize)
         integer("most", most, 1)
         flag("guided", guided)
         check_limits(timeout)
-        asked = operation_names(operations or target.operations)
+        if progress is not None:
+            check_callable("progress", progress)
+        asked = target.operations if operations is None else _asked(target, operations)
         self.report = Report(target.name, oracle.name, seed)
         self._target = target
         self._oracle = oracle
@@ -343,19 +256,17 @@ class Comparison:
         self._timeout = timeout
         self.progress = progress
         self._found = found
-        self._sources: list[_Source] = []
+        self._sources: list[Source] = []
         self._guided: Guided | None = None
         for group in corpus:
-            self._sources.append(
-                _Listed([one for one in group if _checked("corpus", one).operation in asked])
-            )
+            self._sources.append(Listed([one for one in group if one.operation in asked]))
         if replay is not None:
-            self._sources.append(_Recorded(replay, asked))
+            self._sources.append(Recorded(Path(file_name("replay", replay)), asked))
         if count > 0:
             dealt = tuple(one for one in asked if one in OPERATIONS)
             if dealt:
                 self._guided = Guided(seed, dealt, count) if guided else None
-                self._sources.append(self._guided or _Seeded(seed, dealt, count))
+                self._sources.append(self._guided or Seeded(seed, dealt, count))
         self._kinds: set[tuple[object, ...]] = set()  # of the findings
         self._ways: set[tuple[object, ...]] = set()  # in which cases that were examined differ
         self._examined: Counter[tuple[object, ...]] = Counter()  # cases, by how they differ
@@ -395,7 +306,7 @@ class Comparison:
     def _over(self) -> bool:
         return len(self.report.findings) >= self._most or self.report.ended != ""
 
-    def _compare(self, asker: Asker, source: _Source, before: int) -> None:
+    def _compare(self, asker: Asker, source: Source, before: int) -> None:
         """Compare the cases of one source, which begins with a fresh target."""
         place = since = 0  # of the next case; of the first that the present process was asked
         guided = source is self._guided
@@ -567,7 +478,7 @@ def _of(first: Finding, found: Examined) -> Finding:
 class _History:
     """What a process was asked before the case at a place, that one included."""
 
-    def __init__(self, asker: Asker, source: _Source, since: int, place: int) -> None:
+    def __init__(self, asker: Asker, source: Source, since: int, place: int) -> None:
         self._asker = asker
         self._source = source
         self._place = place

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import PurePath
 from typing import Any
 
-from gnutls_cookie._check import flag
+from gnutls_cookie._check import check_callable, flag, text
 from gnutls_cookie.reference import cookie as reference
 
 from .cases import Case
@@ -30,6 +30,9 @@ class PythonTarget:
         client: as `gnutls_cookie.reference.client.client_receive`; for vectors alone.
         prestate: makes a prestate of three ints; any object with the three attributes.
         one_key: whether `receive` does not know of a previous key.
+
+    Raises:
+        TypeError: an argument is of another type.
     """
 
     def __init__(
@@ -42,7 +45,12 @@ class PythonTarget:
         one_key: bool = False,
         client: Callable[[bytes], object] | None = None,
     ) -> None:
-        self.name = name
+        functions = {"verify": verify, "send": send, "receive": receive, "client": client}
+        for one, given in functions.items():
+            if given is not None:
+                check_callable(one, given)
+        check_callable("prestate", prestate)
+        self.name = text("name", name)
         self.one_key = flag("one_key", one_key)
         self._verify = verify
         self._send = send
@@ -51,7 +59,6 @@ class PythonTarget:
         self._prestate = prestate
         self._leaves_prestate_out = verify is not None and _is_optional(verify, 3)
         self._leaves_previous_out = receive is not None and _is_optional(receive, 3)
-        functions = {"verify": verify, "send": send, "receive": receive, "client": client}
         self.operations = tuple(name for name, given in functions.items() if given is not None)
 
     def answer(self, case: Case) -> Outcome:

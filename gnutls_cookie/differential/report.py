@@ -28,7 +28,13 @@ _HEAD = (
 
 
 def text(finding: Finding) -> str:
-    """All of a finding, many lines."""
+    """All of a finding, many lines.
+
+    Raises:
+        TypeError: it is not a Finding.
+    """
+    if not isinstance(finding, Finding):
+        raise TypeError(f"finding must be a Finding, not {type(finding).__name__}")
     case = finding.case
     lines = [f"{_NAMES[case.operation]}: the answers differ{_place(finding)}"]
     if finding.before:

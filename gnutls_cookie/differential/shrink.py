@@ -10,7 +10,9 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable, Iterator
 
-from .cases import Case
+from gnutls_cookie._check import check_callable, integer
+
+from .cases import Case, check_case
 
 __all__ = ["shrunk"]
 
@@ -26,8 +28,15 @@ def shrunk(case: Case, differs: Callable[[Case], bool], budget: int = 20_000) ->
     Args:
         case: one for which differs(case) is true.
         differs: whether a case still shows a difference.
-        budget: how often it may be asked.
+        budget: how often it may be asked, 0 or more.
+
+    Raises:
+        TypeError: an argument is of another type.
+        ValueError: budget is below 0.
     """
+    check_case("case", case)
+    check_callable("differs", differs)
+    integer("budget", budget, 0)
     left = [budget]
 
     def takes(candidate: Case) -> bool:
