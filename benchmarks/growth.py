@@ -19,7 +19,7 @@ from typing import Any
 from gnutls_cookie import PSKCredentials, aio
 
 from .server import Echo, bound_socket, echo
-from .sessions import HEX_KEY, IDENTITY, KINDS, MTU, WINDOW, resident
+from .sessions import HEX_KEY, IDENTITY, KINDS, MTU, SPIN, WINDOW, resident
 
 __all__ = ["MODES", "measure_session_growth"]
 
@@ -85,7 +85,7 @@ async def _grow(clients: str, mode: str, count: int) -> dict[str, float]:
     )
     load = await asyncio.create_subprocess_exec(
         clients, str(server.address[1]), str(count), "1", str(WINDOW), "psk", IDENTITY, HEX_KEY,
-        priority, MTU, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        priority, MTU, SPIN, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     )  # fmt: skip
     assert load.stdin is not None
     assert load.stdout is not None

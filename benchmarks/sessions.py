@@ -1,7 +1,9 @@
 """Part d: sessions of our servers beside those of a C server over libgnutls (peers/echo.c).
 
 The server has one core, the load generator (peers/clients.c) the other. Where the generator is the
-bottleneck the rates of all servers are its own, so the server's CPU time is measured as well.
+bottleneck the rates of all servers are its own, so the server's CPU time is measured as well. It
+never sleeps, if there is a core for it: to wake it up would cost the server that it waits for, and
+not the one that keeps it busy. In ping-pong it does, as clients do.
 
 A run counts only where other processes left the machine alone (DISTURBED), whatever it gave.
 """
@@ -34,6 +36,7 @@ MTU = "1400"
 DISTURBED = 0.05  # of the machine's CPU time that others took: such a run is made again
 TRIES = 10  # then it counts all the same, and the figures say how much it was
 IDLE = 1000  # connections that say nothing, beside one client
+SPIN = "spin" if len(os.sched_getaffinity(0)) > 1 else "sleep"  # of the generator: see above
 WINDOW = 64  # handshakes at once: with all of them the socket's buffer would be what is measured
 
 # What the handshake is: credentials as peers/echo.c takes them, and GnuTLS' priority string.
@@ -102,14 +105,20 @@ def measure_ping_pong(echo: Path, clients: Path, rounds: int, quick: bool) -> Me
         order = [(server, idle) for server in servers for idle in named]
         random.shuffle(order)
         for server, idle in order:
-            run = one_run(servers[server], clients, "PSK", 1, 20 if quick else 4000, idle)
+            run = one_run(servers[server], clients, "PSK", 1, 20 if quick else 4000, idle, "sleep")
             for what in wanted:
                 found[f"{named[idle]}: {what}"][server].append(run[what])
     return {what: {server: found[what][server] for server in servers} for what in found}
 
 
 def one_run(
-    server: list[str], clients: Path, kind: str, count: int, echoes: int, idle: int = 0
+    server: list[str],
+    clients: Path,
+    kind: str,
+    count: int,
+    echoes: int,
+    idle: int = 0,
+    patience: str = SPIN,
 ) -> dict[str, float]:
     """One server in a fresh process: `count` handshakes, then `echoes` messages in each session,
     beside `idle` other connections."""
@@ -120,13 +129,13 @@ def one_run(
         assert child.stdout is not None
         port = child.stdout.readline().strip()
         if idle > 0:
-            held = generator(clients, port, idle, 1, kind)
+            held = generator(clients, port, idle, 1, kind, "sleep")
             assert held.stdin is not None
             assert held.stdout is not None
             held.stdin.write("\n")
             held.stdin.flush()
             assert [held.stdout.readline() for _ in range(2)][1].split()[3] == "0"
-        load = generator(clients, port, count, echoes, kind)
+        load = generator(clients, port, count, echoes, kind, patience)
         try:
             return phases(child.pid, load, count, echoes)
         finally:
@@ -145,13 +154,13 @@ def one_run(
 
 
 def generator(
-    clients: Path, port: str, count: int, echoes: int, kind: str
+    clients: Path, port: str, count: int, echoes: int, kind: str, patience: str
 ) -> subprocess.Popen[str]:
     """peers/clients.c, for a server at this port."""
     credentials, priority = KINDS[kind]
     return started(
         [str(clients), port, str(count), str(echoes), str(WINDOW), credentials[0], IDENTITY,
-         HEX_KEY, priority, MTU],
+         HEX_KEY, priority, MTU, patience],
         1,
     )  # fmt: skip
 

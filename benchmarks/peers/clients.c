@@ -1,11 +1,13 @@
-/* clients PORT SESSIONS ECHOES WINDOW x509|psk IDENTITY HEXKEY PRIORITY MTU: SESSIONS clients over
- * libgnutls at once, each with a port of its own, in one thread with epoll. At most WINDOW shake
- * hands at a time; then each sends ECHOES messages of 100 bytes, one outstanding, and sends again
- * what did not come back within a second.
+/* clients PORT SESSIONS ECHOES WINDOW x509|psk IDENTITY HEXKEY PRIORITY MTU sleep|spin: SESSIONS
+ * clients over libgnutls at once, each with a port of its own, in one thread with epoll. At most
+ * WINDOW shake hands at a time; then each sends ECHOES messages of 100 bytes, one outstanding, and
+ * sends again what did not come back within a second. Where nothing has come it sleeps, or asks
+ * again at once: who sends to a process that sleeps pays for waking it, on this machine.
  *
  * A phase begins with a line on stdin and ends with a line on stdout: ready; handshakes SECONDS CPU
  * FAILED RETRANSMITTED; echoes SECONDS CPU RESENT LOST; closed GOODBYES. CPU is that of this
- * process, in seconds: where it equals the time, the clients are the bottleneck. */
+ * process, in seconds, without what it asked in vain: where it equals the time, the clients are the
+ * bottleneck. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -38,7 +40,8 @@ static struct client *clients;
 static int sessions, echoes, window, poller;
 static int started, shaking, finished, failed, resent, lost, goodbyes;
 static unsigned long retransmitted;
-static int is_psk;
+static int is_psk, spins;
+static double in_vain; /* ms */
 static unsigned int mtu;
 static gnutls_priority_t priority;
 static gnutls_certificate_credentials_t certificate;
@@ -52,6 +55,10 @@ static double clock_of(clockid_t clock) {
 
 static double now(void) {
     return clock_of(CLOCK_MONOTONIC);
+}
+
+static double used_so_far(void) {
+    return clock_of(CLOCK_PROCESS_CPUTIME_ID) - in_vain;
 }
 
 static void must(int code, const char *what) {
@@ -203,10 +210,14 @@ static void run(int wanted, int is_shaking, double patience) {
     struct epoll_event events[EVENTS];
     double ticked = now(), end = ticked + patience;
     while (finished < wanted && now() < end) {
+        double asked;
         int count;
         if (is_shaking)
             begin_more();
-        count = epoll_wait(poller, events, EVENTS, TICK);
+        asked = now();
+        count = epoll_wait(poller, events, EVENTS, spins ? 0 : TICK);
+        if (spins && count == 0)
+            in_vain += now() - asked;
         for (int i = 0; i < count; i++) {
             struct client *client = events[i].data.ptr;
             if (client->state == SHAKING)
@@ -235,13 +246,14 @@ int main(int argc, char **argv) {
     struct rlimit limit;
     double start, used;
 
-    if (argc != 10)
+    if (argc != 11)
         return 2;
     sessions = atoi(argv[2]);
     echoes = atoi(argv[3]);
     window = atoi(argv[4]);
     is_psk = strcmp(argv[5], "psk") == 0;
     mtu = (unsigned int)atoi(argv[9]);
+    spins = strcmp(argv[10], "spin") == 0;
     must(gnutls_priority_init(&priority, argv[8], NULL), "priority");
     if (is_psk) {
         gnutls_datum_t key = from_hex(argv[7]);
@@ -265,15 +277,14 @@ int main(int argc, char **argv) {
     fflush(stdout);
 
     wait_for_line();
-    start = now(), used = clock_of(CLOCK_PROCESS_CPUTIME_ID);
+    start = now(), used = used_so_far();
     run(sessions, 1, PATIENCE);
-    printf("handshakes %.6f %.6f %d %lu\n", (now() - start) / 1000,
-           (clock_of(CLOCK_PROCESS_CPUTIME_ID) - used) / 1000, failed + sessions - finished,
-           retransmitted);
+    printf("handshakes %.6f %.6f %d %lu\n", (now() - start) / 1000, (used_so_far() - used) / 1000,
+           failed + sessions - finished, retransmitted);
     fflush(stdout);
 
     wait_for_line();
-    start = now(), used = clock_of(CLOCK_PROCESS_CPUTIME_ID);
+    start = now(), used = used_so_far();
     finished = failed + sessions - finished;
     for (int i = 0; i < sessions; i++) {
         if (clients[i].state != OPEN)
@@ -283,8 +294,8 @@ int main(int argc, char **argv) {
         next_message(&clients[i]);
     }
     run(sessions, 0, 10 * PATIENCE);
-    printf("echoes %.6f %.6f %d %d\n", (now() - start) / 1000,
-           (clock_of(CLOCK_PROCESS_CPUTIME_ID) - used) / 1000, resent, lost);
+    printf("echoes %.6f %.6f %d %d\n", (now() - start) / 1000, (used_so_far() - used) / 1000,
+           resent, lost);
     fflush(stdout);
 
     wait_for_line();
