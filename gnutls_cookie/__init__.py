@@ -27,11 +27,11 @@ import time as _time
 from . import _early as _early
 from . import _library as _library
 from ._debug import debug_log
-from ._names import CertificateNames
 from ._version import __version__
 from .address import client_data
 from .anonymous import AnonymousCredentials
 from .arrival import Arrival
+from .certificates import CertificateNames
 from .client import Client
 from .cookie import (
     COOKIE_KEY_SIZE,

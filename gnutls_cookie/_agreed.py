@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from ._check import bytes_copy, integer, utf8
 from ._convert import c_text
 from ._ffi import ffi, lib
-from ._names import CertificateNames, matches, names_of
 from ._owned import not_copied
 from ._settings import MTU_MAX, MTU_MIN, Role
+from .certificates import CertificateNames, matches, names_of
 from .credentials import identity_text, public_key_of
 from .errors import GnuTLSError, check, error_from_code
 from .tickets import kept_session

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ._check import bytes_copy, flag, utf8
-from ._convert import view
 from ._ffi import ffi, lib
 from ._files import FileContent, StrPath, called, file_name
 from ._owned import not_copied
+from .certificates import (
+    Datum,
+    TextStyle,
+    certificate_text,
+    certificate_validity,
+    certificates,
+    exported,
+    form_of,
+    public_half,
+    public_key_of,
+)
 from .errors import GnuTLSError, check, error_from_code
 from .tickets import digest_of
 
@@ -29,12 +38,6 @@ __all__ = [
 ]
 
 PSKLookup = Callable[[str], "bytes | None"]
-TextStyle = Literal["oneline", "compact", "full"]
-_TEXT_STYLES = {
-    "oneline": lib.GNUTLS_CRT_PRINT_ONELINE,
-    "compact": lib.GNUTLS_CRT_PRINT_COMPACT,
-    "full": lib.GNUTLS_CRT_PRINT_FULL,
-}
 _PUBLIC_KEY = re.compile(rb"-----BEGIN (?:RSA )?PUBLIC KEY-----")  # RFC 7468 13
 
 
@@ -183,8 +186,8 @@ class CertificateCredentials:
             self._add_urls(certificate, key, password, number)
             return
         names = called(f"certificate{number}", certificate), called(f"key{number}", key)
-        with _datum(names[0], certificate) as chain, _datum(names[1], key) as private:
-            form = _form(chain)
+        with Datum(names[0], certificate) as chain, Datum(names[1], key) as private:
+            form = form_of(chain)
             code = lib.gnutls_certificate_set_x509_key_mem2(
                 self._pointer, chain.pointer, private.pointer, form, password, 0
             )
@@ -199,8 +202,8 @@ class CertificateCredentials:
         places = []
         for name, value, other in zip(names, (certificate, key), (key, certificate), strict=True):
             if isinstance(value, FileContent):
-                with _datum(name, value) as content:
-                    form = _form(content)
+                with Datum(name, value) as content:
+                    form = form_of(content)
                 places.append(utf8(name, value.path))
             elif isinstance(value, str):
                 if not isinstance(other, (str, FileContent)):
@@ -219,9 +222,9 @@ class CertificateCredentials:
                 self._pointer, utf8("trust", trust), lib.GNUTLS_X509_FMT_PEM
             )
         else:
-            with _datum("trust", trust) as authorities:
+            with Datum("trust", trust) as authorities:
                 code = lib.gnutls_certificate_set_x509_trust_mem(
-                    self._pointer, authorities.pointer, _form(authorities)
+                    self._pointer, authorities.pointer, form_of(authorities)
                 )
         if check(code, name) == 0 and not _is_token(trust):
             raise ValueError(f"{name} holds no certificate, or none that is marked as trusted")
@@ -229,27 +232,27 @@ class CertificateCredentials:
     def _add_crl(self, crl: Buffer) -> None:
         name = called("crl", crl)
         lib.gnutls_certificate_set_flags(self._pointer, lib.GNUTLS_CERTIFICATE_VERIFY_CRLS)
-        with _datum("crl", crl) as lists:
+        with Datum("crl", crl) as lists:
             code = lib.gnutls_certificate_set_x509_crl_mem(
-                self._pointer, lists.pointer, _form(lists)
+                self._pointer, lists.pointer, form_of(lists)
             )
         if check(code, name) == 0:
             raise ValueError(f"{name} holds no list of a trusted authority")
 
     def _add_ocsp(self, number: int, response: Buffer) -> None:
-        with _datum("ocsp", response) as answer:
+        with Datum("ocsp", response) as answer:
             code = lib.gnutls_certificate_set_ocsp_status_request_mem(
-                self._pointer, answer.pointer, number, _form(answer)
+                self._pointer, answer.pointer, number, form_of(answer)
             )
         check(code, called("ocsp", response))
 
     def _add_raw_key(self, raw_key: Buffer, password: Any) -> None:
         name = called("raw_key", raw_key)
         # libgnutls wants PEM with a NUL behind it.
-        with _datum(name, bytes_copy(name, raw_key) + b"\0", trailing=1) as private:
-            form = _form(private)
-            public = _public_half(private, form, password, name) + b"\0"
-            with _datum(name, public, trailing=1) as shown:
+        with Datum(name, bytes_copy(name, raw_key) + b"\0", trailing=1) as private:
+            form = form_of(private)
+            public = public_half(private, form, password, name) + b"\0"
+            with Datum(name, public, trailing=1) as shown:
                 code = lib.gnutls_certificate_set_rawpk_key_mem(
                     self._pointer, shown.pointer, private.pointer, form, password, 0, ffi.NULL, 0, 0
                 )
@@ -349,7 +352,7 @@ class PSKCredentials:
             raise ValueError("credentials: a client needs identity and key")
         shared, owner = _shared(lib.GCOOKIE_PSK_CLIENT)
         pointer = _pointer("gnutls_psk_client_credentials_t", shared)
-        with _datum("identity", self._client[0]) as name, _datum("key", self._client[1]) as secret:
+        with Datum("identity", self._client[0]) as name, Datum("key", self._client[1]) as secret:
             code = lib.gnutls_psk_set_client_credentials2(
                 pointer, name.pointer, secret.pointer, lib.GNUTLS_PSK_KEY_RAW
             )
@@ -368,22 +371,6 @@ def _pointer(kind: str, shared: Any) -> Any:
     return ffi.cast(kind, shared[0].pointer)
 
 
-class _datum:
-    """A gnutls_datum_t that looks at a bytes-like object, for a with block."""
-
-    def __init__(self, name: str, value: Buffer, trailing: int = 0) -> None:
-        self.view = view(name, value)
-        self.pointer = ffi.new("gnutls_datum_t *")
-        self.pointer.data = self.view
-        self.pointer.size = len(self.view) - trailing
-
-    def __enter__(self) -> _datum:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        ffi.release(self.view)
-
-
 def _pairs(value: object) -> list[tuple[Buffer | str, Buffer | str]]:
     if not isinstance(value, Sequence) or isinstance(value, (str, bytes, bytearray)):
         raise TypeError(f"more_pairs must be a sequence of pairs, not {type(value).__name__}")
@@ -396,13 +383,13 @@ def _pairs(value: object) -> list[tuple[Buffer | str, Buffer | str]]:
 
 
 def _pair_error(
-    code: int, chain: _datum, private: _datum, form: int, password: Any, names: tuple[str, str]
+    code: int, chain: Datum, private: Datum, form: int, password: Any, names: tuple[str, str]
 ) -> GnuTLSError:
     """Which of certificate and key it was that libgnutls did not take."""
     both = " and ".join(names)
     kind = "PEM" if form == lib.GNUTLS_X509_FMT_PEM else "DER"
     try:
-        with _certificates(chain, form):
+        with certificates(chain, form):
             pass
     except GnuTLSError as error:
         return error_from_code(error.code, f"{both}: {names[0]} is not a certificate in {kind}")
@@ -418,20 +405,6 @@ def _pair_error(
     if result < 0:
         return error_from_code(result, f"{both}: {names[1]} is not a private key in {kind}")
     return error_from_code(code, both)
-
-
-@contextmanager
-def _certificates(chain: _datum, form: int) -> Iterator[list[Any]]:
-    """The certificates (gnutls_x509_crt_t) of a chain, for a with block."""
-    certificates, size = ffi.new("gnutls_x509_crt_t **"), ffi.new("unsigned int *")
-    check(lib.gnutls_x509_crt_list_import2(certificates, size, chain.pointer, form, 0))
-    listed = [certificates[0][index] for index in range(size[0])]
-    try:
-        yield listed
-    finally:
-        for one in listed:
-            lib.gnutls_x509_crt_deinit(one)
-        lib.gcookie_free(certificates[0])
 
 
 def _check_url(name: str, text: str) -> None:
@@ -456,98 +429,15 @@ def _listed(name: str, value: object, most: int | None = None) -> list[Any]:
     return list(value)
 
 
-def _public_half(private: _datum, form: int, password: Any, name: str) -> bytes:
-    """The SubjectPublicKeyInfo of a private key, in the same form."""
-    key = ffi.new("gnutls_privkey_t *")
-    check(lib.gnutls_privkey_init(key))
-    try:
-        check(lib.gnutls_privkey_import_x509_raw(key[0], private.pointer, form, password, 0), name)
-        return _exported(
-            lambda public: lib.gnutls_pubkey_import_privkey(public, key[0], 0, 0), name, form
-        )
-    finally:
-        lib.gnutls_privkey_deinit(key[0])
-
-
 def _public_key(value: Buffer) -> bytes:
     """A public key in DER."""
     name = called("peer_keys", value)
-    with _datum("peer_keys", value) as given:
+    with Datum("peer_keys", value) as given:
         if len(_PUBLIC_KEY.findall(bytes(given.view))) > 1:
             raise ValueError(f"{name} holds several keys: each one is an item of peer_keys")
-        return _exported(
-            lambda public: lib.gnutls_pubkey_import(public, given.pointer, _form(given)), name
+        return exported(
+            lambda public: lib.gnutls_pubkey_import(public, given.pointer, form_of(given)), name
         )
-
-
-def public_key_of(certificate: bytes) -> bytes:
-    """The SubjectPublicKeyInfo of a certificate; both in DER."""
-    with _datum("certificate", certificate) as given:
-        return _exported(
-            lambda public: lib.gnutls_pubkey_import_x509_raw(
-                public, given.pointer, lib.GNUTLS_X509_FMT_DER, 0
-            ),
-            "certificate",
-        )
-
-
-def _exported(load: Callable[[Any], int], name: str, form: int = lib.GNUTLS_X509_FMT_DER) -> bytes:
-    key, out = ffi.new("gnutls_pubkey_t *"), ffi.new("gnutls_datum_t *")
-    check(lib.gnutls_pubkey_init(key))
-    try:
-        check(load(key[0]), name)
-        check(lib.gnutls_pubkey_export2(key[0], form, out), name)
-        data = bytes(ffi.buffer(out.data, out.size))
-        lib.gcookie_free(out.data)
-        return data
-    finally:
-        lib.gnutls_pubkey_deinit(key[0])
-
-
-def certificate_validity(certificate: Buffer) -> tuple[int, int]:
-    """When the first certificate of a chain begins and ceases to be valid.
-
-    Args:
-        certificate: the chain; PEM or DER.
-
-    Returns:
-        Two times in seconds since the epoch.
-
-    Raises:
-        GnuTLSError: libgnutls could not read it.
-    """
-    with (
-        _datum("certificate", certificate) as chain,
-        _certificates(chain, _form(chain)) as (own, *_),
-    ):
-        return (
-            int(lib.gnutls_x509_crt_get_activation_time(own)),
-            int(lib.gnutls_x509_crt_get_expiration_time(own)),
-        )
-
-
-def certificate_text(certificate: Buffer, style: TextStyle = "compact") -> str:
-    """What the first certificate of a chain says, for people (gnutls_x509_crt_print).
-
-    Args:
-        certificate: the chain; PEM or DER.
-        style: "oneline", "compact" (that, and the hashes of its key), or "full".
-    """
-    out = ffi.new("gnutls_datum_t *")
-    with (
-        _datum("certificate", certificate) as chain,
-        _certificates(chain, _form(chain)) as (own, *_),
-    ):
-        check(lib.gnutls_x509_crt_print(own, _TEXT_STYLES[style], out), "certificate")
-    text = bytes(ffi.buffer(out.data, out.size)).decode("utf-8", "replace")
-    lib.gcookie_free(out.data)
-    return text
-
-
-def _form(datum: _datum) -> int:
-    """PEM where an encapsulation boundary is found (RFC 7468), else DER."""
-    is_pem = b"-----BEGIN " in bytes(datum.view)
-    return int(lib.GNUTLS_X509_FMT_PEM if is_pem else lib.GNUTLS_X509_FMT_DER)
 
 
 def identity_text(raw: bytes) -> str:

@@ -18,7 +18,7 @@ from gnutls_cookie import (
     Session,
     blocking,
 )
-from gnutls_cookie._names import matches, names_of
+from gnutls_cookie.certificates import matches, names_of
 from gnutls_cookie.client import Client
 from gnutls_cookie.server import Server
 from tests.support.authority import authority
