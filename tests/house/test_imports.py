@@ -225,6 +225,22 @@ def test_module_imports_only_what_is_below_it(room: str) -> None:
     assert above == set()
 
 
+def test_the_map_has_every_room_in_its_order() -> None:
+    """docs/design.md: each room of Python stands below all that it knows, and none is left out, nor
+    one of C."""
+    text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    tables = text.partition("\n## The rooms\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| ((?:`[^`]+`(?:, )?)+) \|", tables, re.MULTILINE)
+    above: set[str] = set()
+    for row in rows:
+        for name in re.findall(r"`(\w+)(?:\.py|/)`", row):
+            above.add(name)
+            assert known_by(name) - above <= {"__init__", "_ffi", "_version"}, name
+    assert ROOMS.keys() - above <= {"__init__", "__main__", "_version"}
+    named = set(re.findall(r"`native/(\w+\.c)`", "".join(rows)))
+    assert named == {path.name for path in (PACKAGE / "native").glob("*.c")}
+
+
 @pytest.mark.parametrize("room", sorted(ROOMS))
 def test_no_private_name_is_imported(room: str) -> None:
     """What another module needs has a public name; `_version` and the like are modules."""
