@@ -64,3 +64,23 @@ def test_a_client_says_in_one_line_that_nobody_serves(words: list[str]) -> None:
     assert name == words[0]
     assert error.endswith("Connection refused\n")
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ("hue_entertainment_dtls.py bridge 127.0.0.1 a zz", "a key in hexadecimal is needed"),
+        ("hue_entertainment_dtls.py bridge 192.0.2.1 a 00", "Cannot assign requested address"),
+        ("own_sessions.py", "the following arguments are required: host, port, identity, key"),
+        ("own_sessions.py 127.0.0.1 0 a zz", "a key in hexadecimal is needed, not 'zz'"),
+        ("own_sessions.py 127.0.0.1 x a 00", "a port in 0..65535 is needed, not 'x'"),
+        ("own_sessions.py 127.0.0.1 65536 a 00", "a port in 0..65535 is needed"),
+        ("own_sessions.py 192.0.2.1 0 a 00", "Cannot assign requested address"),
+    ],
+)
+def test_wrong_arguments_are_one_line(words: str, text: str) -> None:
+    """No traceback."""
+    done = subprocess.run(program(words.split()), capture_output=True, text=True, timeout=60)
+    assert done.returncode in (1, 2)
+    assert text in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr

@@ -161,25 +161,3 @@ async def test_as_a_program() -> None:
         if bridge.returncode is None:
             bridge.kill()
         await bridge.communicate()
-
-
-@pytest.mark.parametrize(
-    ("words", "text"),
-    [
-        ("bridge 127.0.0.1 a zz", "a key in hexadecimal is needed, not 'zz'"),
-        ("bridge 127.0.0.1 a 00 --port 65536", "a port in 0..65535 is needed"),
-        ("bridge 192.0.2.1 a 00", "Cannot assign requested address"),
-        ("stream 127.0.0.1 a 00 --port 1 --area x", "Connection refused"),
-    ],
-)
-def test_wrong_arguments_are_one_line(words: str, text: str) -> None:
-    """No traceback."""
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLE), *words.split()],
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-    )
-    assert done.returncode in (1, 2)
-    assert text in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr

@@ -113,26 +113,3 @@ def test_openssl_at_the_program() -> None:
             if one is not None:
                 one.kill()
                 one.communicate(timeout=SECONDS)
-
-
-@pytest.mark.parametrize(
-    ("words", "text"),
-    [
-        ("", "the following arguments are required: host, port, identity, key"),
-        ("127.0.0.1 0 a zz", "a key in hexadecimal is needed, not 'zz'"),
-        ("127.0.0.1 x a 00", "a port in 0..65535 is needed, not 'x'"),
-        ("127.0.0.1 65536 a 00", "a port in 0..65535 is needed"),
-        ("192.0.2.1 0 a 00", "Cannot assign requested address"),
-    ],
-)
-def test_wrong_arguments_are_one_line(words: str, text: str) -> None:
-    """No traceback."""
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLE), *words.split()],
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-    )
-    assert done.returncode in (1, 2)
-    assert text in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
