@@ -359,10 +359,12 @@ def family_of(sock: socket.socket) -> int:
     """The family of a socket that can be served.
 
     Raises:
-        ValueError: sock is not a bound UDP socket over IP.
+        ValueError: sock is not a bound UDP socket over IP, or is closed.
         TypeError: sock is not a socket.
     """
     try:
+        if sock.fileno() < 0:
+            raise ValueError("sock is closed")
         family, kind, name = sock.family, sock.type, sock.getsockname()
     except AttributeError:
         raise TypeError(f"sock must be a socket, not {type(sock).__name__}") from None

@@ -106,7 +106,7 @@ def start_server(
             are made non-blocking, and closed with the server.
         reuse_port: set SO_REUSEPORT, for several processes or servers on one port.
         grace: seconds that handlers have to return once the server is closed; then they are
-            abandoned. Infinity waits for ever.
+            abandoned. Infinity waits forever.
         limits: every other argument of Server, by name: priority, verify_peer, alpn, tickets,
             max_sessions, idle_timeout ... They hold for each socket.
 
@@ -163,7 +163,13 @@ class DTLSServer(ServerBase):
         return self._work.is_started and not self._is_closed
 
     def start_serving(self) -> None:
-        """Answer clients, if that was not begun before."""
+        """Answer clients, if that was not begun before.
+
+        Raises:
+            RuntimeError: the server is closed.
+        """
+        if self._is_closed:
+            raise RuntimeError("the server is closed")
         self._work.start()
 
     def close(self) -> None:

@@ -286,6 +286,8 @@ def test_close_says_goodbye_and_comes_back_at_once(both: Blocking) -> None:
         both.do(server.close)
         both.stop(server)
         assert server.address == address  # as socketserver's: a line of the log has it still
+        with pytest.raises(RuntimeError, match="the server is closed"):
+            both.do(server.start_serving)
         both.do(client.close)
 
 
@@ -303,6 +305,8 @@ def test_given_socket_is_served_and_closed(both: Blocking) -> None:
             assert server.sockets == (sock,)
             assert both.echoes(client)
         assert sock.fileno() == -1
+        with pytest.raises(ValueError, match="sock is closed"):
+            both.start(sock=sock)
 
 
 def test_given_sockets_are_served_together(both: Blocking) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -107,7 +108,9 @@ class Aio(Blocking):
 
     def do(self, step: Callable[[], T]) -> T:
         async def whole() -> T:
-            return step()
+            done: Any = step()
+            result: T = await done if inspect.isawaitable(done) else done
+            return result
 
         return self.wait(whole())
 
