@@ -19,7 +19,7 @@ __all__ = ["debug_log"]
 _LOG = logging.getLogger("gnutls_cookie.gnutls")
 _LEVEL_MOST = 9999  # as gnutls-cli has it
 _PAUSE_SECONDS = 0.05
-_END_SECONDS = 1.0  # that the thread has to end in: a handler of its may wait for the caller
+_END_SECONDS = 1.0  # that the thread has to end in: one of its handlers may wait for the caller
 
 
 class _State(threading.local):

@@ -30,7 +30,7 @@ def native_address(address: Any) -> Any:
     """A union gcookie_address, not to be changed.
 
     Raises:
-        TypeError, ValueError, OverflowError: it is no address.
+        TypeError, ValueError, OverflowError: it is not an address.
     """
     try:
         return _known_address(address)

@@ -84,7 +84,7 @@ class Serving:
         server._native.tells_forgotten = 0
 
     def wait(self, timeout: float | None) -> None:
-        """Wait until there is something for turn(), at most so many seconds; None: for ever.
+        """Wait until there is something for turn(), at most so many seconds; None: forever.
 
         Strangers are answered meanwhile, in C and without the GIL.
 

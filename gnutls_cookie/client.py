@@ -59,7 +59,7 @@ class Client(Connection):
         messages_dropped: messages that the full queue did not take.
 
     Raises:
-        ValueError, TypeError: as of Session, and for a limit that is no positive number.
+        ValueError, TypeError: as of Session, and for a limit that is not a positive number.
 
     Example:
         >>> from gnutls_cookie import Client, PSKCredentials

@@ -75,7 +75,7 @@ class ClientEndpoint:
         self._check_reachable()
 
     def wait(self, timeout: float | None) -> None:
-        """Wait until there is something for turn(), at most so many seconds; None: for ever."""
+        """Wait until there is something for turn(), at most so many seconds; None: forever."""
         number = self.sock.fileno()
         if number >= 0:  # else it was closed meanwhile
             poll = select.poll()

@@ -280,7 +280,7 @@ class PSKCredentials:
     Args:
         identity: the identity of the client, 1..65535 bytes (128 before libgnutls 3.7.7), zero
             bytes and all: bytes as they are, or a str, which goes as UTF-8 with surrogateescape.
-            libgnutls sends a flight of more than 32 datagrams not: a long one needs a large `mtu`.
+            A long one needs a large `mtu`: libgnutls sends 32 datagrams in a flight at most.
         key: its key, 1..65535 bytes.
         lookup: for a server in place of identity and key: a callable or a mapping from identity to
             key, None for a stranger. libgnutls goes on with a random key then, so that nobody can

@@ -101,7 +101,7 @@ class Endpoint:
     # --- turns ------------------------------------------------------------------------------------
 
     def wait(self, timeout: float | None) -> None:
-        """Wait until there is something for turn(), at most so many seconds; None: for ever.
+        """Wait until there is something for turn(), at most so many seconds; None: forever.
 
         Strangers are answered meanwhile, in C and without the GIL.
 
@@ -250,7 +250,7 @@ class Endpoint:
 
     @property
     def credentials(self) -> Credentials | Sequence[Credentials]:
-        """What new sessions prove themselves with; may be set anew.
+        """What new sessions prove themselves with; may be changed.
 
         Raises:
             ValueError, TypeError, GnuTLSError: on setting, as of Session; then nothing is changed.

@@ -40,7 +40,7 @@ class ServerPlan:
 
     Attributes:
         host, port: what to bind to; host is None where `sock` was given.
-        grace: seconds; None: for ever.
+        grace: seconds; None: forever.
 
     Raises:
         ValueError, TypeError: an argument is out of range or of another type.

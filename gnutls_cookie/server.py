@@ -114,7 +114,7 @@ class Server:
         counters: a ServerCounters, kept up to date.
 
     Raises:
-        ValueError, TypeError: as of Session, and for a limit that is no positive number.
+        ValueError, TypeError: as of Session, and for a limit that is not a positive number.
 
     Example:
         >>> from gnutls_cookie import PSKCredentials, Server
@@ -197,7 +197,7 @@ class Server:
 
     @property
     def credentials(self) -> Credentials | Sequence[Credentials]:
-        """What new sessions prove themselves with; may be set anew.
+        """What new sessions prove themselves with; may be changed.
 
         Raises:
             ValueError, TypeError, GnuTLSError: on setting, as of Session; then nothing is changed.
@@ -245,7 +245,7 @@ class Server:
 
     @property
     def max_sessions(self) -> int:
-        """Connections at once; may be set anew. Those that there are stay."""
+        """Connections at once; may be changed. Those that there are stay."""
         return int(self._native.limits.sessions)
 
     @max_sessions.setter
@@ -276,7 +276,7 @@ class Server:
         (KeyboardInterrupt) comes out, and its session has ended.
 
         Raises:
-            TypeError, ValueError: it is no Arrival, or its address is not one of IPv4 or IPv6.
+            TypeError, ValueError: it is not an Arrival, or an address in it is not a numeric one.
             RuntimeError: another call is under way, in another thread or around a PSK lookup.
         """
         _check_now(now)

@@ -78,7 +78,7 @@ def start_server(
             are made non-blocking, and closed with the server.
         reuse_port: set SO_REUSEPORT, for several processes on one port.
         grace: seconds that handlers have to return once the server is closed; then they are
-            cancelled. Infinity waits for ever.
+            cancelled. Infinity waits forever.
         start_serving: whether clients are answered at once; else once start_serving() or
             serve_forever() is called.
         protocol_factory: in place of a handler: called for each client whose handshake is complete;

@@ -30,11 +30,11 @@ class Deadline:
 
     def __init__(self, timeout: float | None) -> None:
         self._given = timeout
-        self.seconds = seconds_to_wait("timeout", timeout)  # None: for ever
+        self.seconds = seconds_to_wait("timeout", timeout)  # None: forever
         self._when = None if self.seconds is None else time.monotonic() + self.seconds
 
     def left(self, what: str = "no message came") -> float | None:
-        """The seconds that are left; None: for ever.
+        """The seconds that are left; None: forever.
 
         Raises:
             TimeoutError: none are; `what` did not happen.
@@ -72,7 +72,7 @@ class Connection(ConnectionBase):
         Several threads may wait; each message goes to one of them.
 
         Args:
-            timeout: seconds to wait at most; None, infinity and more than 10**9 wait for ever, 0
+            timeout: seconds to wait at most; None, infinity and more than 10**9 wait forever, 0
                 and less do not wait.
 
         Raises:

@@ -26,7 +26,7 @@ class ServerThreads:
     Attributes:
         drivers: one for each endpoint.
         handler: what is called for each connection.
-        grace: seconds; None: for ever.
+        grace: seconds; None: forever.
         stop: ends the server where it is set.
         is_started: whether start() was called.
         is_ending: set to end the server.
@@ -63,7 +63,7 @@ class ServerThreads:
             _thread.start_new_thread(driver.begin, (thread,))
 
     def wait(self, seconds: float | None) -> bool:
-        """Whether the server has ended within so many seconds; None: for ever.
+        """Whether the server has ended within so many seconds; None: forever.
 
         Raises:
             RuntimeError: the caller is a PSK lookup of this server.

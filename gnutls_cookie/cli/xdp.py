@@ -397,7 +397,7 @@ class _Guard:
 
     def _warn_of_sockets(self) -> None:
         """Where a server's socket shows its IPv4 clients in another way than cookies are made for,
-        the program and the server would challenge one another's clients for ever."""
+        the program and the server would challenge one another's clients forever."""
         options = self._options
         if options.client_data == "coap":
             return

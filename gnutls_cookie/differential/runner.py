@@ -90,7 +90,7 @@ def _serve(
                 _answer_all(target, batch, shared, own, reached)
                 channel.sendall(b".")
     except BaseException as error:
-        # Not in a call of the target: a thread, a timer or a handler of its.
+        # Not in a call of the target: one of its threads, timers or handlers.
         try:
             channel.sendall(b"!" + _described(error).encode() + b"\n")
         except OSError:
