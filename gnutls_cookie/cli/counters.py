@@ -22,7 +22,7 @@ _COUNTERS = {
         "presented",
         "Challenged ClientHellos that carried a cookie: a wrong one, or one of an old key.",
     ),
-    "datagrams_dropped": ("dropped", "Other datagrams that were dropped, since --drop-junk says."),
+    "datagrams_dropped": ("dropped", "Other datagrams that were dropped, by --drop-junk."),
     "hellos_expired": (
         "expired",
         "ClientHellos that passed with any cookie, since the keys had expired.",
