@@ -73,6 +73,7 @@ class Endpoint:
     Attributes:
         address: the socket's own.
         outbox: messages of send() that the next flush() encrypts and sends.
+        send_at_once: Serving's.
         sock: the socket.
 
     Raises:
@@ -96,6 +97,7 @@ class Endpoint:
         self._serving = Serving(self._listener, self._server)
         self.address: SocketAddress = sock.getsockname()
         self.outbox = self._serving.outbox
+        self.send_at_once = self._serving.send_at_once
         self._counted = self._listener.counters
 
     # --- turns ------------------------------------------------------------------------------------

@@ -374,17 +374,19 @@ class ServerDriver:
         token = self._lock.token()
         try:
             self._lock.take(token)
-            if not self.serves(core):
+            if not (core._open and self.is_open):
                 raise connection_closed("the connection has ended", error)
+            endpoint, now = self.endpoint, time.monotonic()
+            if (
+                type(data) is bytes
+                and 0 < len(data) <= core._most
+                and not (self.put_off or endpoint.outbox.entries)
+            ):  # as a rule
+                endpoint.send_at_once(core, data, now)
+                return len(data)
             self._take_put_off()
-            if type(data) is bytes and 0 < len(data) <= core._most:  # as of Outbox
-                outbox = self.endpoint.outbox
-                outbox.now = time.monotonic()
-                outbox.entries += (core._id, data)
-                sent = len(data)
-            else:
-                sent = self.endpoint.send(core, data, time.monotonic())
-            self.endpoint.flush()
+            sent = endpoint.send(core, data, now)
+            endpoint.flush()
             return sent
         finally:
             self._lock.give(token)
