@@ -18,6 +18,7 @@ NATIVE = ROOT / "gnutls_cookie" / "native"
 
 # Relative to the project root: setuptools wants no absolute path in an sdist.
 C_SOURCES = [
+    "gnutls_cookie/native/lead.c",
     "gnutls_cookie/native/lock.c",
     "gnutls_cookie/native/debug.c",
     "gnutls_cookie/native/transport.c",
@@ -50,6 +51,7 @@ PORTABLE_LOOP = os.environ.get("GNUTLS_COOKIE_PORTABLE_LOOP", "") not in ("", "0
 PREAMBLE = """
 #include <gnutls/abstract.h>
 #include <gnutls/x509.h>
+#include "lead.h"
 #include "lock.h"
 #include "debug.h"
 #include "transport.h"

@@ -14,6 +14,7 @@ from ._ffi import ffi, lib
 from ._turns import Noted
 from .handles import TABLE
 from .listener import CookieListener
+from .locks import OwnedLock
 from .server import Connection, Server
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ _WAIT_MS = 50  # longest wait in C; then close(), or a signal that another threa
 _WORK_MS = 5  # longest work in C while datagrams keep coming; an event loop waits for it
 _NEWS: int = lib.GCOOKIE_SERVE_NEWS
 _ASKS: int = lib.GCOOKIE_SERVE_ASKS  # the highest bit
+_NONE: int = lib.GCOOKIE_SERVE_NONE
 _BUSY = (lib.GCOOKIE_BUSY, -errno.EBUSY)
 _NUMBERS = "L" if array("L").itemsize == 8 else "Q"  # arrays take longer to make with "Q"
 _IDS, _SIZES = ffi.typeof("uint64_t[]"), ffi.typeof("uint32_t[]")
@@ -79,6 +81,7 @@ class Serving:
         self.due = math.inf
         self.outbox = Outbox()
         self._spare = [Noted(), Noted()]  # that are empty
+        self._led = Noted()  # the one of lead()
         native, _owner = listener._opened()
         lib.gcookie_udp_admit_all(native)
         server._native.tells_forgotten = 0
@@ -161,6 +164,43 @@ class Serving:
         if not turns.noted:
             noted.reset()
             spare.append(noted)
+        return bool(has_news or turns.events or turns.outgoing)
+
+    def lead(self, lock: OwnedLock, token: int, out: int, wait_ms: int, now: float) -> bool | None:
+        """wait() and turn() by one call, for a thread that no signal handler strikes, while nobody
+        else calls these and `asks` is not set. The lock is taken in between.
+
+        Args:
+            lock, token: as of OwnedLock.take(). The lock is held afterwards where something came.
+            out, now: as of turn(); the time before.
+            wait_ms: milliseconds to wait at most.
+
+        Returns:
+            As of turn(); None: nothing came.
+
+        Raises:
+            OSError: the socket is closed or shut down.
+        """
+        gate, turns, noted = self._gate, self._turns, self._led
+        udp = self._listener._native
+        code = lib.gcookie_lead(
+            *(self._native, lock.box, token, self._fileno(), out, gate.native_keys(time.time())),
+            *(gate.native_counters, wait_ms, _WORK_MS, noted.turn, now),
+        )
+        del udp
+        if code < 0:
+            if code == _NONE:
+                return None
+            self._check(code)
+        turns.noted[noted] = None
+        self.asks = code >= _ASKS
+        self.due = self._doubles[_DUE_AT]
+        has_news = code & _NEWS
+        turns.take_over_one(noted, has_news)
+        if noted in turns.noted:  # another call is to go on with it
+            self._led = Noted()
+        else:
+            noted.reset()
         return bool(has_news or turns.events or turns.outgoing)
 
     @property

@@ -21,6 +21,7 @@ from .errors import GnuTLSError
 from .gate import CookieGate, GateCounters
 from .keys import KeyRing
 from .listener import CookieListener, ListenerCounters, send_each
+from .locks import OwnedLock
 from .log import BoundedLog, RefusalLog
 from .options import ServerOptions
 from .server import CloseReason, Connection, Event, Server, ServerCounters
@@ -133,6 +134,16 @@ class Endpoint:
         if self.outbox.entries:  # flush(), as far as there is something
             self._serving.flush(out)
         return []
+
+    def lead(self, lock: OwnedLock, token: int, wait_ms: int, now: float) -> list[Event] | None:
+        """wait() and turn() by one call, as of Serving.lead(). None: nothing came."""
+        out = self.sock.fileno()
+        has_news = self._serving.lead(lock, token, out, wait_ms, now)
+        if has_news is None:
+            return None
+        if now >= self._log.due:
+            self._log.handle_timeout(now)
+        return self.settle(now) if has_news else []
 
     def timeout(self, now: float) -> float | None:
         """Seconds until handle_timeout() wants to be called; None where no timer runs."""

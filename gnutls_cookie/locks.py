@@ -49,6 +49,7 @@ class OwnedLock:
     not exist there. Safe without the GIL.
 
     Attributes:
+        box: the lock in C, as C takes it.
         token: token() returns a new number above 0, to be used for one take().
         give: give(token) releases the lock if `token` is its owner; otherwise it does nothing.
 
@@ -66,13 +67,14 @@ class OwnedLock:
         True
     """
 
-    __slots__ = ("_await", "_news", "_notify", "_owner", "_take", "give", "token")
+    __slots__ = ("_await", "_news", "_notify", "_owner", "_take", "box", "give", "token")
 
     def __init__(self) -> None:
         # The box outlives the lock that it holds (see _owned), and C looks into it each time.
         box = ffi.new(_BOX)
         if lib.gcookie_lock_new(box) < 0:
             raise MemoryError("no memory for a lock")
+        self.box = box
         self._owner = ffi.gc(box, lib.gcookie_lock_free)
 
         def call(function: Any) -> Any:

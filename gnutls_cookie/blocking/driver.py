@@ -141,12 +141,44 @@ class ServerDriver:
             now = time.monotonic()
             self._take_put_off()
             events = self.endpoint.turn(now)
-            for event in events:  # before anybody sees that a connection is no longer open
-                self._note(event)
-            left = self.endpoint.due - now
-            self._wait_seconds = _TURN_SECONDS if left > _TURN_SECONDS else max(left, 0.0)
+            self._note(events, now)
         finally:
             self._lock.give(token)
+        self._tell(events)
+        return now
+
+    def _lead_turn(self, left: float | None) -> bool:
+        """The same after a wait, by one call of C. Whether something came.
+
+        Args:
+            left: seconds to wait at most; None: no limit.
+        """
+        wait = _LEAD_SECONDS if left is None else min(left, _LEAD_SECONDS)
+        lock = self._lock
+        token, now = lock.token(), time.monotonic()
+        try:
+            events = self.endpoint.lead(lock, token, int(wait * 1000) or 1, now)
+            if events is None:
+                return False
+            self._note(events, now)
+        finally:
+            lock.give(token)
+        if events:
+            self._tell(events)
+        return True
+
+    def _note(self, events: list[Event], now: float) -> None:
+        """What a turn gave, before anybody sees that a connection is no longer open."""
+        for event in events:
+            core = event.connection
+            if isinstance(event, Connected):
+                self._connections[core] = ServerConnection(core, self)
+            elif isinstance(event, Closed) and core in self._connections:
+                self._connections[core].on_closed(event.error)
+        left = self.endpoint.due - now
+        self._wait_seconds = _TURN_SECONDS if left > _TURN_SECONDS else max(left, 0.0)
+
+    def _tell(self, events: list[Event]) -> None:
         for event in events:
             connection = self._connections.get(event.connection)
             if connection is None:
@@ -155,7 +187,6 @@ class ServerDriver:
                 self._start_handler(connection)
             else:
                 connection.tell()
-        return now
 
     def _relay(self) -> None:
         """Let those in the line have their turns, and send what they send.
@@ -210,11 +241,9 @@ class ServerDriver:
             self._steps += 1
             if self.put_off:
                 self.flush()
-            self.endpoint.wait(_LEAD_SECONDS if left is None else min(left, _LEAD_SECONDS))
-            if not self.endpoint.has_more:
+            if not self._lead_turn(left):
                 self.leads = False
                 return False
-            self._take_turn()
             self.leads = len(self.line) < _MOST_LED
             return connection.has_news
         except BaseException as error:
@@ -265,13 +294,6 @@ class ServerDriver:
                 return None  # one is at the socket
             self.is_relaying = False
             return self._relayed
-
-    def _note(self, event: Event) -> None:
-        core = event.connection
-        if isinstance(event, Connected):
-            self._connections[core] = ServerConnection(core, self)
-        elif isinstance(event, Closed) and core in self._connections:
-            self._connections[core].on_closed(event.error)
 
     def _finish(self) -> None:
         """Say goodbye to all, close, and wait for the handlers."""

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
-from gnutls_cookie import PSKCredentials, blocking
+from gnutls_cookie import Connected, CookieGate, KeyRing, PSKCredentials, blocking
 from gnutls_cookie.blocking import Connection, DTLSServer, driver
 from gnutls_cookie.endpoint import Endpoint
-from tests.support.common import forking, python_in_silence
+from gnutls_cookie.locks import OwnedLock
+from gnutls_cookie.server import Event
+from tests.support.common import forking, python_in_silence, udp_socket
 from tests.support.peers import PSK_KEY, psk
 from tests.support.servers import SECONDS, bounded
 
@@ -27,14 +29,21 @@ turns: list[str] = []  # the names of the threads that took them
 @pytest.fixture(autouse=True)
 def slow_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Messages of one client come soon, however busy the machine is; and it is seen who turns."""
-    turn = Endpoint.turn
+    turn, lead = Endpoint.turn, Endpoint.lead
 
     def noted(endpoint: Endpoint, now: float) -> Any:
         turns.append(threading.current_thread().name)
         return turn(endpoint, now)
 
+    def noted_if_one_was(endpoint: Endpoint, *arguments: Any) -> Any:
+        events = lead(endpoint, *arguments)
+        if events is not None:
+            turns.append(threading.current_thread().name)
+        return events
+
     monkeypatch.setattr(driver, "_LEAD_SECONDS", 0.3)
     monkeypatch.setattr(Endpoint, "turn", noted)
+    monkeypatch.setattr(Endpoint, "lead", noted_if_one_was)
     turns.clear()
     with bounded():
         yield
@@ -157,17 +166,14 @@ def test_socket_that_fails_in_the_turn_of_a_handler_closes_the_server(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As in that of the server's own thread."""
-    turn = Endpoint.turn
 
-    def fail(endpoint: Endpoint, now: float) -> Any:
-        if threading.current_thread().name.startswith("connection"):
-            raise OSError(100, "Network is down")
-        return turn(endpoint, now)
+    def fail(endpoint: Endpoint, *arguments: Any) -> Any:
+        raise OSError(100, "Network is down")
 
     server = start(echo)
     with connect(server) as client:
         ask_until_its_handler_turns(client)
-        monkeypatch.setattr(Endpoint, "turn", fail)
+        monkeypatch.setattr(Endpoint, "lead", fail)
         client.send(b"last")
         with pytest.raises(OSError, match="down"):
             server.wait_closed()
@@ -177,15 +183,19 @@ def test_child_of_a_fork_leaves_the_socket_to_its_parent() -> None:
     """Also where the handler that forks takes turns there."""
     program = """
 import os, signal, threading, time
-from gnutls_cookie import PSKCredentials, blocking
+from gnutls_cookie import Connected, CookieGate, KeyRing, PSKCredentials, blocking
 from gnutls_cookie.blocking import driver
 from gnutls_cookie.endpoint import Endpoint
+from gnutls_cookie.locks import OwnedLock
+from gnutls_cookie.server import Event
 driver._LEAD_SECONDS = 0.3
-turn, turned = Endpoint.turn, []
-def noted(endpoint, now):
-    turned[:] = [threading.current_thread()]
-    return turn(endpoint, now)
-Endpoint.turn = noted
+lead, turned = Endpoint.lead, []
+def noted(endpoint, *arguments):
+    events = lead(endpoint, *arguments)
+    if events is not None:
+        turned[:] = [threading.current_thread()]
+    return events
+Endpoint.lead = noted
 credentials = PSKCredentials("sensor-1", b"0123456789abcdef")
 children = []
 def wait(connection):
@@ -218,3 +228,49 @@ assert ended == (children[0], 0), ended
 print("done")
 """
     assert python_in_silence(program, env=forking(), timeout=60) == "done\n"
+
+
+def test_turn_that_waits_takes_the_lock_behind_the_wait() -> None:
+    """Others may send meanwhile; where nothing came it is not taken at all."""
+    lock = OwnedLock()
+    found: list[bool] = []
+
+    def look() -> None:
+        token = lock.token()
+        try:
+            found.append(lock.take(token, 0))
+        finally:
+            lock.give(token)
+
+    def in_thread(function: Callable[[], object]) -> threading.Thread:
+        thread = threading.Thread(target=function)
+        thread.start()
+        return thread
+
+    def lead(wait_ms: int) -> list[Event] | None:
+        token = lock.token()
+        try:
+            events = endpoint.lead(lock, token, wait_ms, time.monotonic())
+            in_thread(look).join(SECONDS)
+            return events
+        finally:
+            lock.give(token)
+
+    with udp_socket() as sock:
+        sock.setblocking(False)
+        endpoint = Endpoint(sock, CookieGate(KeyRing.random()), psk())
+        try:
+            looking = in_thread(look)
+            assert lead(200) is None
+            looking.join(SECONDS)
+            assert found == [True, True]
+            address = endpoint.address[:2]
+            thread = in_thread(lambda: blocking.connect(*address, credentials=psk()).close())
+            events: list[Event] = []
+            while not any(isinstance(event, Connected) for event in events):
+                found.clear()
+                events = lead(1000) or []
+            assert found == [False]
+            thread.join(SECONDS)
+        finally:
+            endpoint.close()
