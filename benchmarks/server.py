@@ -1,6 +1,6 @@
 """Servers in Python to measure: listener [ADMITTED] | loop print as peers/servers.c does;
-aio|protocol|uvloop|blocking x509|psk CERT|IDENTITY KEY|HEXKEY PRIORITY MTU is an echo server as
-peers/echo.c is: tasks, callbacks, tasks on uvloop, threads."""
+aio|aio-uvloop|protocol|protocol-uvloop|blocking x509|psk CERT|IDENTITY KEY|HEXKEY PRIORITY MTU is
+an echo server as peers/echo.c is: tasks, callbacks, the same on uvloop, threads."""
 
 from __future__ import annotations
 
@@ -106,9 +106,10 @@ def sessions(mode: str, kind: str, one: str, two: str, priority: str, mtu: str) 
         with contextlib.suppress(Stop):
             server.serve_forever()
         return
-    handlers = {"protocol_factory": Echo} if mode == "protocol" else {"handler": echo}
+    way, _, loop = mode.partition("-")
+    handlers = {"protocol_factory": Echo} if way == "protocol" else {"handler": echo}
     factory = None
-    if mode == "uvloop":
+    if loop == "uvloop":
         import uvloop
 
         factory = uvloop.new_event_loop

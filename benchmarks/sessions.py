@@ -26,7 +26,8 @@ BASE = "C server over libgnutls"
 OURS = {  # what each is called, and its mode of server.py
     "aio.start_server": "aio",
     "aio.Protocol": "protocol",
-    "aio.start_server, uvloop": "uvloop",
+    "aio.start_server, uvloop": "aio-uvloop",
+    "aio.Protocol, uvloop": "protocol-uvloop",
     "blocking.serve": "blocking",
 }
 
@@ -86,7 +87,7 @@ def commands(echo: Path) -> dict[str, list[str]]:
     """The servers, by what they are called."""
     servers = {BASE: [str(echo)]}
     for name, mode in OURS.items():
-        if mode != "uvloop" or find_spec("uvloop") is not None:
+        if "uvloop" not in mode or find_spec("uvloop") is not None:
             servers[name] = [sys.executable, "-m", "benchmarks.server", mode]
     return servers
 
