@@ -1,24 +1,20 @@
 """Sessions with third-party programs over UDP: challenged by a push in Python, verified, served.
 
-The server is peers_support.CookieServer: cookie_send with a Python callable on a real socket,
+The server is CookieServer of tests.support: cookie_send with a Python callable on a real socket,
 cookie_verify, prestate hand-over, an echo. Data goes both ways, and both sides say goodbye.
 """
 
 from __future__ import annotations
 
-import socket
 import subprocess
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 
 import pytest
 
 from gnutls_cookie.errors import LargePacketError
 from tests.support.common import (
-    free_udp_port,
     gnutls_cli,
     openssl,
-    peer_required,
     running,
     udp_socket,
 )
@@ -61,8 +57,6 @@ def cli(*more: str) -> Command:
 
 OPENSSL_X509 = ["-CAfile", TRUST, "-verify_return_error"]
 CLI_X509 = ["--x509cafile", TRUST, "--sni-hostname", "localhost", "--verify-hostname", "localhost"]
-CLI_PSK = ["--pskusername", IDENTITY, "--pskkey", PSK_HEX, "--priority",
-           "NORMAL:-KX-ALL:+ECDHE-PSK"]  # fmt: skip
 
 CLIENTS: dict[str, tuple[Command, str, str]] = {
     "openssl X.509": (s_client("-dtls1_2", *OPENSSL_X509), "X.509", "DTLS1.2"),
@@ -196,110 +190,6 @@ def test_client_of_small_fragments_is_known_by_its_certificate() -> None:
             child.stdin.flush()
             drive([server], lambda: LINE in said or child.poll() is not None, child, said)
     assert LINE in said, said.decode()
-
-
-def test_gnutls_cli_with_psk_is_served() -> None:
-    """As above; libgnutls 3.7.9 in Debian 12 has a gnutls-cli that crashes after any PSK handshake.
-
-    There our side completes the handshake, and the same client is shown to crash against
-    gnutls-serv too.
-    """
-    server, child, said = serve(cli(*CLI_PSK), "PSK")
-    assert server.challenges == 1
-    assert server.session is not None
-    assert server.session.established
-    assert server.session.psk_identity == IDENTITY
-    if child.returncode is not None and child.returncode < 0:
-        assert crashes_against_gnutls_serv()
-        pytest.skip("this gnutls-cli crashes after a PSK handshake with gnutls-serv as well")
-    assert server.received == [LINE]
-    assert server.done
-    assert child.returncode == 0, said.decode()
-
-
-def crashes_against_gnutls_serv() -> bool:
-    port = free_udp_port()
-    with gnutls_serv(port, kind="PSK"), running(cli(*CLI_PSK)("127.0.0.1", port)) as child:
-        try:
-            child.communicate(LINE, timeout=20)
-        except subprocess.TimeoutExpired:
-            return False
-        return child.returncode < 0
-
-
-# --- our client with third-party servers ----------------------------------------------------------
-
-
-Program = AbstractContextManager["subprocess.Popen[bytes]"]
-
-
-def gnutls_serv(port: int, kind: str, host: str = "127.0.0.1") -> Program:
-    """gnutls-serv --udp --echo on a port of every address; for a with block."""
-    command = [peer_required("gnutls-serv", "apt install gnutls-bin"), "--udp", "--echo",
-               "--port", str(port)]  # fmt: skip
-    if kind == "PSK":
-        password = CERTS.parent / "peers" / "psk.txt"
-        command += ["--pskpasswd", str(password), "--priority", "NORMAL:-KX-ALL:+ECDHE-PSK"]
-    else:
-        command += ["--x509certfile", TRUST, "--x509keyfile", str(CERTS / "localhost.key")]
-    return running(command)
-
-
-def s_server(port: int, kind: str, host: str = "127.0.0.1") -> Program:
-    """openssl s_server that demands a cookie, shows what comes, and sends what it is given."""
-    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    command = [openssl(), "s_server", "-dtls1_2", "-listen", "-accept", where]
-    if kind == "PSK":
-        command += ["-nocert", "-psk", PSK_HEX, "-psk_identity", IDENTITY]
-    else:
-        command += ["-cert", TRUST, "-key", str(CERTS / "localhost.key")]
-    return running(command)
-
-
-SERVERS = {"gnutls-serv": gnutls_serv, "openssl s_server": s_server}
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-@pytest.mark.parametrize("kind", ["X.509", "PSK"])
-@pytest.mark.parametrize("server", SERVERS)
-def test_our_client_is_served_by_others(server: str, kind: str, host: str) -> None:
-    """A cookie, the handshake, data both ways, and a goodbye that the server understands."""
-    port = free_udp_port(host)
-    said = bytearray()
-    with SERVERS[server](port, kind, host) as child:
-        with udp_socket(host) as sock:
-            client = served(sock, (host, port), kind, child, said)
-            assert client.challenges >= 1
-            assert client.session.version == "DTLS1.2"
-            client.session.send(LINE)
-            if server == "openssl s_server":
-                drive([client], lambda: LINE in said, child, said)
-                assert child.stdin is not None
-                child.stdin.write(LINE)
-                child.stdin.flush()
-            drive([client], lambda: client.received == [LINE], child, said)
-            client.session.close()
-            client.send()
-            if server == "openssl s_server":
-                drive([client], lambda: client.session.peer_closed, child, said)
-        if server == "gnutls-serv":
-            # It answers no close_notify, but serves one after the other: the next one is served.
-            with udp_socket(host) as sock:
-                served(sock, (host, port), kind, child, said)
-
-
-def served(
-    sock: socket.socket,
-    where: tuple[str, int],
-    kind: str,
-    child: subprocess.Popen[bytes],
-    said: bytearray,
-) -> SocketClient:
-    """Our client, after its handshake with a server that may not be there yet."""
-    sock.connect(where)
-    client = SocketClient(sock, client_of(kind, retransmit_timeout=0.3, handshake_timeout=60.0))
-    drive([client], lambda: client.session.established, child, said)
-    return client
 
 
 @pytest.mark.parametrize("kind", ["X.509", "PSK"])
