@@ -129,13 +129,21 @@ class Client(Connection):
         self._events: list[Event] = []
 
     def connect(self, now: float) -> None:
-        """Begin the handshake: the first datagram is to be sent then."""
+        """Begin the handshake: the first datagram is to be sent then.
+
+        Args:
+            now: the time in seconds, of one clock that is never set back; within 10**12.
+        """
         self._advance(now)
 
     def receive_datagram(self, data: Buffer, now: float) -> None:
         """Take a datagram that came from the server.
 
         Raises nothing for what the server sent: events() says how the session ended.
+
+        Args:
+            data: the whole datagram; any size.
+            now: as for connect().
 
         Raises:
             TypeError: data is not bytes-like.
@@ -159,7 +167,11 @@ class Client(Connection):
         return events
 
     def timeout(self, now: float) -> float | None:
-        """Seconds until handle_timeout() wants to be called; None where no timer runs."""
+        """Seconds until handle_timeout() wants to be called; None where no timer runs.
+
+        Args:
+            now: as for connect().
+        """
         _check_now(now)
         if not self._open:
             return None
@@ -167,7 +179,11 @@ class Client(Connection):
         return self.session.timeout(now) if math.isinf(idle_at) else max(0.0, idle_at - now)
 
     def handle_timeout(self, now: float) -> None:
-        """Send the last flight again, or end a handshake or a silence whose time is over."""
+        """Send the last flight again, or end a handshake or a silence whose time is over.
+
+        Args:
+            now: as for connect().
+        """
         if self.timeout(now) is None:
             return
         # The sum by which timeout() goes: a difference could be rounded to less.
@@ -178,13 +194,17 @@ class Client(Connection):
             self._advance(now)
 
     def send(self, data: Buffer) -> int:
-        """Send one message of 1..`session.data_mtu` bytes.
+        """Send one message.
+
+        Args:
+            data: 1..`data_mtu` bytes.
 
         Returns:
             The number of bytes sent: all.
 
         Raises:
             LargePacketError: data is longer.
+            InvalidRequestError: data is empty.
             ConnectionClosedError: the connection has ended.
             GnuTLSError: the handshake is not complete.
         """

@@ -275,6 +275,10 @@ class Server:
         and one that cannot be made is counted. What a PSK lookup raises beyond Exception
         (KeyboardInterrupt) comes out, and its session has ended.
 
+        Args:
+            arrival: as a listener returns it.
+            now: the time in seconds, of one clock that is never set back; within 10**12.
+
         Raises:
             TypeError, ValueError: it is not an Arrival, or an address in it is not a numeric one.
             RuntimeError: another call is under way, in another thread or around a PSK lookup.
@@ -336,7 +340,11 @@ class Server:
         return forgotten
 
     def timeout(self, now: float) -> float | None:
-        """Seconds until handle_timeout() wants to be called; None where no timer runs."""
+        """Seconds until handle_timeout() wants to be called; None where no timer runs.
+
+        Args:
+            now: as for receive().
+        """
         _check_now(now)
         left: float = lib.gcookie_server_timeout(self._native, now)
         if left == lib.GCOOKIE_BUSY:
@@ -344,7 +352,11 @@ class Server:
         return None if left < 0 else left
 
     def handle_timeout(self, now: float) -> None:
-        """Send flights again, end handshakes and idle connections whose time is over."""
+        """Send flights again, end handshakes and idle connections whose time is over.
+
+        Args:
+            now: as for receive().
+        """
         _check_now(now)
         self._call(lib.gcookie_server_handle_timeout, now)
 
@@ -353,11 +365,17 @@ class Server:
     def send(self, connection: Connection, data: Buffer, now: float) -> int:
         """Send a message to a peer.
 
+        Args:
+            connection: of an event.
+            data: 1..`connection.data_mtu` bytes.
+            now: as for receive().
+
         Returns:
             The number of bytes sent: all.
 
         Raises:
-            LargePacketError: data is longer than the connection's `data_mtu`.
+            LargePacketError: data is longer.
+            InvalidRequestError: data is empty.
             GnuTLSError: the connection is closed, or its handshake is not complete.
             TypeError: connection is not a Connection, or data not bytes-like.
         """
@@ -383,6 +401,9 @@ class Server:
 
     def close(self, connection: Connection) -> None:
         """Say goodbye to a peer, and forget it.
+
+        Args:
+            connection: of an event; one that has ended is left alone.
 
         Raises:
             TypeError: connection is not a Connection.

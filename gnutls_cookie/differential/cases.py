@@ -203,6 +203,11 @@ def named(operations: Sequence[str], place: int) -> tuple[str, int]:
 def case_of_seed(seed: int, operation: str, number: int) -> Case:
     """The case that these three name.
 
+    Args:
+        seed: as for cases().
+        operation: one of OPERATIONS.
+        number: of the case among those of the operation, 0 or more.
+
     Raises:
         TypeError: an argument is of another type.
         ValueError: `operation` is not one, or `number` below 0.
