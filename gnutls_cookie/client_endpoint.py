@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["ClientEndpoint"]
 
 _DATAGRAMS = 64  # taken from a socket before others have their turn
-_FOREVER_MS = 24 * 3600 * 1000  # at a time, where a wait has no end
+_LONGEST_MS = 24 * 3600 * 1000  # at a time; poll(2) takes an int
 _ROOM_MS = 10  # a wait for room in the socket's buffer
 _VAIN_WAITS = 5  # in a row, before nothing waits until something was sent again
 _TRIES = 8  # to send a datagram
@@ -80,7 +80,8 @@ class ClientEndpoint:
         if number >= 0:  # else it was closed meanwhile
             poll = select.poll()
             poll.register(number, select.POLLIN)
-            poll.poll(_FOREVER_MS if timeout is None else max(0, math.ceil(timeout * 1000)))
+            seconds = math.inf if timeout is None else max(0.0, timeout)
+            poll.poll(math.ceil(min(seconds * 1000, _LONGEST_MS)))
 
     def turn(self, now: float) -> list[Event]:
         """Take what came, let the session work on it and on what its timers want, and send.

@@ -101,6 +101,13 @@ def test_echo_for_several_clients_at_once(both: Blocking) -> None:
         assert server.counters.gate.challenged >= 8
 
 
+def test_the_longest_timers_can_be_waited_for(both: Blocking) -> None:
+    """In poll(2) a time is an int of milliseconds: 24 days."""
+    longest = {"retransmit_timeout": 4e6, "handshake_timeout": 4e6, "idle_timeout": 1e300}
+    with both.serving(**longest) as server, both.client(*server.address, **longest) as client:
+        assert both.echoes(client)
+
+
 def test_messages_keep_their_bounds(both: Blocking) -> None:
     """From 1 byte to data_mtu; a longer one is refused, and the connection lives."""
     with both.serving() as server, both.client(*server.address) as client:
