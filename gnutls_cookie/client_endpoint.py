@@ -11,11 +11,13 @@ import select
 import socket
 from typing import TYPE_CHECKING
 
+from ._check import seconds
 from .address import SocketAddress
 from .client import Client
 from .errors import timed_out
+from .listener import family_of
 from .server import Connection, Event
-from .session import TICK
+from .session import LATEST, TICK
 from .sockets import LARGEST_DATAGRAM
 
 if TYPE_CHECKING:
@@ -49,11 +51,20 @@ class ClientEndpoint:
         sock: the socket.
         client: the session.
         peer: the server's address.
+
+    Raises:
+        TypeError, ValueError: an argument is of another type, or sock not a UDP socket.
+        OSError: sock is not connected.
     """
 
     def __init__(
         self, sock: socket.socket, client: Client, silent_until: float | None = None
     ) -> None:
+        family_of(sock)
+        if not isinstance(client, Client):
+            raise TypeError(f"client must be a Client, not {type(client).__name__}")
+        if silent_until is not None:
+            seconds("silent_until", silent_until, -LATEST, LATEST)
         self.sock = sock
         self.client = client
         self.peer: SocketAddress = sock.getpeername()
@@ -80,8 +91,8 @@ class ClientEndpoint:
         if number >= 0:  # else it was closed meanwhile
             poll = select.poll()
             poll.register(number, select.POLLIN)
-            seconds = math.inf if timeout is None else max(0.0, timeout)
-            poll.poll(math.ceil(min(seconds * 1000, _LONGEST_MS)))
+            wait = math.inf if timeout is None else max(0.0, timeout)
+            poll.poll(math.ceil(min(wait * 1000, _LONGEST_MS)))
 
     def turn(self, now: float) -> list[Event]:
         """Take what came, let the session work on it and on what its timers want, and send.

@@ -34,6 +34,7 @@ from gnutls_cookie import (
     prestate_set,
 )
 from gnutls_cookie import differential as bench
+from gnutls_cookie.client_endpoint import ClientEndpoint
 from gnutls_cookie.options import ClientOptions, ServerOptions
 
 PSK = PSKCredentials("who", b"key")
@@ -60,6 +61,13 @@ def pushed(transport: object, data: bytes) -> None:
 def connect(**given: Any) -> None:
     """Connect, but for what is awaited."""
     aio.connect(**given).close()
+
+
+def client_endpoint(**given: Any) -> None:
+    """One with a socket."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.connect(ADDRESS)
+        ClientEndpoint(sock, **given)
 
 
 def cases(**given: Any) -> None:
@@ -113,6 +121,7 @@ CALLS: list[tuple[Call, dict[str, Any]]] = [
     (blocking.start_server, {"handler": len, "host": "127.0.0.1", "port": 0, "credentials": PSK}),
     (blocking.connect, {"host": "127.0.0.1", "port": 1, "credentials": PSK}),
     (connect, {"host": "127.0.0.1", "port": 1, "credentials": PSK}),
+    (client_endpoint, {"client": Client(PSK), "silent_until": None}),
     (metrics.exposition, {"found": []}),
     (bench.case_of_seed, {"seed": 1, "operation": "verify", "number": 0}),
     (cases, {"seed": 1, "operations": ("verify",), "count": 1, "start": 0}),
@@ -133,7 +142,7 @@ def names_of(function: Call, given: dict[str, Any]) -> list[str]:
     found: list[str] = []
     for one in inspect.signature(function).parameters:
         found += OPTIONS[one].__annotations__ if one in OPTIONS else [one]
-    if found in (["given"], ["arrival"]) and len(given) > 2:
+    if found in (["given"], ["arrival"]):
         found = [*given]
     return [one for one in found if one not in ("arguments", "transport", "value")]
 
