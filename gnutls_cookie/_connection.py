@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ._owned import not_copied
 from ._paths import own_text, peer_shown, peer_text
+from ._settings import hold_at, wire_at, wire_in
 from .session import Session
 
 if TYPE_CHECKING:
@@ -91,25 +92,27 @@ class Connection:
     __slots__ = (
         "__weakref__",
         "_address",
-        "_box",
         "_first",
+        "_hold",
         "_id",
         "_local",
         "_most",
         "_open",
-        "_owner",
         "_passing",
         "_ready",
         "_rest",
         "_rest_bytes",
+        "_server",
         "_session",
+        "_wire",
         "receiver",
     )
     __reduce__ = not_copied
 
-    _box: Any  # of a server: a hold on its session in C, with its owner
-    _owner: Any
-    _id: int  # there; 0: of a client
+    _server: Any  # while it is open: the server in C, which holds its session; see _settings.py
+    _wire: int  # where the session stands
+    _hold: Any  # a hold of its own on that: once it has ended, or somebody has asked
+    _id: int  # in the server; 0: of a client
     _most: int  # bytes of a message that may be sent without looking at the session; 0: look
 
     def __init__(self, address: SocketAddress | None, local: str | None = None) -> None:
@@ -127,12 +130,13 @@ class Connection:
         self._open = True
 
     @classmethod
-    def _of_server(cls, number: int, box: Any, owner: Any, data_mtu: int) -> Connection:
-        """Of a server's native core: its number there, and a hold on the session."""
+    def _of_server(cls, number: int, server: Any, wire: int, data_mtu: int) -> Connection:
+        """Of a server's native core: its number there, and where its session stands."""
         connection = cls(None)
         connection._id = number
-        connection._box = box
-        connection._owner = owner
+        connection._server = server
+        connection._wire = wire
+        connection._hold = None
         connection._most = data_mtu
         return connection
 
@@ -140,7 +144,7 @@ class Connection:
     def address(self) -> SocketAddress:
         address = self._address
         if address is None:
-            address = self._address = peer_text(self._box)
+            address = self._address = peer_text(self._in_c())
         return address
 
     @address.setter
@@ -150,18 +154,21 @@ class Connection:
     @property
     def _shown_address(self) -> str:
         """str(address) of a server's. Neither is kept."""
-        return peer_shown(self._box)
+        return peer_shown(self._in_c())
 
     @property
     def local(self) -> str | None:
-        return own_text(self._box) if self._id else self._local
+        return own_text(self._in_c()) if self._id else self._local
 
     @property
     def session(self) -> Session:
         session = self._session
         if session is None:
             self._most = 0  # from now on its user may say something past the server
-            session = self._session = Session._of_server(self._box, self._owner)
+            server, hold = self._server, self._hold  # its end gives the one and takes the other
+            if hold is None:
+                hold = self._hold = hold_at(server, self._wire)
+            session = self._session = Session._of_server(*hold)
         return session
 
     @property
@@ -215,6 +222,11 @@ class Connection:
         queue += (message,)
         self._rest_bytes += size
         return False
+
+    def _in_c(self) -> Any:
+        """The struct gcookie_wire, which lasts as long as this object."""
+        server, hold = self._server, self._hold  # in this order, as above
+        return wire_at(server, self._wire) if hold is None else wire_in(hold)
 
     def __repr__(self) -> str:
         return f"<Connection {self.address} {self.session!r}>"

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from ._check import UINT_MAX, fits, shown
 from ._ffi import ffi, lib
-from .errors import error_from_code
 
 if TYPE_CHECKING:
     from .address import SocketAddress
@@ -86,37 +85,21 @@ _known_address = functools.lru_cache(maxsize=128)(_address)
 _known_path = functools.lru_cache(maxsize=128)(_path)
 
 
-def peer_text(box: Any) -> SocketAddress:
-    """Whose connection of a server it is whose wire is in a box.
-
-    Raises:
-        GnuTLSError: the garbage collector has freed it.
-    """
-    return address_text(ffi.addressof(_path_of(box), "address"))
+def peer_text(wire: Any) -> SocketAddress:
+    """Whose connection of a server it is, by its struct gcookie_wire."""
+    return address_text(ffi.addressof(lib.gcookie_connection_path(wire), "address"))
 
 
-def peer_shown(box: Any) -> str:
-    """str(peer_text(box)), at less cost."""
+def peer_shown(wire: Any) -> str:
+    """str(peer_text(wire)), at less cost."""
     out = ffi.new(_SHOWN)
-    lib.gcookie_connection_show(_wire_of(box), out)
+    lib.gcookie_connection_show(wire, out)
     return ffi.string(out).decode("ascii")
 
 
-def own_text(box: Any) -> str | None:
-    """Our address that the peer asked; raises as peer_text()."""
-    return source_text(ffi.addressof(_path_of(box), "source"))
-
-
-def _path_of(box: Any) -> Any:
-    return lib.gcookie_connection_path(_wire_of(box))
-
-
-def _wire_of(box: Any) -> Any:
-    wire = box[0]
-    if not wire:
-        what = "the garbage collector has freed the connection"
-        raise error_from_code(lib.GNUTLS_E_INVALID_SESSION, what)
-    return wire
+def own_text(wire: Any) -> str | None:
+    """Our address that the peer asked."""
+    return source_text(ffi.addressof(lib.gcookie_connection_path(wire), "source"))
 
 
 def source_text(source: Any) -> str | None:

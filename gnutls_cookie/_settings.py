@@ -15,7 +15,7 @@ from ._ffi import ffi, lib
 from ._library import warn_of_faults
 from .anonymous import AnonymousCredentials
 from .credentials import CertificateCredentials, PSKCredentials
-from .errors import check
+from .errors import GnuTLSError, check, error_from_code
 from .tickets import TICKET_KEY_SIZE, TicketKey, digest_of, resumable, tickets_are_safe
 
 if TYPE_CHECKING:
@@ -30,7 +30,10 @@ __all__ = [
     "Credentials",
     "Role",
     "Settings",
+    "hold_at",
     "new_session",
+    "wire_at",
+    "wire_in",
 ]
 
 Role = Literal["client", "server"]
@@ -44,6 +47,7 @@ TICK = 0.001  # seconds; the shortest time between two looks at a timer
 _TICKET_KEY_SECONDS = 24 * 3600.0  # of a random one
 _LONGEST_TIMEOUT_SECONDS = 4_000_000.0  # six weeks
 _WIRE = ffi.typeof("struct gcookie_wire **")
+_WIRE_POINTER = ffi.typeof("struct gcookie_wire *")
 _WIRE_SIZE = ffi.sizeof("struct gcookie_wire")  # bytes
 _SETTINGS = ffi.typeof("struct gcookie_settings **")
 
@@ -375,6 +379,49 @@ def new_session(settings: Settings) -> tuple[Any, Any]:
     code = lib.gcookie_wire_new(box, _WIRE_SIZE, settings.native, what)
     check(code, "" if what[0] == ffi.NULL else c_text(what[0]))
     return box, ffi.gc(box, lib.gcookie_wire_release)
+
+
+# Of each connection of a server, C holds the session for Python, until its end has been told or the
+# server is freed. So all that Python has of it meanwhile is the number of its address, and what
+# keeps the server: objects for each would be a tenth more for the garbage collector to look at.
+# What lasts longer has a hold of its own, as new_session() gives it.
+
+
+def wire_at(server: tuple[Any, Any], address: int) -> Any:
+    """The struct gcookie_wire of an open connection.
+
+    Args:
+        server: the box of its server and the box's owner.
+        address: where it stands.
+
+    Raises:
+        GnuTLSError: the garbage collector has freed the server.
+    """
+    if not server[0][0]:
+        raise _freed()
+    return ffi.cast(_WIRE_POINTER, address)
+
+
+def wire_in(hold: tuple[Any, Any]) -> Any:
+    """The same of a hold."""
+    wire = hold[0][0]
+    if not wire:
+        raise _freed()
+    return wire
+
+
+def hold_at(server: tuple[Any, Any], address: int) -> tuple[Any, Any]:
+    """A hold of one's own on the session of an open connection. Arguments as of wire_at()."""
+    wire_at(server, address)
+    box = ffi.new(_WIRE)
+    owner = ffi.gc(box, lib.gcookie_wire_release)
+    lib.gcookie_wire_hold_at(address, box)
+    return box, owner
+
+
+def _freed() -> GnuTLSError:
+    what = "the garbage collector has freed the connection"
+    return error_from_code(lib.GNUTLS_E_INVALID_SESSION, what)
 
 
 @functools.lru_cache(maxsize=64)

@@ -16,7 +16,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ._agreed import failure as session_failure
-from ._check import UINT_MAX
 from ._connection import (
     Closed,
     CloseReason,
@@ -153,6 +152,7 @@ class Turns:
         max_queue_bytes: bytes of them; one message always has room.
         error_of: what the lookup of a failed handshake raised: of its number, and whether C knows
             that it did.
+        server: the server in C: its box and the box's owner.
 
     Attributes:
         connections: those that are there, by their number in C.
@@ -166,6 +166,7 @@ class Turns:
         max_queue: int,
         max_queue_bytes: int,
         error_of: Callable[[int, int], Exception | None],
+        server: tuple[Any, Any],
     ) -> None:
         self.connections: dict[int, Connection] = {}
         self.events: list[Event] = []
@@ -176,6 +177,7 @@ class Turns:
         self._max_queue = max_queue
         self._max_queue_bytes = max_queue_bytes
         self._error_of = error_of
+        self._server = server
         self._mtu = 0  # of the last connection
         self.noted: dict[Noted, None] = {}
 
@@ -303,7 +305,7 @@ class Turns:
         connection = self.connections.get(number)
         if kind == _CONNECTED:
             self._mtu = value = self._mtu if value == self._mtu else value  # one int for all
-            connection = _connection_of(noted.turn, at, number, value)
+            connection = Connection._of_server(number, self._server, detail, value)
             connected = Connected(connection)
             if noted.held is held:
                 self.connections[number] = connection
@@ -312,12 +314,19 @@ class Turns:
         elif connection is None:  # there was no memory to tell of it
             noted.held = None
         elif kind == _CLOSED:
-            error = _error_of(detail)
+            hold = _hold_of(noted.turn, at)
+            error = None
+            if REASONS[value] is CloseReason.FAILED:
+                wire = hold[0][0]
+                error = session_failure(wire.error, wire.error_detail)
             closed = Closed(connection, REASONS[value], error)
             self._note(error)
             if noted.held is held:
                 if number in self.connections:
                     del self.connections[number]
+                    if connection._hold is None:
+                        connection._hold = hold
+                    connection._server = None  # after that: see its session
                     connection._open = False
                     connection._most = 0
                     connection._ready = None  # they hold one another
@@ -402,18 +411,12 @@ class Turns:
         self.counters.last_error = error
 
 
-def _connection_of(turn: Any, at: int, number: int, data_mtu: int) -> Connection:
+def _hold_of(turn: Any, at: int) -> tuple[Any, Any]:
+    """A hold on the session of a CLOSED event, as new_session() gives one."""
     box = ffi.new(_WIRE)
     owner = ffi.gc(box, lib.gcookie_wire_release)
     lib.gcookie_turn_hold_wire(turn, at, box)
-    return Connection._of_server(number, box, owner, data_mtu)
-
-
-def _error_of(detail: int) -> Exception | None:
-    """The error of a CLOSED event."""
-    if detail == 0:
-        return None
-    return session_failure(detail >> 32, detail & UINT_MAX)
+    return box, owner
 
 
 def _is_ours(trace: TracebackType) -> bool:

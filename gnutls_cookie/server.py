@@ -188,7 +188,9 @@ class Server:
             ("max_sessions_per_prefix", max_sessions_per_prefix, 64),
         )
         self._lookups = _Lookups(self._native)
-        self._turns = Turns(max_queue, max_queue_bytes, self._lookups.error_of)
+        self._turns = Turns(
+            max_queue, max_queue_bytes, self._lookups.error_of, (self._box, self._owner)
+        )
         self._connections = self._turns.connections
         self._known: dict[int, Settings] = {}  # that sessions may have
         self.max_sessions = max_sessions

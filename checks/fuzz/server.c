@@ -182,9 +182,11 @@ static void connected(struct gcookie_turn *turn, size_t at) {
         seen[ids++] = (struct seen){id, 1};
     }
     if (calls++ % 2) {
-        return; /* nobody holds it: the turn lets it go */
+        return; /* nobody holds it but the server, and the turn of its end */
     }
-    MUST(gcookie_turn_hold_wire(turn, at, &wire) && wire->established);
+    MUST(!gcookie_turn_hold_wire(turn, at, &wire) && wire == NULL);
+    gcookie_wire_hold_at((uintptr_t)turn->events[at].detail, &wire);
+    MUST(wire->established && wire->holders > 1);
     for (unsigned int place = 0; place < MOST_HELD && wire != NULL; place++) {
         if (held[place] == NULL) {
             held[place] = wire;
@@ -210,6 +212,13 @@ static void heard(struct gcookie_turn *turn) {
             if (one != NULL) {
                 one->is_open = 0;
             }
+            struct gcookie_wire *wire = NULL;
+            const int is_held = gcookie_turn_hold_wire(turn, at, &wire);
+            MUST(is_held == (event->detail != 0) && is_held == (wire != NULL));
+            MUST(is_held || (options & MEMORY_IS_OUT));
+            MUST(!is_held || (wire->established && wire->closed | wire->failed));
+            MUST(event->value != GCOOKIE_CLOSED_FAILED || !is_held || wire->error < 0);
+            gcookie_wire_release(&wire);
         } else {
             MUST(event->kind == GCOOKIE_MESSAGE && event->value >= 0);
             MUST(event->detail == (int64_t)text);

@@ -19,7 +19,7 @@ enum {
 
 /* --- rings ------------------------------------------------------------------------------------ */
 
-static struct gcookie_connection *oldest(const struct gcookie_link *ring) {
+struct gcookie_connection *gcookie_connections_first(const struct gcookie_link *ring) {
     struct gcookie_link *const first = gcookie_ring_oldest(ring);
     return first == NULL ? NULL : OF_LINK(first);
 }
@@ -112,11 +112,11 @@ struct gcookie_connection *gcookie_connections_due(const struct gcookie_connecti
 }
 
 struct gcookie_connection *gcookie_connections_idle(const struct gcookie_connections *all) {
-    return oldest(&all->established);
+    return gcookie_connections_first(&all->established);
 }
 
 struct gcookie_connection *gcookie_connections_oldest(const struct gcookie_connections *all) {
-    return oldest(&all->handshaking);
+    return gcookie_connections_first(&all->handshaking);
 }
 
 void gcookie_connections_touch(struct gcookie_connections *all, struct gcookie_connection *one,

@@ -20,10 +20,11 @@ struct gcookie_connection {
     uint64_t id;
     uint64_t hello;         /* a hash of what tells its ClientHello from others */
     uint32_t messages_read; /* of the handshake */
-    int is_current;         /* established; else it would replace the one that is */
-    int is_open;
-    int is_doomed;   /* another hello came from its address and port, and nothing of it since */
-    double moved_on; /* when the client last said more than its hello; infinity: never */
+    uint8_t is_current;     /* established; else it would replace the one that is */
+    uint8_t is_open;
+    uint8_t is_doomed; /* another hello came from its address and port, and nothing of it since */
+    uint8_t is_told;   /* a CONNECTED event was given; there is a holder more, until its end */
+    double moved_on;   /* when the client last said more than its hello; infinity: never */
     double started;
     double active; /* when the last message came or went */
     double due;    /* when its timer wants it */
@@ -96,6 +97,9 @@ const struct gcookie_path *gcookie_connection_path(const struct gcookie_wire *wi
 
 /* Where a flood of handshakes is over: give its memory back to the system. */
 void gcookie_connections_trim(struct gcookie_connections *all);
+
+/* The oldest one whose link is in a ring. */
+struct gcookie_connection *gcookie_connections_first(const struct gcookie_link *ring);
 
 /* Those that are next: NULL where there is none. */
 struct gcookie_connection *gcookie_connections_due(const struct gcookie_connections *all);

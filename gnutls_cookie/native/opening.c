@@ -236,6 +236,11 @@ void gcookie_wire_hold(struct gcookie_wire *wire) {
     __atomic_add_fetch(&wire->holders, 1, __ATOMIC_RELAXED);
 }
 
+void gcookie_wire_hold_at(uintptr_t address, struct gcookie_wire **box) {
+    *box = (struct gcookie_wire *)address;
+    gcookie_wire_hold(*box);
+}
+
 void gcookie_wire_release(struct gcookie_wire **box) {
     struct gcookie_wire *wire = *box;
     *box = NULL;

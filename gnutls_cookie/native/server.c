@@ -33,6 +33,7 @@ int gcookie_server_new(struct gcookie_server **box) {
         free(server);
         return code;
     }
+    gcookie_ring_empty(&server->untold);
     server->tells_forgotten = 1;
     server->idle_seconds = INFINITY;
     memset(&server->limits, 0xff, sizeof server->limits); /* none */
@@ -43,6 +44,13 @@ int gcookie_server_new(struct gcookie_server **box) {
 static void release(struct gcookie_connection *one) {
     struct gcookie_wire *wire = &one->wire;
     gcookie_wire_release(&wire);
+}
+
+/* And what is held for whoever was told of it. */
+static void release_told(struct gcookie_connection *one) {
+    if (one->is_told)
+        release(one);
+    release(one);
 }
 
 /* Any one of them; NULL: none. */
@@ -59,6 +67,10 @@ void gcookie_server_free(struct gcookie_server **box) {
         return;
     while ((one = any(server)) != NULL) {
         gcookie_connections_remove(&server->connections, one);
+        release_told(one);
+    }
+    while ((one = gcookie_connections_first(&server->untold)) != NULL) {
+        gcookie_ring_take_out(&one->link);
         release(one);
     }
     gcookie_connections_clear(&server->connections);
@@ -113,8 +125,12 @@ static void end(struct gcookie_server *server, struct gcookie_connection *one, i
     counters->closed[reason]++;
     if (one->is_current) {
         counters->sessions--;
-        gcookie_turn_event(turn, one->id, GCOOKIE_CLOSED, reason,
-                           (int64_t)error * (INT64_C(1) << 32) + detail);
+        if (error != 0)
+            one->wire.error = error;
+        if (!gcookie_turn_event(turn, one->id, GCOOKIE_CLOSED, reason,
+                                one->is_told ? (int64_t)(uintptr_t)&one->wire : 0) &&
+            one->is_told)
+            gcookie_ring_put_newest(&server->untold, &one->link);
     } else {
         counters->handshaking--;
         counters->records_refused += gcookie_wire_refused(&one->wire);
@@ -152,8 +168,10 @@ static void establish(struct gcookie_server *server, struct gcookie_connection *
         end(server, former, GCOOKIE_CLOSED_REPLACED, 0);
     if (gcookie_turn_event(server->turn, one->id, GCOOKIE_CONNECTED,
                            (int64_t)gcookie_wire_data_mtu(one->wire.session),
-                           (int64_t)(uintptr_t)&one->wire))
+                           (int64_t)(uintptr_t)&one->wire)) {
         gcookie_wire_hold(&one->wire);
+        one->is_told = 1;
+    }
 }
 
 static uint32_t messages_read(const struct gcookie_connection *one) {

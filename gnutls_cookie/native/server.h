@@ -54,6 +54,7 @@ struct gcookie_server {
     /* inside */
     int busy;
     struct gcookie_connections connections;
+    struct gcookie_link untold; /* have ended, and there was no memory to tell of it */
     /* for the length of a call */
     struct gcookie_turn *turn;
     uintptr_t handle;

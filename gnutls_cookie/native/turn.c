@@ -39,7 +39,7 @@ void gcookie_turn_init(struct gcookie_turn *turn) {
 
 /* NULL: the event is another one. */
 static struct gcookie_wire *wire_of(const struct gcookie_turn *turn, size_t at) {
-    if (at >= turn->event_count || turn->events[at].kind != GCOOKIE_CONNECTED)
+    if (at >= turn->event_count || turn->events[at].kind != GCOOKIE_CLOSED)
         return NULL;
     return (struct gcookie_wire *)(uintptr_t)turn->events[at].detail;
 }

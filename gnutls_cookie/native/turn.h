@@ -8,8 +8,9 @@
 
 enum gcookie_event_kind {
     GCOOKIE_MESSAGE = 0,   /* value: bytes; detail: where they stand in `text` */
-    GCOOKIE_CONNECTED = 1, /* value: data_mtu; detail: the wire, with one holder more */
-    GCOOKIE_CLOSED = 2,    /* value: why; detail: the error and what is known about it */
+    GCOOKIE_CONNECTED = 1, /* value: data_mtu; detail: the wire, which the server holds for the
+                              reader until the connection has ended, or itself is freed */
+    GCOOKIE_CLOSED = 2,    /* value: why; detail: the wire, with that hold; 0: CONNECTED was lost */
 };
 
 /* Four numbers, so that Python reads an array of them at once. */
@@ -17,7 +18,7 @@ struct gcookie_event {
     int64_t id; /* of the connection */
     int64_t kind;
     int64_t value;
-    int64_t detail; /* of an error: code * 2**32 + error_detail */
+    int64_t detail;
 };
 
 /* A handshake that came to nothing. */
@@ -97,8 +98,8 @@ void gcookie_turn_collect(struct gcookie_turn *turn, const struct gcookie_path *
 /* Nothing is to be sent any more: it was. */
 void gcookie_turn_sent(struct gcookie_turn *turn);
 
-/* The wire of the CONNECTED event `at`, with one holder more, which the caller releases; 0 and
- * NULL: that is another event. */
+/* The wire of the CLOSED event `at`, with one holder more, which the caller releases; 0 and NULL:
+ * that is another event. */
 struct gcookie_wire;
 int gcookie_turn_hold_wire(const struct gcookie_turn *turn, size_t at, struct gcookie_wire **box);
 

@@ -103,6 +103,10 @@ const char *gcookie_srtp_profile(gnutls_session_t session);
 
 void gcookie_wire_hold(struct gcookie_wire *wire);
 
+/* One that stands at an address, and is held by somebody for as long as this takes: one holder
+ * more. */
+void gcookie_wire_hold_at(uintptr_t address, struct gcookie_wire **box);
+
 /* One holder fewer, and *box is NULL; with the last one the session is gone. */
 void gcookie_wire_release(struct gcookie_wire **box);
 

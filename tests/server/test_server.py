@@ -1022,13 +1022,35 @@ def test_connection_whose_memory_the_collector_has_freed() -> None:
     bench = Bench()
     client = bench.connected()
     connection = bench.connection(client)
-    lib.gcookie_wire_release(connection._box)
+    assert connection.address == client.address
+    bench.server.close(connection)
+    bench.events.clear()
+    lib.gcookie_wire_release(connection._hold[0])
     assert connection.address == client.address
     connection._address = None
     with pytest.raises(GnuTLSError, match="freed the connection"):
         _ = connection.address
     with pytest.raises(GnuTLSError, match="freed the connection"):
         _ = connection.local
+
+
+def test_connection_whose_server_the_collector_has_freed() -> None:
+    """The same of an open one: of that the server in C has the session."""
+    bench = Bench()
+    client = bench.connected()
+    connection = bench.connection(client)
+    assert connection.address == client.address
+    lib.gcookie_server_free(bench.server._box)
+    assert connection.address == client.address
+    connection._address = None
+    for ask in (
+        lambda: connection.address,
+        lambda: connection.local,
+        lambda: connection.session,
+        lambda: connection._shown_address,
+    ):
+        with pytest.raises(GnuTLSError, match="freed the connection"):
+            ask()
 
 
 def test_connection_of_another_server_is_not_taken_for_one_of_its_own() -> None:
