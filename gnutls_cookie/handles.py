@@ -127,7 +127,8 @@ class HandleTable:
         Raises:
             TypeError: function is not callable.
         """
-        check_callable("function", function)
+        if not callable(function):
+            check_callable("function", function)
         handle = _new_handle()
         try:
             self._objects[handle] = value
