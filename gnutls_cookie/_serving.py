@@ -166,14 +166,14 @@ class Serving:
             spare.append(noted)
         return bool(has_news or turns.events or turns.outgoing)
 
-    def lead(self, lock: OwnedLock, token: int, out: int, wait_ms: int, now: float) -> bool | None:
+    def lead(self, lock: OwnedLock, token: int, wait_ms: int, now: float) -> bool | None:
         """wait() and turn() by one call, for a thread that no signal handler strikes, while nobody
         else calls these and `asks` is not set. The lock is taken in between.
 
         Args:
             lock, token: as of OwnedLock.take(). The lock is held afterwards where something came.
-            out, now: as of turn(); the time before.
             wait_ms: milliseconds to wait at most.
+            now: the time before, in seconds.
 
         Returns:
             As of turn(); None: nothing came.
@@ -182,10 +182,10 @@ class Serving:
             OSError: the socket is closed or shut down.
         """
         gate, turns, noted = self._gate, self._turns, self._led
-        udp = self._listener._native
+        udp, fd, keys = self._listener._native, self._fileno(), gate.native_keys(time.time())
+        native, counters, turn, box = self._native, gate.native_counters, noted.turn, lock.box
         code = lib.gcookie_lead(
-            *(self._native, lock.box, token, self._fileno(), out, gate.native_keys(time.time())),
-            *(gate.native_counters, wait_ms, _WORK_MS, noted.turn, now),
+            native, box, token, fd, fd, keys, counters, wait_ms, _WORK_MS, turn, now
         )
         del udp
         if code < 0:

@@ -137,8 +137,7 @@ class Endpoint:
 
     def lead(self, lock: OwnedLock, token: int, wait_ms: int, now: float) -> list[Event] | None:
         """wait() and turn() by one call, as of Serving.lead(). None: nothing came."""
-        out = self.sock.fileno()
-        has_news = self._serving.lead(lock, token, out, wait_ms, now)
+        has_news = self._serving.lead(lock, token, wait_ms, now)
         if has_news is None:
             return None
         if now >= self._log.due:

@@ -75,7 +75,6 @@ class ServerDriver:
         self._lead_after = 0.0  # time in seconds before which they do not, whatever comes
         self._steps = 0  # changes of threads, and turns of leaders, so far
         self._raised: BaseException | None = None  # by a turn of a leader
-        self._wait_seconds = 0.0  # at the socket
         self._takes_turns = _has_gil()
         self._duty: queue.SimpleQueue[None] = queue.SimpleQueue()  # whoever takes it closes
         self._duty.put(None)
@@ -120,7 +119,10 @@ class ServerDriver:
 
     def _turn(self) -> None:
         begun = time.monotonic()
-        self.endpoint.wait(_RELAY_SECONDS if self.put_off else self._wait_seconds)
+        left = self.endpoint.due - begun
+        if self.put_off:
+            left = min(left, _RELAY_SECONDS)
+        self.endpoint.wait(_TURN_SECONDS if left > _TURN_SECONDS else max(left, 0.0))
         now = self._take_turn()
         if not self._takes_turns:
             self._wake_all()
@@ -141,7 +143,7 @@ class ServerDriver:
             now = time.monotonic()
             self._take_put_off()
             events = self.endpoint.turn(now)
-            self._note(events, now)
+            self._note(events)
         finally:
             self._lock.give(token)
         self._tell(events)
@@ -158,16 +160,15 @@ class ServerDriver:
         token, now = lock.token(), time.monotonic()
         try:
             events = self.endpoint.lead(lock, token, int(wait * 1000) or 1, now)
-            if events is None:
-                return False
-            self._note(events, now)
+            if events:
+                self._note(events)
         finally:
             lock.give(token)
         if events:
             self._tell(events)
-        return True
+        return events is not None
 
-    def _note(self, events: list[Event], now: float) -> None:
+    def _note(self, events: list[Event]) -> None:
         """What a turn gave, before anybody sees that a connection is no longer open."""
         for event in events:
             core = event.connection
@@ -175,8 +176,6 @@ class ServerDriver:
                 self._connections[core] = ServerConnection(core, self)
             elif isinstance(event, Closed) and core in self._connections:
                 self._connections[core].on_closed(event.error)
-        left = self.endpoint.due - now
-        self._wait_seconds = _TURN_SECONDS if left > _TURN_SECONDS else max(left, 0.0)
 
     def _tell(self, events: list[Event]) -> None:
         for event in events:

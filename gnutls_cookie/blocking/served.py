@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import _thread
 import queue
-from collections import deque
 from collections.abc import Callable
 from threading import get_ident
 from typing import TYPE_CHECKING
@@ -34,7 +33,7 @@ class ServerConnection(Connection):
         super().__init__(core, driver.endpoint)
         self._driver = driver
         self._error: Exception | None = None
-        self._handed: deque[bytes] = deque()  # messages that came while a thread waited
+        self._handed: list[bytes] = []  # messages that came while a thread waited
         self.news = News()  # told of messages and of the end
         self._seen = 0  # how often it was told as one of the threads woke last
 
@@ -46,7 +45,7 @@ class ServerConnection(Connection):
             seen = self._seen  # before the look for a message
             if handed:
                 try:
-                    return handed.popleft()
+                    return handed.pop(0)
                 except IndexError:  # another thread has it
                     continue
             if core._first is not None or not (core._open and driver.is_open):
