@@ -387,11 +387,11 @@ def new_session(settings: Settings) -> tuple[Any, Any]:
 # What lasts longer has a hold of its own, as new_session() gives it.
 
 
-def wire_at(server: tuple[Any, Any], address: int) -> Any:
+def wire_at(server: tuple[Any, ...], address: int) -> Any:
     """The struct gcookie_wire of an open connection.
 
     Args:
-        server: the box of its server and the box's owner.
+        server: the box of its server, and what keeps that and the session: Turns has it.
         address: where it stands.
 
     Raises:
@@ -410,7 +410,7 @@ def wire_in(hold: tuple[Any, Any]) -> Any:
     return wire
 
 
-def hold_at(server: tuple[Any, Any], address: int) -> tuple[Any, Any]:
+def hold_at(server: tuple[Any, ...], address: int) -> tuple[Any, Any]:
     """A hold of one's own on the session of an open connection. Arguments as of wire_at()."""
     wire_at(server, address)
     box = ffi.new(_WIRE)

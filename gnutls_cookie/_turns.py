@@ -177,9 +177,11 @@ class Turns:
         self._max_queue = max_queue
         self._max_queue_bytes = max_queue_bytes
         self._error_of = error_of
-        self._server = server
         self._mtu = 0  # of the last connection
         self.noted: dict[Noted, None] = {}
+        # What a connection keeps while it is open: a turn that nobody took over may have its end,
+        # and with it the hold on its session.
+        self._server = (*server, self.noted)
 
     def new(self) -> Any:
         """What a call gives, noted; wiped when it is freed."""

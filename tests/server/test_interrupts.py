@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 from collections.abc import Callable
@@ -229,6 +230,25 @@ def test_failure_of_a_call_that_was_struck_is_told_with_what_its_lookup_raised()
         assert isinstance(failures[0].error, LookupError)
         after += 1
     assert after > 60
+
+
+def test_connection_whose_end_nobody_took_over_outlives_its_server() -> None:
+    """What it was with can still be asked, wherever the call that had its end was struck."""
+    after, was_struck, missed = 0, True, 0
+    while was_struck:
+        bench = Bench(psk())
+        client = bench.connected()
+        connection = bench.connection(client)
+        client.session.close()
+        arrival = Arrival(client.address, b"".join(client.session.datagrams_to_send()), None)
+        was_struck = Strikes(after).call(bench.server.receive, arrival, bench.now())
+        missed += connection.is_open and len(bench.server) == 0
+        del bench
+        gc.collect()
+        assert connection.address == client.address
+        assert connection.session.psk_identity == "sensor-1"
+        after += 1
+    assert missed > 0
 
 
 def test_turns_are_let_go_once_they_are_taken_over() -> None:
