@@ -52,8 +52,6 @@ from tests.support.servers import (
     open_files,
 )
 
-HOSTS = ("127.0.0.1", "::1")
-
 
 async def start(
     handler: aio.Handler = echo, host: str | None = "127.0.0.1", **options: Any
@@ -77,30 +75,6 @@ async def echoes(connection: Connection, message: bytes = b"hello") -> bool:
 
 
 # --- the ordinary course --------------------------------------------------------------------------
-
-
-@asynchronous
-async def test_a_name_of_two_families_is_served_on_both(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One port, one socket for each address; the counters are sums."""
-    with udp_socket("::1"):
-        pass
-    resolve = socket.getaddrinfo
-
-    def both_families(host: str, *more: Any, **options: Any) -> list[Any]:
-        """localhost as most machines have it; some leave out one."""
-        names = HOSTS if host == "localhost" else [host]
-        return [each for name in names for each in resolve(name, *more, **options)]
-
-    monkeypatch.setattr(socket, "getaddrinfo", both_families)
-    async with await start(host="localhost") as server:
-        port = server.address[1]
-        assert {sock.getsockname()[1] for sock in server.sockets} == {port}
-        assert {sock.family for sock in server.sockets} == {socket.AF_INET, socket.AF_INET6}
-        for host in HOSTS:
-            async with await aio.connect(host, port, credentials=psk()) as client:
-                assert await echoes(client)
-        assert server.counters.server.connected == 2
-        assert server.counters.gate.challenged == server.counters.listener.replies == 2
 
 
 @asynchronous
@@ -290,22 +264,6 @@ async def test_handler_may_close_the_server_and_wait() -> None:
 
 
 @asynchronous
-async def test_handler_that_raises_is_reported_and_closes_its_connection_alone() -> None:
-    """By the loop's exception handler, with the connection; the others go on."""
-    with heard_errors() as told:
-        async with await start(echo_or_fail) as server:
-            one, other = await connect(server), await connect(server)
-            await one.send(b"fail")
-            assert await one.receive() is None
-            assert await echoes(other)
-            assert server.counters.server.sessions == 1
-            other.close()
-    assert [str(context["exception"]) for context in told] == ["of the handler"]
-    assert told[0]["message"] == "unhandled exception in a connection's handler"
-    assert isinstance(told[0]["connection"], Connection)
-
-
-@asynchronous
 async def test_handler_that_gives_nothing_to_await_is_named_once_per_connection() -> None:
     """A plain def; one that returns an awaitable is a handler."""
     plain: Any = lambda connection: 5  # noqa: E731
@@ -389,7 +347,8 @@ class Odd(BaseException):
 @pytest.mark.parametrize("kind", [Odd, MemoryError, RecursionError, asyncio.CancelledError])
 @asynchronous
 async def test_whatever_a_handler_raises_ends_its_own_connection(kind: type[BaseException]) -> None:
-    """Exceptions beside Exception, too; a CancelledError is nothing to tell of."""
+    """The loop's exception handler is told, of what is no Exception, too. A CancelledError is
+    nothing to tell of."""
 
     async def handler(connection: Connection) -> None:
         if await connection.receive() == b"fail":
@@ -406,6 +365,9 @@ async def test_whatever_a_handler_raises_ends_its_own_connection(kind: type[Base
             assert await other.receive() is None
     expected = [] if kind is asyncio.CancelledError else [kind]
     assert [type(context["exception"]) for context in told] == expected
+    for context in told:
+        assert context["message"] == "unhandled exception in a connection's handler"
+        assert isinstance(context["connection"], Connection)
 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
