@@ -201,8 +201,9 @@ def _connected(
         end_by(signal.SIGPIPE)
     except (OSError, GnuTLSError) as error:
         report.failed(error)
-        is_named = getattr(error, "filename", None) is not None  # one of looking the name up
-        return _failed(1, error, "" if is_named else f"{host} port {port}: ")
+        if isinstance(error, OSError) and error.filename == host:
+            error.filename = None  # of looking it up: the line says the host, and the port too
+        return _failed(1, error, f"{host} port {port}: ")
     except (TypeError, ValueError, OverflowError) as error:
         return _failed(2, error)
     finally:
