@@ -81,7 +81,7 @@ class Serving:
         self.due = math.inf
         self.outbox = Outbox()
         self._spare = [Noted(), Noted()]  # that are empty
-        self._led = Noted()  # the one of lead()
+        self._led: Noted | None = None  # of lead(), where it is empty
         native, _owner = listener._opened()
         lib.gcookie_udp_admit_all(native)
         server._native.tells_forgotten = 0
@@ -181,7 +181,7 @@ class Serving:
         Raises:
             OSError: the socket is closed or shut down.
         """
-        gate, turns, noted = self._gate, self._turns, self._led
+        gate, turns, noted = self._gate, self._turns, self._led or Noted()
         udp, fd, keys = self._listener._native, self._fileno(), gate.native_keys(time.time())
         native, counters, turn, box = self._native, gate.native_counters, noted.turn, lock.box
         code = lib.gcookie_lead(
@@ -190,17 +190,18 @@ class Serving:
         del udp
         if code < 0:
             if code == _NONE:
+                self._led = noted
                 return None
             self._check(code)
+        self._led = None
         turns.noted[noted] = None
         self.asks = code >= _ASKS
         self.due = self._doubles[_DUE_AT]
         has_news = code & _NEWS
         turns.take_over_one(noted, has_news)
-        if noted in turns.noted:  # another call is to go on with it
-            self._led = Noted()
-        else:
+        if not turns.noted:
             noted.reset()
+            self._led = noted
         return bool(has_news or turns.events or turns.outgoing)
 
     @property

@@ -230,6 +230,14 @@ print("done")
     assert python_in_silence(program, env=forking(), timeout=60) == "done\n"
 
 
+class Refusing:
+    """A receiver that raises."""
+
+    def on_message(self, message: bytes) -> None:
+        """As of Receiver."""
+        raise ArithmeticError
+
+
 def test_turn_that_waits_takes_the_lock_behind_the_wait() -> None:
     """Others may send meanwhile; where nothing came it is not taken at all."""
     lock = OwnedLock()
@@ -265,12 +273,28 @@ def test_turn_that_waits_takes_the_lock_behind_the_wait() -> None:
             looking.join(SECONDS)
             assert found == [True, True]
             address = endpoint.address[:2]
-            thread = in_thread(lambda: blocking.connect(*address, credentials=psk()).close())
+            clients: list[Connection] = []
+            thread = in_thread(
+                lambda: clients.append(blocking.connect(*address, credentials=psk()))
+            )
             events: list[Event] = []
             while not any(isinstance(event, Connected) for event in events):
                 found.clear()
                 events = lead(1000) or []
             assert found == [False]
             thread.join(SECONDS)
+            # What a receiver raises comes out, and the next turns are as ever.
+            connection = events[0].connection
+            connection.receiver = Refusing()
+            for message in (b"refused", b"taken"):
+                clients[0].send(message)
+                if message == b"refused":
+                    with pytest.raises(ArithmeticError):
+                        lead(5000)
+                    connection.receiver = None
+            while not connection.has_messages:
+                assert lead(5000) is not None
+            assert connection.receive() == b"taken"
+            clients[0].close()
         finally:
             endpoint.close()
