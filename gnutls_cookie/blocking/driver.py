@@ -335,7 +335,7 @@ class ServerDriver:
             target=self._run_handler,
             args=(connection,),
             daemon=True,
-            name=f"connection of {connection.address}",
+            name=f"connection of {connection.core._shown_address}",
         )
         self.threads.add(thread)
         try:
