@@ -95,7 +95,6 @@ class Connection:
         "_first",
         "_hold",
         "_id",
-        "_local",
         "_most",
         "_open",
         "_passing",
@@ -109,17 +108,22 @@ class Connection:
     )
     __reduce__ = not_copied
 
-    _server: Any  # while it is open: the server in C, which holds its session; see _settings.py
-    _wire: int  # where the session stands
-    _hold: Any  # a hold of its own on that: once it has ended, or somebody has asked
-    _id: int  # in the server; 0: of a client
-    _most: int  # bytes of a message that may be sent without looking at the session; 0: look
-
-    def __init__(self, address: SocketAddress | None, local: str | None = None) -> None:
+    def __init__(
+        self,
+        address: SocketAddress | None,
+        server: Any = None,
+        wire: int = 0,
+        number: int = 0,
+        data_mtu: int = 0,
+    ) -> None:
         self._address = address  # None: of a server; made when it is asked for
-        self._local = local
-        self._id = 0
-        self._most = 0
+        # Of a server's, while it is open: what holds its session; see _settings.py.
+        self._server = server
+        self._wire = wire  # where the session stands
+        self._hold: Any = None  # one of its own: once it has ended, or somebody has asked
+        self._id = number  # in the server; 0: of a client
+        # Bytes of a message that may be sent without looking at the session; 0: look.
+        self._most = data_mtu
         self._session: Session | None = None  # made when it is asked for
         self._first: bytes | None = None  # the message that waits
         self._rest: deque[bytes] | None = None  # those behind it: an empty deque has 600 bytes
@@ -128,17 +132,6 @@ class Connection:
         self._passing: PassingReceiver | None = None  # the same, if it is one
         self._ready: MessageReady | None = None
         self._open = True
-
-    @classmethod
-    def _of_server(cls, number: int, server: Any, wire: int, data_mtu: int) -> Connection:
-        """Of a server's native core: its number there, and where its session stands."""
-        connection = cls(None)
-        connection._id = number
-        connection._server = server
-        connection._wire = wire
-        connection._hold = None
-        connection._most = data_mtu
-        return connection
 
     @property
     def address(self) -> SocketAddress:
@@ -158,7 +151,7 @@ class Connection:
 
     @property
     def local(self) -> str | None:
-        return own_text(self._in_c()) if self._id else self._local
+        return own_text(self._in_c()) if self._id else None
 
     @property
     def session(self) -> Session:

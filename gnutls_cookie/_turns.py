@@ -307,7 +307,7 @@ class Turns:
         connection = self.connections.get(number)
         if kind == _CONNECTED:
             self._mtu = value = self._mtu if value == self._mtu else value  # one int for all
-            connection = Connection._of_server(number, self._server, detail, value)
+            connection = Connection(None, self._server, detail, number, value)
             connected = Connected(connection)
             if noted.held is held:
                 self.connections[number] = connection
