@@ -18,7 +18,7 @@ import pytest
 
 from gnutls_cookie import HELLO_VERIFY_REQUEST_SIZE, GnuTLSError
 from gnutls_cookie.blocking import connect
-from gnutls_cookie.cli.credentials import psk_file, secret_file
+from gnutls_cookie.cli.credentials import secret_file
 from gnutls_cookie.reference import wire
 from tests.support.common import (
     free_udp_port,
@@ -368,59 +368,6 @@ def test_failed_handshakes_are_logged_at_a_bounded_rate(workers: int) -> None:
     assert "Traceback" not in served.said.decode()
 
 
-REFUSED: dict[str, tuple[list[str], int, str]] = {
-    "key without certificate": (["--x509keyfile", TRUST], 2, "go together"),
-    "certificate unreadable": (
-        ["--x509certfile", "/nowhere/a.pem", "--x509keyfile", "/nowhere/a.key"], 2, "/nowhere",
-    ),
-    "key of another certificate": (
-        ["--x509certfile", TRUST, "--x509keyfile", str(CERTS / "stranger.key")], 2, "certificate",
-    ),
-    "no keys": (["--pskpasswd", "/dev/null"], 2, "no keys in it"),
-    "short secret": (["--cookie-secret-file", "/dev/null"], 2, "at least 16 bytes"),
-    "period": (["--rotate", "0"], 2, "a key's life must be in 1.."),
-    "priority": (["--priority", "NONSENSE"], 2, "priority is not understood"),
-    "MTU": (["--mtu", "1"], 2, "mtu must be in 128..65507"),
-    "client certificates": (["--require-client-cert"], 2, "--x509cafile"),
-    "stats": (["--stats", "0"], 2, "--stats must be above 0"),
-    "port": (["--port", "65536"], 2, "a port must be in 0..65535"),
-    "workers": (["--workers", "0"], 2, "workers must be in 1..1024"),
-    "sessions": (["--max-sessions", "0"], 2, "--max-sessions must be in 1.."),
-    "host": (["--host", "no.such.host.invalid"], 1, "cannot serve on no.such.host.invalid"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_unusable_options(case: str) -> None:
-    """A line that names what is wrong, on stderr; no traceback."""
-    options, code, text = REFUSED[case]
-    command = [sys.executable, "-m", "gnutls_cookie", "serve", "--port", "0", *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
-    assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
-    assert text in done.stderr
-    assert done.stdout == ""
-
-
-def test_port_taken() -> None:
-    """Exit code 1, with the address and the reason."""
-    with udp_socket() as sock:
-        port = str(sock.getsockname()[1])
-        command = [sys.executable, "-m", "gnutls_cookie", "serve", "--port", port]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
-    assert done.returncode == 1
-    assert f"cannot serve on 127.0.0.1 port {port}" in done.stderr
-
-
-def test_file_of_keys(tmp_path: Path) -> None:
-    """Lines identity:hex, an identity in hex behind #, colons in identities, empty lines."""
-    path = tmp_path / "keys"
-    path.write_text("a:00\n\nb:c:ff00\n#6d79:0a0b\n")
-    assert psk_file(path) == {"a": b"\0", "b:c": b"\xff\0", "my": b"\n\v"}
-    path.write_text("a:00\nno key here\n")
-    with pytest.raises(ValueError, match="line 2: not identity"):
-        psk_file(path)
-
-
 def test_file_of_a_secret(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """White space at the end is none of it; that others can read it is worth a warning."""
     path = tmp_path / "secret"
@@ -463,34 +410,6 @@ def test_connect_with_a_key_and_authorities_uses_both(pskpasswd: str) -> None:
             done = connecting(*options, "127.0.0.1", str(served.port))
         assert done.stdout == LINE
         assert (b"ECDSA" in done.stderr) is signed
-
-
-def test_connect_refuses_a_strange_certificate() -> None:
-    """Exit code 1 and the reason, in the words of libgnutls."""
-    with serving(*CERT) as served:
-        done = connecting(
-            "--x509cafile", str(CERTS / "stranger.pem"), "127.0.0.1", str(served.port)
-        )
-    assert done.returncode == 1
-    assert b"GNUTLS_E_CERTIFICATE_VERIFICATION_ERROR" in done.stderr
-    assert b"Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("options", "code", "text"),
-    [
-        (["--pskusername", "a"], 2, b"go together"),
-        (["--pskusername", "a", "--pskkey", "xy"], 2, b"hexadecimal"),
-        (["--x509cafile", "/nowhere/ca.pem"], 2, b"/nowhere/ca.pem"),
-        (["--insecure"], 1, b"refused"),
-        (["--insecure", "--priority", "NONSENSE"], 2, b"priority is not understood"),
-    ],
-)
-def test_connect_says_what_is_wrong(options: list[str], code: int, text: bytes) -> None:
-    """A line on stderr, no traceback."""
-    done = connecting(*options, "127.0.0.1", str(free_udp_port()))
-    assert (done.returncode, b"Traceback" in done.stderr) == (code, False), done.stderr
-    assert text in done.stderr
 
 
 def test_connect_ends_with_the_server() -> None:
