@@ -29,7 +29,6 @@ __all__ = [
     "case_of_json",
     "case_of_seed",
     "cases",
-    "check_case",
     "check_seed",
     "named",
     "operation_names",
@@ -135,17 +134,6 @@ def case_of_json(text: str | bytes) -> Case:
         raise ValueError(f"not a case: it has no {error}") from None
     except (TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"not a case: {type(error).__name__}: {error}") from None
-
-
-def check_case(name: str, value: object) -> Case:
-    """The value, which has to be a Case.
-
-    Raises:
-        TypeError: the argument `name` is something else.
-    """
-    if not isinstance(value, Case):
-        raise TypeError(f"{name} must be a Case, not {type(value).__name__}")
-    return value
 
 
 def check_seed(seed: int) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 from gnutls_cookie._check import check_callable, integer
 
-from .cases import Case, check_case
+from .cases import Case
 
 __all__ = ["shrunk"]
 
@@ -34,7 +34,8 @@ def shrunk(case: Case, differs: Callable[[Case], bool], budget: int = 20_000) ->
         TypeError: an argument is of another type.
         ValueError: budget is below 0.
     """
-    check_case("case", case)
+    if not isinstance(case, Case):
+        raise TypeError(f"case must be a Case, not {type(case).__name__}")
     check_callable("differs", differs)
     integer("budget", budget, 0)
     left = [budget]
