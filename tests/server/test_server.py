@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import sys
+import threading
 import traceback
 import weakref
 from typing import Any
@@ -1015,6 +1016,35 @@ def test_session_of_a_connection_outlives_connection_and_server() -> None:
     assert (other.session.closed, other.session.established) == (True, True)
     assert (other.address, other.local) == (asked_after.address, None)
     assert "closed" in repr(other)
+
+
+def test_session_is_asked_for_the_first_time_as_its_connection_ends() -> None:
+    """By another thread, which asks for its address all the time: what it finds is not freed."""
+    bench = Bench()
+    connections = [bench.connection(bench.connected()) for _ in range(60)]
+    both = threading.Barrier(2, timeout=20)
+    found: list[tuple[str | None, Any]] = []
+
+    def ask() -> None:
+        for connection in connections:
+            both.wait()
+            while connection._hold is None:
+                assert connection._shown_address
+            found.append((connection.session.psk_identity, connection.address))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    try:
+        for connection in connections:
+            both.wait()
+            bench.server.close(connection)
+            assert len([one for one in bench.server.events() if isinstance(one, Closed)]) == 1
+    finally:
+        sys.setswitchinterval(interval)
+    thread.join(20)
+    assert found == [("sensor-1", connection.address) for connection in connections]
 
 
 def test_connection_whose_memory_the_collector_has_freed() -> None:
