@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import signal
 import socket
@@ -79,12 +80,19 @@ def echo_in_thread(connection: blocking.Connection) -> None:
         connection.send(message)
 
 
+def give_back() -> None:
+    """What the imports left, which is not the sessions': much where Python compiled them."""
+    gc.collect()
+    with contextlib.suppress(AttributeError):  # of glibc alone
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 async def serve(handlers: dict[str, Any], options: dict[str, Any]) -> None:
     """Print the port, and echo until SIGTERM."""
     server = await aio.start_server(**handlers, **options)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.close)
     async with server:
-        gc.collect()  # what the imports left, which is not the sessions'
+        give_back()
         print(server.address[1], flush=True)
         await server.serve_forever()
 
@@ -102,6 +110,7 @@ def sessions(mode: str, kind: str, one: str, two: str, priority: str, mtu: str) 
     if mode == "blocking":
         server = blocking.start_server(echo_in_thread, **options)  # type: ignore[arg-type]
         signal.signal(signal.SIGTERM, stop)
+        give_back()
         print(server.address[1], flush=True)
         with contextlib.suppress(Stop):
             server.serve_forever()
