@@ -10,9 +10,12 @@
 
 #if defined __linux__ && UINTPTR_MAX > UINT32_MAX
 #define HAS_FUTEX 1 /* futex(2), with a struct timespec as the kernel has it */
-#include <linux/futex.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+/* As linux/futex.h has them, which musl comes without. */
+enum { FUTEX_WAKE_PRIVATE = 1 | 128, FUTEX_WAIT_BITSET_PRIVATE = 9 | 128 };
+#define FUTEX_BITSET_MATCH_ANY UINT32_MAX
 #endif
 
 struct gcookie_lock {

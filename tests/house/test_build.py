@@ -406,6 +406,15 @@ exec {shlex.join(compiler())} "$@"
     assert made(tree, "*.whl") == []
 
 
+def test_headers_of_the_kernel_are_not_asked_for() -> None:
+    """musl comes without them, and the line of README for Alpine names no package that has them."""
+    native = ROOT / "gnutls_cookie" / "native"
+    files = [*native.glob("*.[ch]"), *native.glob("preload/*.[ch]")]
+    assert len(files) > 20
+    kernel = re.compile(r"^\s*#\s*include\s*<(linux|asm)/", re.MULTILINE)
+    assert [file.name for file in files if kernel.search(file.read_text(encoding="utf-8"))] == []
+
+
 def test_missing_compiler_is_not_taken_for_missing_headers(tree: Path) -> None:
     """Whoever lacks a compiler is not sent to install headers."""
     done = build(tree, "wheel", {"CC": "no-such-compiler"})
