@@ -40,7 +40,6 @@ REASONS = tuple(CloseReason)  # in the order of enum gcookie_close_reason
 _TURN = ffi.typeof("struct gcookie_turn *")
 _WIRE = ffi.typeof("struct gcookie_wire **")
 _EVENT_SIZE = ffi.sizeof("struct gcookie_event")  # bytes
-_MESSAGE: int = lib.GCOOKIE_MESSAGE
 _CLOSED: int = lib.GCOOKIE_CLOSED
 _CONNECTED: int = lib.GCOOKIE_CONNECTED
 _WORKING: int = lib.GCOOKIE_TURN_WORKING
