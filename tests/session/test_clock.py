@@ -44,7 +44,7 @@ for number in range(20):
     kind = KINDS[number % 2]  # a certificate is judged by the realtime clock, as it should be
     options = {"verify_peer": False} if kind == "X.509" else {}
     client, server = pair(kind, retransmit_timeout=0.02, handshake_timeout=60.0, **options)
-    networks.append((client, server, LossyNetwork(chance, 0.3, client, server)))
+    networks.append((client, server, LossyNetwork(chance, 0.2, client, server)))
 deadline = time.monotonic() + 50
 turn = 0
 now = 0
