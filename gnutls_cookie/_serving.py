@@ -188,13 +188,13 @@ class Serving:
             native, box, token, fd, fd, keys, counters, wait_ms, _WORK_MS, turn, now
         )
         del udp
-        if code < 0:
-            if code == _NONE:
-                self._led = noted
-                return None
-            self._check(code)
+        if code == _NONE:
+            self._led = noted
+            return None
         self._led = None
-        turns.noted[noted] = None
+        turns.noted[noted] = None  # a turn that failed may have something to tell all the same
+        if code < 0:
+            self._check(code)
         self.asks = code >= _ASKS
         self.due = self._doubles[_DUE_AT]
         has_news = code & _NEWS
